@@ -1,0 +1,1 @@
+"""From a folder of image pairs to batches."""

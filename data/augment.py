@@ -1,0 +1,42 @@
+"""What training does to the two images of a pair at random: one draw, applied to both.
+
+Images are numpy arrays `(H, W, C)`, so that a crop or a flip is a view and costs nothing until it is converted.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+Array = np.ndarray
+Images = Sequence[Array]
+
+
+def random_crop(images: Images, size: int, rng: np.random.Generator) -> list[Array]:
+    """The same `size` x `size` window of every image; ValueError where one is smaller."""
+    height, width = images[0].shape[:2]
+    if height < size or width < size:
+        raise ValueError(f"{width} x {height} pixels are less than --crop_size {size}")
+    top, left = int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
+    return [image[top : top + size, left : left + size] for image in images]
+
+
+def keep(images: Images, rng: np.random.Generator) -> list[Array]:
+    return list(images)
+
+
+def flip(images: Images, rng: np.random.Generator) -> list[Array]:
+    """Half of the time, the mirror image of every image."""
+    return [image[:, ::-1] for image in images] if rng.integers(2) else list(images)
+
+
+def flip_rot90(images: Images, rng: np.random.Generator) -> list[Array]:
+    """The same one of the eight flips and quarter turns of every image."""
+    turns = int(rng.integers(4))
+    return [np.rot90(image, turns) for image in flip(images, rng)]
+
+
+AUGMENTATIONS: dict[str, Callable[[Images, np.random.Generator], list[Array]]] = {
+    "none": keep,
+    "flip": flip,
+    "flip_rot90": flip_rot90,
+}

@@ -1,0 +1,29 @@
+"""DnCNN (Zhang et al. 2017): a chain of convolutions at full size that predicts the residual."""
+
+from torch import Tensor, nn
+
+from models.layers import act_layer, init_weights, norm_layer, residual_base
+
+
+class DnCNN(nn.Module):
+    """`(N, input_nc, H, W)` to `(N, output_nc, H, W)`: the input minus what the chain predicts; any H and W.
+
+    Args:
+        width: channels of every hidden layer.
+        depth: number of convolutions; all but the first and the last are followed by the norm.
+    """
+
+    multiple = min_size = 1
+
+    def __init__(self, input_nc: int, output_nc: int, width: int, depth: int, norm: str, act: str, init: str):
+        super().__init__()
+        self.output_nc = output_nc
+        layers: list[nn.Module] = [nn.Conv2d(input_nc, width, 3, padding=1), act_layer(act)]
+        for _ in range(depth - 2):
+            conv = nn.Conv2d(width, width, 3, padding=1, bias=norm not in ("batch", "instance"))
+            layers += [conv, norm_layer(norm, width), act_layer(act)]
+        self.body = nn.Sequential(*layers, nn.Conv2d(width, output_nc, 3, padding=1))
+        init_weights(self, init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return residual_base(x, self.output_nc) - self.body(x)

@@ -1,0 +1,98 @@
+"""Layers that several networks share, each by the name that its flag has."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def norm_layer(norm: str, channels: int) -> nn.Module:
+    """`instance` (without parameters, as in pix2pix), `batch`, `group` (8 groups where they fit) or `none`."""
+    layers: dict[str, Callable[[], nn.Module]] = {
+        "instance": lambda: nn.InstanceNorm2d(channels),
+        "batch": lambda: nn.BatchNorm2d(channels),
+        "group": lambda: nn.GroupNorm(next(g for g in (8, 4, 2, 1) if channels % g == 0), channels),
+        "none": nn.Identity,
+    }
+    return layers[norm]()
+
+
+def act_layer(act: str) -> nn.Module:
+    """`relu`, `leaky` (slope 0.2) or `silu`."""
+    layers: dict[str, Callable[[], nn.Module]] = {
+        "relu": lambda: nn.ReLU(inplace=True),
+        "leaky": lambda: nn.LeakyReLU(0.2, inplace=True),
+        "silu": lambda: nn.SiLU(inplace=True),
+    }
+    return layers[act]()
+
+
+def init_weights(net: nn.Module, init: str) -> None:
+    """Initialise every convolution: `normal` (std 0.02), `xavier`, `kaiming` (fan-in, ReLU) or `orthogonal`; biases 0."""
+    kinds: dict[str, Callable[[Tensor], Tensor]] = {
+        "normal": lambda weight: nn.init.normal_(weight, 0.0, 0.02),
+        "xavier": nn.init.xavier_normal_,
+        "kaiming": lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"),
+        "orthogonal": nn.init.orthogonal_,
+    }
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            kinds[init](module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def zero_weights(conv: nn.Module) -> None:
+    """Let a convolution's output start at 0, so that a residual branch starts as the identity."""
+    assert isinstance(conv, nn.Conv2d)
+    nn.init.zeros_(conv.weight)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+
+
+def pad_to(x: Tensor, multiple: int, min_size: int) -> Tensor:
+    """Pad `(N, C, H, W)` at the right and the bottom to the next multiple, at least to `min_size`.
+
+    Reflects where the image is large enough, else repeats the border.
+    """
+    height, width = x.shape[-2:]
+    down, right = (-(-max(n, min_size) // multiple) * multiple - n for n in (height, width))
+    if not (down or right):
+        return x
+    mode = "reflect" if down < height and right < width else "replicate"
+    return F.pad(x, (0, right, 0, down), mode=mode)
+
+
+def residual_base(x: Tensor, channels: int) -> Tensor | float:
+    """What a residual output is added to: the input, its gray repeated for more channels, or nothing."""
+    if x.shape[1] == channels:
+        return x
+    return x.expand(-1, channels, -1, -1) if x.shape[1] == 1 else 0.0
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(act(norm(conv(x)))) and a second norm, at one width.
+
+    Args:
+        channels: width in and out.
+        padding: of both convolutions, `zeros` or `reflect`.
+    """
+
+    def __init__(self, channels: int, norm: str, act: str, padding: str = "zeros"):
+        super().__init__()
+        self.body = nn.Sequential(
+            *self.conv(channels, padding),
+            norm_layer(norm, channels),
+            act_layer(act),
+            *self.conv(channels, padding),
+            norm_layer(norm, channels),
+        )
+
+    @staticmethod
+    def conv(channels: int, padding: str) -> list[nn.Module]:
+        if padding == "reflect":
+            return [nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3)]
+        return [nn.Conv2d(channels, channels, 3, padding=1)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)

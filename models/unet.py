@@ -1,0 +1,51 @@
+"""The U-Net of pix2pix (Isola et al. 2017): strided convolutions down, transposed ones up, skips by concatenation."""
+
+import torch
+from torch import Tensor, nn
+
+from models.layers import act_layer, init_weights, norm_layer, pad_to
+
+
+class UNet(nn.Module):
+    """`(N, input_nc, H, W)` to `(N, output_nc, H, W)` in [-1, 1] (tanh), any H and W.
+
+    Args:
+        width: channels of the first level; doubled at each further one, up to eight times.
+        depth: number of halvings.
+        act: of the way down (pix2pix: leaky); the way up has ReLU.
+    """
+
+    def __init__(self, input_nc: int, output_nc: int, width: int, depth: int, norm: str, act: str, init: str):
+        super().__init__()
+        self.multiple = 2**depth
+        self.min_size = 2 * self.multiple  # instance norm needs more than one pixel at the lowest level
+        widths = [width * min(2**level, 8) for level in range(depth)]
+
+        self.downs = nn.ModuleList()
+        for level, channels in enumerate(widths):
+            down = nn.Conv2d(widths[level - 1] if level else input_nc, channels, 4, stride=2, padding=1)
+            own_norm = norm if level else "none"  # none on the image itself
+            self.downs.append(nn.Sequential(down, norm_layer(own_norm, channels), act_layer(act)))
+
+        self.ups = nn.ModuleList()
+        for level in reversed(range(1, depth)):
+            incoming = widths[level] * (
+                1 if level == depth - 1 else 2
+            )  # a skip is concatenated but at the bottom
+            up = nn.ConvTranspose2d(incoming, widths[level - 1], 4, stride=2, padding=1)
+            self.ups.append(nn.Sequential(up, norm_layer(norm, widths[level - 1]), act_layer("relu")))
+        last = nn.ConvTranspose2d(widths[0] * (2 if depth > 1 else 1), output_nc, 4, stride=2, padding=1)
+        self.head = nn.Sequential(last, nn.Tanh())
+        init_weights(self, init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        x = pad_to(x, self.multiple, self.min_size)
+        skips = []
+        for down in self.downs:
+            x = down(x)
+            skips.append(x)
+        skips.pop()
+        for up in self.ups:
+            x = torch.cat([up(x), skips.pop()], dim=1)
+        return self.head(x)[..., :height, :width]

@@ -1,0 +1,324 @@
+"""Train a paired image-to-image network and watch its PSNR.
+
+python train.py --dataroot demo --model resunet --crop_size 96 --batchSize 8    # rendered images, no files needed
+python train.py --dataroot datasets/mine --gpu_ids 0                            # a folder of pairs, one GPU
+torchrun --nproc_per_node 2 train.py --dataroot datasets/mine --batchSize 16    # two processes
+python train.py --resume --name mine_resnet                                     # go on where it stopped
+"""
+
+import sys
+from argparse import Namespace
+from contextlib import ExitStack
+
+from utils.errors import Refusal, run_script
+from utils.options import NETWORK_FLAGS, describe, parse_or_exit, parse_train
+
+
+def main(opt: Namespace, cleanup: ExitStack) -> int:
+    """The whole of training, top to bottom; returns the exit code. `cleanup` is unwound however it ends."""
+    import json
+    import math
+    import signal
+    import tempfile
+    import time
+    from contextlib import closing
+    from pathlib import Path
+
+    import torch
+    from torch.nn.parallel import DistributedDataParallel
+    from torch.utils.data import DataLoader
+
+    from data.datasets import PairDataset, check_training_sizes, fits_in_memory
+    from data.degrade import parse_degradation
+    from data.layouts import find_pairs, splits_of, survey, validation
+    from data.sampler import EpochSampler
+    from data.transforms import to_unit
+    from models import LOSSES, build_network, network_defaults
+    from utils import checkpoint, distributed
+    from utils.control import Signals, read_flags
+    from utils.ema import Average
+    from utils.evaluate import judge, mean_psnr
+    from utils.files import write_text
+    from utils.logger import Logger, open_logger, say_on
+    from utils.metrics import psnr
+    from utils.optimizers import OPTIMIZERS
+    from utils.pictures import comparison_grid, side_by_side, to_pil
+    from utils.progress import Meter, Progress, Timed, clock
+    from utils.runs import Run, Status, cut_log, versions
+    from utils.schedules import Plan, build_scheduler
+    from utils.visdom_plot import TRAINING, open_plot
+
+    started = time.monotonic()
+
+    # ---------------------------------------------------------------------------------------------- where it runs
+    distributed.relaunch_if_many(opt.gpu_ids)
+    place = distributed.join(opt.gpu_ids)
+    cleanup.callback(distributed.leave)
+    say = say_on(place.first)
+    device, amp = place.device, distributed.amp_enabled(opt.amp, place.device)
+    torch.use_deterministic_algorithms(opt.deterministic)
+    signals = Signals()
+    run = (
+        Run(Path(cleanup.enter_context(tempfile.TemporaryDirectory())))
+        if opt.dry_run
+        else Run.named(opt.name)
+    )
+
+    # ------------------------------------------------------------------------------------------------------- data
+    degraded = opt.degrade is not None
+    pairs = find_pairs(opt.dataroot, "train", opt.layout, opt.direction, degraded)
+    input_nc, output_nc, sizes = survey(pairs)
+    input_nc, output_nc = opt.input_nc or input_nc, opt.output_nc or output_nc
+    check_training_sizes(sizes, opt.batchSize // place.world, opt.size, opt.crop_size)
+    train_pairs, val_pairs = validation(
+        pairs, opt.dataroot, opt.layout, opt.direction, degraded, opt.val_from, opt.val_share, opt.seed
+    )
+    workers = opt.num_workers if opt.num_workers is not None else (0 if device.type == "cpu" else 4)
+    cache = opt.cache == "ram" or (
+        opt.cache == "auto" and fits_in_memory(sizes, len(pairs.pairs), max(1, workers))
+    )
+    alike = {
+        "input_nc": input_nc,
+        "target_nc": output_nc,
+        "size": opt.size,
+        "degrade": parse_degradation(opt.degrade) if degraded else None,
+        "mean": opt.mean,
+        "std": opt.std,
+        "seed": opt.seed,
+        "cache": cache,
+    }
+    train_set = PairDataset(
+        train_pairs, crop_size=opt.crop_size, augment=opt.augment, repeat=opt.repeat, **alike
+    )
+    val_set = PairDataset(val_pairs, **alike)
+    sampler = EpochSampler(len(train_set), opt.batchSize, opt.seed, place.rank, place.world)
+    loader = DataLoader(
+        train_set,
+        batch_size=opt.batchSize // place.world,
+        sampler=sampler,
+        num_workers=workers,
+        drop_last=True,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+        generator=torch.Generator(),  # its own: iterating draws from the global one otherwise
+    )
+    val_count = min(len(val_set), 1) if opt.dry_run else len(val_set)
+    val_loader = DataLoader(
+        val_set, sampler=range(place.rank, val_count, place.world), generator=torch.Generator()
+    )
+
+    # ---------------------------------------------------------------------------------------------------- network
+    # Wrapped in this order: build, to the device, average, load, compile, distribute. `net` is the bare network
+    # (saved, averaged, evaluated), `model` the wrapped one (trained).
+    torch.manual_seed(opt.seed)
+    arguments = {flag: getattr(opt, flag) for flag in NETWORK_FLAGS if flag in network_defaults(opt.model)}
+    net = build_network(opt.model, input_nc=input_nc, output_nc=output_nc, **arguments)
+    if opt.weights:
+        checkpoint.load_weights(net, Path(opt.weights))
+    net.to(device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
+    trained = checkpoint.freeze(net, opt.freeze)
+    average = Average(net, opt.ema)
+    criterion = LOSSES[opt.loss](reduction=opt.reduction)
+
+    # ----------------------------------------------------------------------- optimizer, and where the run stands
+    optimizer = OPTIMIZERS[opt.optimizer](
+        trained, opt.lr, (opt.beta1, opt.beta2), opt.momentum, opt.weight_decay
+    )
+    epoch_steps = sampler.steps_per_epoch
+    total = min(opt.n_epochs * epoch_steps, opt.max_steps or opt.n_epochs * epoch_steps)
+    step = closed = 0  # steps taken; and the step at which validation and saves were last done
+    best = {"psnr": None, "psnr_input": None, "step": 0}
+    if opt.resume or opt.epoch:
+        state = checkpoint.find_state(run, opt.epoch, epoch_steps)
+        checkpoint.restore(state, net=net, ema=average, optimizer=optimizer)
+        step, closed, best = state["step"], state["closed"], state["best"]
+        if step >= total:
+            raise Refusal(f"{run.name} has all its {total} steps", fix="--n_epochs or --max_steps may grow")
+    plan = Plan(
+        total=total,
+        decay=total / 2 if opt.decay_epoch is None else opt.decay_epoch * epoch_steps,
+        step_size=opt.step_size * epoch_steps,
+        milestones=tuple(epoch * epoch_steps for epoch in opt.milestones),
+        gamma=opt.gamma,
+        warmup=opt.warmup * epoch_steps,
+    )
+    scheduler = build_scheduler(optimizer, opt.schedule, plan, opt.lr, step)
+
+    model = torch.compile(net) if opt.compile else net
+    if place.world > 1:
+        model = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+    loss_scale = place.world if opt.reduction == "sum" else 1  # gradients are averaged over the processes
+
+    # --------------------------------------------------------------------------------------- the run on the disk
+    resolved = {key: value for key, value in vars(opt).items() if key != "changed"}
+    resolved |= {"input_nc": input_nc, "output_nc": output_nc, "versions": versions()}
+    resolved["data"] = [train_pairs.describe(), val_pairs.describe()]
+    logger = Logger(None, [])
+    if place.first:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_text(json.dumps(resolved, indent=2), run.options_file)
+        cut_log(run.log, step)
+        mode = "off" if opt.dry_run else opt.visdom
+        plot = open_plot(mode, run.name, TRAINING, opt.visdom_server, opt.visdom_port, say)
+        logger = open_logger(run, step, plot, opt.tensorboard)
+        millions = sum(p.numel() for p in net.parameters()) / 1e6
+        say(describe(opt))
+        say(
+            f"data    {train_pairs.describe()}; {val_pairs.describe()}; {'kept in memory' if cache else 'not cached'}"
+        )
+        say(
+            f"network {opt.model}, {millions:.2f} M parameters, {sum(p.numel() for p in trained) / 1e6:.2f} M trained"
+        )
+        say(f"device  {place.note}, {'bfloat16' if amp else 'float32'}")
+        say(f"run     {run.folder}, steps {step} to {total}, {epoch_steps} an epoch")
+    cleanup.enter_context(closing(logger))
+    status = cleanup.enter_context(Status(run, place.first))
+
+    def save(*tags: str) -> None:
+        """Save weights and state as they are after `step` steps."""
+        status.step = step
+        if not place.first:
+            return
+        state = checkpoint.collect(net=net, ema=average, optimizer=optimizer, scheduler=scheduler)
+        state |= {
+            "format": checkpoint.FORMAT,
+            "step": step,
+            "closed": closed,
+            "best": best,
+            "options": resolved,
+        }
+        for tag in tags:
+            checkpoint.save(average.net.state_dict(), run.net(tag))
+            checkpoint.save(state, run.state(tag))
+        status.write("running")
+
+    # --------------------------------------------------------------------------------------------------- the loop
+    epoch, offset = divmod(step, epoch_steps)
+    if offset == 0 and closed < step:  # stopped between the last step of an epoch and its validation
+        epoch, offset = epoch - 1, epoch_steps
+    last = min(step + 2, total) if opt.dry_run else total
+    if step == 0:
+        save("latest")  # shows before the first step that it can be done
+    saved = time.monotonic()
+    batches = Timed(loader)
+    meter = Meter(opt.batchSize, batches, place)
+    step_seconds = []
+
+    for epoch in range(epoch, math.ceil(last / epoch_steps)):
+        sampler.start_at(epoch, offset)
+        progress = Progress(f"epoch {epoch + 1}/{opt.n_epochs}", offset, epoch_steps, quiet=not place.first)
+        offset = 0
+        meter.restart()
+        for batch in batches:
+            began = time.perf_counter()
+            torch.manual_seed(
+                opt.seed * 1_000_003 + step * place.world + place.rank
+            )  # dropout, if there is any
+            given, target = (batch[key].to(device, non_blocking=True) for key in ("input", "target"))
+
+            optimizer.zero_grad()
+            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                output = model(given)
+            loss = criterion(output.float(), target)
+            (loss * loss_scale).backward()
+            norm = torch.nn.utils.clip_grad_norm_(trained, opt.clip or math.inf)
+            not_finite, stop = read_flags(loss, norm, signals.stop, place)  # the one host read of a step
+            if not_finite:
+                raise Refusal(
+                    f"loss or gradient is not finite at step {step}",
+                    f"loss {loss.item():g}, gradient norm {norm.item():g}, batch {', '.join(batch['name'])}",
+                    f"lower --lr or add --clip 1; {run.state('latest')} is sound",
+                    code=1,
+                )
+            lr = scheduler.get_last_lr()[0]
+            optimizer.step()
+            scheduler.step()
+            average.update()
+            step += 1
+
+            with torch.no_grad():
+                meter.add(
+                    loss,
+                    psnr(to_unit(output, opt.mean, opt.std).clamp(0, 1), to_unit(target, opt.mean, opt.std)),
+                )
+            progress.step()
+            if step % opt.log_freq == 0 or step == last:
+                values = meter.read()
+                logger.scalars(step, step / epoch_steps, lr=lr, **values)
+                progress.show(
+                    f"loss {values['loss']:.4f} PSNR {values['train_psnr']:.2f} lr {lr:.1e} "
+                    f"{values['images_s']:.1f} images/s wait {values['wait']:.0%} "
+                    f"ETA {clock((total - step) * opt.batchSize / values['images_s'])}"
+                )
+            if stop:
+                save("latest")
+                progress.close()
+                say(
+                    f"stopped by {signal.Signals(stop).name} after step {step}; go on with: {run.resume_command()}"
+                )
+                status.write("stopped", 128 + stop, signal.Signals(stop).name)
+                return 128 + stop
+            if step == last:
+                break
+            if signals.take_save() or time.monotonic() - saved > 60 * opt.save_minutes:
+                save("latest")
+                saved = time.monotonic()
+            step_seconds.append(time.perf_counter() - began)
+        progress.close()
+
+        # ---- the end of an epoch: validate, then save
+        over = step == last
+        if not val_count:
+            best = {"psnr": None, "psnr_input": None, "step": step}
+        elif over or (epoch + 1) % opt.val_freq == 0:
+            judged = judge(average.net, val_loader, device, amp, opt.mean, opt.std)
+            reached, nothing, shown = mean_psnr(judged, place)
+            better = best["psnr"] is None or reached > best["psnr"]
+            if better:
+                best = {"psnr": reached, "psnr_input": nothing, "step": step}
+            logger.scalars(step, step / epoch_steps, val_psnr=reached, val_psnr_input=nothing)
+            say(
+                f"epoch {epoch + 1}: validation PSNR {reached:.2f} dB, doing nothing {nothing:.2f}"
+                + (", the best so far" if better else f", best {best['psnr']:.2f}")
+            )
+            if place.first:
+                grid = comparison_grid([side_by_side(j.input, j.output, j.target) for j in shown])
+                to_pil(grid).save(run.grid)
+                logger.picture("grid", f"input | output | target, step {step}", grid, step)
+        closed = step
+        if place.first and best["step"] == step:
+            checkpoint.save(average.net.state_dict(), run.net("best"))
+        kept = opt.save_freq and (epoch + 1) % opt.save_freq == 0 and step == (epoch + 1) * epoch_steps
+        save("latest", *([f"epoch_{epoch + 1:04d}"] if kept else []))
+        run.drop_old_states(opt.keep)
+        saved = time.monotonic()
+
+    # ------------------------------------------------------------------------------------------------ the end
+    place.wait()
+    if opt.dry_run and place.first:
+        checkpoint.load(run.state("latest"))
+        memory = distributed.peak_memory_mib(device)
+        each = min(step_seconds)
+        say(
+            f"dry run: {each:.3f} s a step, {clock(each * total)} for {total} steps, {memory:.0f} MiB; saved and loaded"
+        )
+        return 0
+    status.write("done", 0)
+    if place.first:
+        if best["psnr"] is not None:
+            say(
+                f"best validation PSNR {best['psnr']:.2f} dB (doing nothing {best['psnr_input']:.2f}) at step {best['step']}"
+            )
+        where = (
+            opt.dataroot
+            if opt.dataroot.startswith("demo") or "test" in splits_of(Path(opt.dataroot))
+            else "FOLDER"
+        )
+        degrade = f" --degrade {opt.degrade}" if degraded else ""
+        say(f"weights {run.net('best')}, {clock(time.monotonic() - started)} in all")
+        say(f"next    python test.py --name {run.name} --dataroot {where}{degrade}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, parse_or_exit(parse_train)))

@@ -1,0 +1,1 @@
+"""What both scripts use: options, run folders, checkpoints, metrics, plots."""

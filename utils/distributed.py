@@ -1,0 +1,121 @@
+"""Where a process runs: its device, and its place among the processes of the run (one by default)."""
+
+import os
+import resource
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from utils.errors import Refusal
+
+
+@dataclass(frozen=True)
+class Place:
+    """Device, and rank among `world` processes; `note` is the line that says so."""
+
+    device: torch.device
+    rank: int
+    world: int
+    note: str
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def reduce(self, values: Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
+        """Combine a small tensor over all processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(values, op=op)
+        return values
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+def join(gpu_ids: str, timeout_s: float = 600) -> Place:
+    """Choose the device and, under torchrun, join the process group (nccl on GPUs, gloo on CPUs).
+
+    Args:
+        gpu_ids: `0`, `0,1`, `-1` (CPU) or `mps`; ids count inside CUDA_VISIBLE_DEVICES.
+
+    Raises:
+        Refusal: an id that does not exist.
+    """
+    local, rank, world = (int(os.environ.get(key, default)) for key, default in _RANKS)
+    ids = [] if gpu_ids in ("-1", "mps") else [int(part) for part in gpu_ids.split(",")]
+    count = torch.cuda.device_count()
+    if gpu_ids == "mps":
+        device, note = torch.device("mps"), "mps"
+    elif not ids:
+        device, note = torch.device("cpu"), "CPU"
+    elif count == 0:
+        device, note = torch.device("cpu"), f"CPU, since no GPU was found for --gpu_ids {gpu_ids}"
+    else:
+        chosen = ids[local] if len(ids) > 1 else ids[0] + local
+        if chosen >= count:
+            raise Refusal(
+                f"no GPU {chosen} [--gpu_ids {gpu_ids}]", f"{count} found", f"ids are 0 to {count - 1}"
+            )
+        torch.cuda.set_device(chosen)
+        device, note = torch.device("cuda", chosen), torch.cuda.get_device_name(chosen)
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+        note += f", {torch.get_num_threads()} threads"
+    if world > 1:
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s)
+        )
+        note += f", {world} processes"
+    return Place(device, rank, world, note)
+
+
+_RANKS = (("LOCAL_RANK", 0), ("RANK", 0), ("WORLD_SIZE", 1))
+
+
+def leave() -> None:
+    """End the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def available_cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Most memory that tensors took on the GPU so far, or that this process took on a CPU, in MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss: bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def relaunch_if_many(gpu_ids: str) -> None:
+    """For `--gpu_ids 0,1`: become torch's own launcher with one process a GPU (does not return)."""
+    count = gpu_ids.count(",") + 1
+    if count == 1 or "RANK" in os.environ or not torch.cuda.is_available():
+        return
+    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", *sys.argv]
+    os.execv(sys.executable, [sys.executable, *command])
+
+
+def bfloat16_pays(device: torch.device) -> bool:
+    """Whether the device computes bfloat16 in hardware (what `--amp auto` asks)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        able = torch.cpu.get_capabilities()
+        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return False
+
+
+def amp_enabled(amp: str, device: torch.device) -> bool:
+    """`--amp auto|on|off` as a yes or no."""
+    return amp == "on" or (amp == "auto" and bfloat16_pays(device))

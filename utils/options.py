@@ -1,0 +1,422 @@
+"""Every flag, once. The two scripts share blocks; a run's own options are the defaults when it is resumed."""
+
+import argparse
+import difflib
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from data.augment import AUGMENTATIONS
+from data.layouts import LAYOUTS
+from models import ACTIVATIONS, INITS, LOSSES, NETWORKS, NORMS, UPSAMPLES, network_defaults
+from utils.errors import Refusal
+from utils.optimizers import OPTIMIZERS
+from utils.runs import Run
+from utils.schedules import SCHEDULES
+
+NETWORK_FLAGS = ("width", "depth", "levels", "stem", "norm", "act", "init", "upsample")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with messages that say what to do, and without abbreviations."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(allow_abbrev=False, formatter_class=_Help, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise Refusal(message, fix=f"{self.prog} --help lists every flag")
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse everything; an unknown flag is answered with the nearest known one."""
+        opt, extra = self.parse_known_args(argv)
+        if extra:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            near = difflib.get_close_matches(extra[0].split("=")[0], flags, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists every flag"
+            raise Refusal(f"unknown argument {extra[0]}", fix=hint)
+        return opt
+
+    def given(self, argv: Sequence[str]) -> set[str]:
+        """Names of the options that stand on the command line."""
+        unset = object()
+        blank = argparse.Namespace(**{action.dest: unset for action in self._actions})
+        opt, _ = self.parse_known_args(argv, blank)
+        return {name for name, value in vars(opt).items() if value is not unset}
+
+    def group_names(self, *titles: str) -> set[str]:
+        """Names of the options in the groups of these titles."""
+        return {
+            a.dest for group in self._action_groups if group.title in titles for a in group._group_actions
+        }
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=28, width=80)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def number(kind: Callable[[str], Any], low: float = 0.0, high: float = math.inf, above: bool = False) -> Any:
+    """An argparse type: a finite number of at least `low` (or above it) and at most `high`."""
+
+    def convert(text: str) -> Any:
+        value = kind(text)
+        if not math.isfinite(value) or value < low or value > high or (above and value == low):
+            bounds = f"above {low:g}" if above else f"at least {low:g}"
+            raise argparse.ArgumentTypeError(
+                f"{text} must be {bounds}" + (f", at most {high:g}" * (high < math.inf))
+            )
+        return value
+
+    convert.__name__ = kind.__name__
+    return convert
+
+
+def gpu_list(text: str) -> str:
+    """`0`, `0,1`, `-1` or `cpu`, `mps`; blanks and doubles are forgiven."""
+    compact = text.replace(" ", "")
+    if compact in ("cpu", "-1"):
+        return "-1"
+    if compact == "mps" or re.fullmatch(r"\d+(,\d+)*", compact):
+        return ",".join(dict.fromkeys(compact.split(",")))
+    raise argparse.ArgumentTypeError(f"{text!r} is no list of ids such as 0 or 0,1 (-1: CPU)")
+
+
+def milestones(text: str) -> list[float]:
+    return [number(float)(part) for part in text.split(",") if part]
+
+
+def pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+    return text
+
+
+# ------------------------------------------------------------------------------------------- shared blocks
+
+COUNT, NATURAL = number(int, 0), number(int, 1)
+POSITIVE, FRACTION = number(float, 0, above=True), number(float, 0, 1)
+
+
+def add_source(group: Any, dataroot: str | None) -> None:
+    group.add_argument("--dataroot", default=dataroot, help="folder of the images, or demo[:SCENES:SIZE]")
+    group.add_argument(
+        "--layout", default="auto", choices=["auto", *LAYOUTS], help="how the pairs lie on disk"
+    )
+    group.add_argument(
+        "--degrade", help="make inputs from clean images: noise:S, noise:A-B (of 255), haze, joined by +"
+    )
+
+
+def add_device(parser: Parser, amp: str, amp_help: str) -> Any:
+    group = parser.add_argument_group("device")
+    group.add_argument("--gpu_ids", default="0", type=gpu_list, help="0, or 0,1 (one process each), -1: CPU")
+    group.add_argument("--amp", default=amp, choices=["auto", "on", "off"], help=amp_help)
+    group.add_argument(
+        "--seed", default=0, type=COUNT, help="of weights, order, augmentation and degradation"
+    )
+    return group
+
+
+def add_seeing(parser: Parser) -> Any:
+    group = add_server(parser)
+    visdom = "auto: use a server that answers; start: start one on 127.0.0.1"
+    group.add_argument("--visdom", default="auto", choices=["auto", "start", "off"], help=visdom)
+    return group
+
+
+def add_server(parser: Parser) -> Any:
+    group = parser.add_argument_group("seeing")
+    group.add_argument("--visdom_server", default="http://localhost", help="without port")
+    group.add_argument("--visdom_port", default=8097, type=number(int, 1, 65535), help="port of the server")
+    group.add_argument("--debug", action="store_true", help="show tracebacks")
+    return group
+
+
+# ----------------------------------------------------------------------------------------------- train.py
+
+
+def train_parser() -> Parser:
+    parser = Parser(
+        prog="train.py", description="Train a paired image-to-image network.", epilog=TRAIN_EXAMPLES
+    )
+
+    group = parser.add_argument_group("data")
+    add_source(group, "datasets/")
+    group.add_argument(
+        "--direction", default="AtoB", choices=["AtoB", "BtoA"], help="which half or folder is the input"
+    )
+    group.add_argument("--size", type=NATURAL, help="resize both images to this square, bicubic")
+    group.add_argument("--crop_size", type=NATURAL, help="train on random squares of this size")
+    group.add_argument("--augment", default="flip", choices=[*AUGMENTATIONS], help="random turns of a pair")
+    group.add_argument(
+        "--input_nc", type=int, choices=[1, 3], help="channels of inputs (default: the files')"
+    )
+    group.add_argument(
+        "--output_nc", type=int, choices=[1, 3], help="channels of targets (default: the files')"
+    )
+    group.add_argument("--mean", default=0.5, type=number(float, -10, 10), help="of Normalize")
+    group.add_argument("--std", default=0.5, type=POSITIVE, help="of Normalize")
+    group.add_argument("--repeat", default=1, type=NATURAL, help="passes over the set that make one epoch")
+    group.add_argument(
+        "--val_share", default=0.1, type=number(float, 0, 0.9), help="of the targets, where there is no val"
+    )
+    group.add_argument(
+        "--val_from", default="auto", choices=["auto", "train"], help="train: leave a val folder alone"
+    )
+
+    group = parser.add_argument_group("network")
+    group.add_argument("--model", default="resnet", choices=[*NETWORKS], help="network")
+    group.add_argument("--width", type=NATURAL, help=_own("width"))
+    group.add_argument("--depth", type=NATURAL, help=_own("depth"))
+    group.add_argument("--levels", type=number(int, 1, 8), help=_own("levels"))
+    group.add_argument(
+        "--stem", type=int, choices=[1, 2, 4, 8], help="pixel-unshuffle of the input; " + _own("stem")
+    )
+    group.add_argument("--norm", choices=NORMS, help=_own("norm"))
+    group.add_argument("--act", choices=ACTIVATIONS, help=_own("act"))
+    group.add_argument("--init", choices=INITS, help=_own("init"))
+    group.add_argument(
+        "--upsample", choices=UPSAMPLES, help="transposed or resize-convolution; " + _own("upsample")
+    )
+    group.add_argument("--weights", help="start from the weights in this file")
+    group.add_argument("--freeze", type=pattern, help="do not train parameters whose name this finds (regex)")
+    group.add_argument(
+        "--ema", default=0.0, type=number(float, 0, 0.99999), help="decay of averaged weights; 0: none"
+    )
+
+    group = parser.add_argument_group("optimisation")
+    group.add_argument(
+        "--epoch", default=0, type=COUNT, help="first epoch; above 0 it goes on from that checkpoint"
+    )
+    group.add_argument("--n_epochs", default=40, type=NATURAL, help="epochs of the whole run")
+    group.add_argument(
+        "--max_steps", type=NATURAL, help="end the run, and its schedule, after this many steps"
+    )
+    group.add_argument(
+        "--batchSize", "--batch_size", default=1, type=NATURAL, help="images in a step, over all GPUs"
+    )
+    group.add_argument("--lr", default=0.0002, type=POSITIVE, help="learning rate")
+    group.add_argument("--optimizer", default="adam", choices=[*OPTIMIZERS], help="optimizer")
+    group.add_argument("--beta1", default=0.5, type=number(float, 0, 0.9999), help="of adam and adamw")
+    group.add_argument("--beta2", default=0.999, type=number(float, 0, 0.99999), help="of adam and adamw")
+    group.add_argument("--momentum", default=0.9, type=number(float, 0, 0.9999), help="of sgd and rmsprop")
+    group.add_argument("--weight_decay", default=0.0, type=number(float, 0), help="weight decay")
+    group.add_argument("--loss", default="l1", choices=[*LOSSES], help="loss between output and target")
+    group.add_argument("--reduction", default="mean", choices=["mean", "sum"], help="of the loss")
+    group.add_argument("--clip", default=0.0, type=number(float, 0), help="largest gradient norm; 0: any")
+    group.add_argument(
+        "--schedule", default="lambda", choices=[*SCHEDULES], help="of the learning rate; lambda: linear"
+    )
+    group.add_argument("--warmup", default=0.0, type=number(float, 0), help="epochs of linear warm-up")
+    group.add_argument(
+        "--decay_epoch", type=number(float, 0), help="where lambda begins to fall (default: halfway)"
+    )
+    group.add_argument(
+        "--step_size", default=10.0, type=POSITIVE, help="epochs between cuts: step, multiplicative"
+    )
+    group.add_argument(
+        "--milestones", default=[20.0, 30.0], type=milestones, help="epochs of cuts: multistep, as 20,30"
+    )
+    group.add_argument("--gamma", default=0.5, type=number(float, 0, 1, above=True), help="factor of a cut")
+
+    group = add_device(parser, "auto", "bfloat16: auto: where the hardware has it")
+    group.add_argument(
+        "--channels_last", action="store_true", help="memory layout that convolutions often prefer"
+    )
+    group.add_argument("--compile", action="store_true", help="torch.compile the network")
+    group.add_argument("--deterministic", action="store_true", help="refuse operations that are not")
+    group.add_argument(
+        "--num_workers", "--num_threads", type=COUNT, help="loader processes (default: 0 on CPU)"
+    )
+    group.add_argument(
+        "--cache", default="auto", choices=["auto", "ram", "none"], help="keep decoded images in memory"
+    )
+
+    group = parser.add_argument_group("events")
+    group.add_argument("--log_freq", default=20, type=NATURAL, help="steps between logged values")
+    group.add_argument("--val_freq", default=1, type=NATURAL, help="epochs between validations")
+    group.add_argument(
+        "--save_freq", default=0, type=COUNT, help="epochs between kept checkpoints; 0: latest and best only"
+    )
+    group.add_argument(
+        "--save_minutes", default=5.0, type=POSITIVE, help="minutes between saves within an epoch"
+    )
+    group.add_argument("--keep", default=0, type=COUNT, help="newest epoch states that stay; 0: all")
+    group.add_argument(
+        "--dry_run", action="store_true", help="2 steps, a save, a load, an estimate; nothing is kept"
+    )
+
+    group = add_seeing(parser)
+    group.add_argument("--tensorboard", action="store_true", help="write TensorBoard events too")
+
+    group = parser.add_argument_group("run")
+    group.add_argument("--name", help="folder under checkpoints/ (default: <dataroot's folder>_<model>)")
+    group.add_argument(
+        "--resume", action="store_true", help="go on where the run stopped, with its own options"
+    )
+    return parser
+
+
+TRAIN_EXAMPLES = (
+    "examples: train.py --dataroot demo --model resunet | train.py --dataroot datasets/mine "
+    "--crop_size 128 --batchSize 8 | train.py --resume --name mine_resnet"
+)
+
+
+def _own(flag: str) -> str:
+    """The networks that have a flag, with their defaults."""
+    defaults = ((model, network_defaults(model)) for model in NETWORKS)
+    return "; ".join(f"{model}: {own[flag]}" for model, own in defaults if flag in own)
+
+
+def parse_train(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of train.py, resolved; of a run that goes on, its own options with the given ones on top.
+
+    `opt.changed` lists what differs from the defaults, or from the run that goes on.
+
+    Raises:
+        Refusal: a wrong flag or value, a run that exists or does not, a change that a run cannot survive.
+    """
+    parser = train_parser()
+    opt, given = parser.parse(argv), parser.given(argv)
+    run = Run.named(opt.name or default_name(opt.dataroot, opt.model))
+    going_on = opt.resume or opt.epoch > 0
+    if going_on:
+        known = {action.dest for action in parser._actions}
+        before = {
+            key: value
+            for key, value in run.options().items()
+            if key in known - {"epoch", "resume", "dry_run"}
+        }
+        parser.set_defaults(**before)
+        opt = parser.parse(argv)
+        changed = {key for key in given if key in before and getattr(opt, key) != before[key]}
+        fixed = (parser.group_names("data", "network") | {"batchSize", "seed"}) & changed
+        if fixed:
+            key = min(fixed)
+            raise Refusal(
+                f"--{key} cannot change within a run",
+                f"{run.name} was started with {before[key]}",
+                "leave it out, or start another --name (with --weights to begin from this run's weights)",
+            )
+    else:
+        changed = {key for key in given if getattr(opt, key) != parser.get_default(key)}
+        if run.exists() and not opt.dry_run:
+            raise Refusal(f"{run.folder} exists", fix="go on with --resume, or choose another --name")
+    opt.name, opt.changed = run.name, changed
+    _resolve_network(opt, changed)
+    _check_train(opt)
+    return opt
+
+
+def default_name(dataroot: str, model: str) -> str:
+    folder = Path(dataroot.split(":")[0]).resolve().name
+    return re.sub(r"[^\w.\-=+]", "_", f"{folder}_{model}")
+
+
+def _resolve_network(opt: argparse.Namespace, given: set[str]) -> None:
+    """Fill in the network's own defaults, and refuse flags that it does not have."""
+    own = network_defaults(opt.model)
+    for flag in NETWORK_FLAGS:
+        if flag not in own and flag in given:
+            raise Refusal(f"--{flag} means nothing for --model {opt.model}", fix=f"it has {', '.join(own)}")
+        if flag in own and getattr(opt, flag) is None:
+            setattr(opt, flag, own[flag])
+
+
+def _check_train(opt: argparse.Namespace) -> None:
+    if opt.epoch >= opt.n_epochs:
+        raise Refusal(
+            f"nothing to train from --epoch {opt.epoch} to --n_epochs {opt.n_epochs}", fix="raise --n_epochs"
+        )
+    if opt.size and opt.crop_size and opt.crop_size > opt.size:
+        raise Refusal(f"--crop_size {opt.crop_size} does not fit into --size {opt.size}")
+    if opt.dataroot.startswith("demo") is False and not Path(opt.dataroot).is_dir():
+        raise Refusal(f"no such folder [--dataroot {opt.dataroot}]", fix="name a folder, or demo")
+
+
+# ------------------------------------------------------------------------------------------------ test.py
+
+
+def test_parser() -> Parser:
+    parser = Parser(
+        prog="test.py", description="PSNR of a trained run on whole images.", epilog=TEST_EXAMPLES
+    )
+
+    group = parser.add_argument_group("run")
+    group.add_argument("--name", required=True, help="the run, under checkpoints/")
+    group.add_argument("--load", default="best", help="best, latest, or N: after epoch N")
+
+    group = parser.add_argument_group("data")
+    add_source(group, None)
+    group.add_argument("--direction", choices=["AtoB", "BtoA"], help="default: the run's")
+    group.add_argument(
+        "--split", default="test", choices=["train", "val", "test"], help="split of --dataroot"
+    )
+    group.add_argument("--num_workers", "--num_threads", default=0, type=COUNT, help="loader processes")
+    group.add_argument(
+        "--results_dir", default="results", help="where outputs go: <results_dir>/<name>/<dataset>/"
+    )
+
+    group = add_device(parser, "off", "bfloat16; off: the figure does not depend on the machine")
+    group.add_argument(
+        "--channels_last", action="store_true", help="memory layout that convolutions often prefer"
+    )
+    add_seeing(parser)
+    return parser
+
+
+TEST_EXAMPLES = (
+    "examples: test.py --name demo_resunet | test.py --name dn --dataroot datasets/set12 --degrade noise:25"
+)
+
+
+def parse_test(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of test.py."""
+    parser = test_parser()
+    opt = parser.parse(argv)
+    if not re.fullmatch(r"best|latest|\d+", opt.load):
+        raise Refusal(f"bad checkpoint [--load {opt.load}]", fix="best, latest, or the number of an epoch")
+    return opt
+
+
+def parse_redraw(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of utils/redraw.py."""
+    parser = Parser(prog="redraw", description="Send a finished run to visdom again.")
+    parser.add_argument("name", help="the run, under checkpoints/")
+    parser.add_argument("--results_dir", default="results", help="where test.py left its results")
+    add_server(parser)
+    return parser.parse(argv)
+
+
+def describe(opt: argparse.Namespace) -> str:
+    """The options in a few lines, those that differ from their defaults marked by a star."""
+    shown = [
+        f"{'*' if key in opt.changed else ''}{key}={value}"
+        for key, value in sorted(vars(opt).items())
+        if key != "changed" and value is not None
+    ]
+    lines, line = [], "options "
+    for item in shown:
+        if len(line) + len(item) > 98:
+            lines.append(line.rstrip())
+            line = "        "
+        line += item + " "
+    return "\n".join([*lines, line.rstrip()])
+
+
+def parse_or_exit(parse: Callable[[Sequence[str]], argparse.Namespace]) -> argparse.Namespace:
+    """Parse the command line; a refusal ends the process with its message and code."""
+    try:
+        return parse(sys.argv[1:])
+    except Refusal as refusal:
+        print(refusal, file=sys.stderr)
+        sys.exit(refusal.code)

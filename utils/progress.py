@@ -1,0 +1,110 @@
+"""A bar on a terminal, plain lines elsewhere; and how long the loop waits for data."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from utils.distributed import Place
+
+QUIET_S = 10.0  # between two plain lines
+
+
+class Timed:
+    """Iterate over a loader and count the seconds that the loop waited for it."""
+
+    def __init__(self, batches: Iterable[Any]):
+        self.batches = batches
+        self.waited_s = 0.0
+
+    def __iter__(self) -> Iterator[Any]:
+        source = iter(self.batches)
+        while True:
+            started = time.perf_counter()
+            try:
+                batch = next(source)
+            except StopIteration:
+                return
+            self.waited_s += time.perf_counter() - started
+            yield batch
+
+
+class Progress:
+    """One bar an epoch on stderr, or a line now and then where stderr is no terminal.
+
+    Args:
+        title: what stands before the bar.
+        done, total: steps of it.
+    """
+
+    def __init__(self, title: str, done: int, total: int, quiet: bool = False):
+        self.title, self.done, self.total, self.quiet = title, done, total, quiet
+        self.terminal = sys.stderr.isatty()
+        self.spoke = time.monotonic()
+        self.bar = tqdm(
+            desc=title,
+            initial=done,
+            total=total,
+            disable=quiet or not self.terminal,
+            leave=True,
+            dynamic_ncols=True,
+        )
+
+    def step(self) -> None:
+        self.done += 1
+        self.bar.update()
+
+    def show(self, text: str) -> None:
+        """Show the latest figures."""
+        self.bar.set_postfix_str(text, refresh=False)
+        due = time.monotonic() - self.spoke >= QUIET_S or self.done == self.total
+        if not self.terminal and not self.quiet and due:
+            self.spoke = time.monotonic()
+            print(f"{self.title} {self.done}/{self.total} {text}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03` or `2:03`.
+
+    >>> clock(3723), clock(123.4)
+    ('1:02:03', '2:03')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Meter:
+    """What a printed line says of the steps since the last one; summed on the device and read only then."""
+
+    def __init__(self, batch_size: int, batches: Timed, place: Place):
+        self.batch_size, self.batches, self.place = batch_size, batches, place
+        self.restart()
+
+    def restart(self) -> None:
+        self.sums = torch.zeros(3, device=self.place.device)
+        self.since, self.waited_s = time.perf_counter(), self.batches.waited_s
+
+    def add(self, loss: Tensor, psnr: Tensor) -> None:
+        """Add the loss of a step and the `(N,)` PSNR of its images."""
+        self.sums += torch.stack([loss.detach().float(), psnr.mean().float(), torch.ones_like(self.sums[0])])
+
+    def read(self) -> dict[str, float]:
+        """Mean loss and PSNR over all processes, images/s, and the share of time spent waiting for data."""
+        loss, psnr, steps = self.place.reduce(self.sums).tolist()
+        seconds = max(time.perf_counter() - self.since, 1e-9)
+        waited = self.batches.waited_s - self.waited_s
+        self.restart()
+        return {
+            "loss": loss / steps,
+            "train_psnr": psnr / steps,
+            "images_s": round(steps / self.place.world * self.batch_size / seconds, 2),
+            "wait": round(waited / seconds, 4),
+        }

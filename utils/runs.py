@@ -1,0 +1,157 @@
+"""A run on disk: `checkpoints/<name>/` and what lies in it. No torch: the option parser reads runs too."""
+
+import json
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from utils.errors import Refusal
+from utils.files import write_text
+
+ROOT = Path("checkpoints")
+
+
+class Run:
+    """The files of one run.
+
+    Args:
+        folder: `checkpoints/<name>`, or a temporary folder of a dry run.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.name = folder.name
+        self.options_file = folder / "options.json"
+        self.status_file = folder / "status.json"
+        self.log = folder / "log.jsonl"
+        self.tensorboard = folder / "tb"
+        self.grid = folder / "val_grid.png"
+
+    @classmethod
+    def named(cls, name: str) -> "Run":
+        """The run `name`.
+
+        Raises:
+            Refusal: a name that is not one plain folder name.
+        """
+        if not re.fullmatch(r"[\w.\-=+ ]+", name) or name in (".", ".."):
+            raise Refusal(
+                f"bad run name [--name {name}]", "it becomes a folder", "letters, digits and . _ - = + only"
+            )
+        return cls(ROOT / name)
+
+    def exists(self) -> bool:
+        return self.options_file.is_file()
+
+    def net(self, tag: str) -> Path:
+        """Weights of `latest`, `best` or `epoch_0010`."""
+        return self.folder / f"{tag}_net.pth"
+
+    def state(self, tag: str) -> Path:
+        """All that a resume needs, at `latest` or `epoch_0010`."""
+        return self.folder / f"{tag}_state.pth"
+
+    def options(self) -> dict[str, Any]:
+        """The run's options, resolved.
+
+        Raises:
+            Refusal: no such run, listing those that exist.
+        """
+        if not self.exists():
+            raise Refusal(
+                f"no run '{self.name}' [--name]", f"{ROOT}/ holds {runs_present()}", "train it first"
+            )
+        return json.loads(self.options_file.read_text(encoding="utf-8"))
+
+    def epochs_saved(self) -> list[int]:
+        return sorted(int(path.name[6:10]) for path in self.folder.glob("epoch_????_state.pth"))
+
+    def drop_old_states(self, keep: int) -> None:
+        """Remove all but the newest `keep` states of an epoch (0 keeps all)."""
+        for epoch in self.epochs_saved()[:-keep] if keep else []:
+            self.state(f"epoch_{epoch:04d}").unlink()
+
+    def resume_command(self) -> str:
+        return f"python train.py --resume --name {self.name}"
+
+
+def runs_present() -> str:
+    names = sorted(path.parent.name for path in ROOT.glob("*/options.json"))
+    return ", ".join(names[:6]) or "none"
+
+
+def cut_log(path: Path, step: int) -> list[dict[str, Any]]:
+    """Cut a log back to what was measured up to `step`, a torn last line included; return what stays."""
+    kept = [record for record in read_log(path) if record["step"] <= step]
+    text = "".join(json.dumps(record) + "\n" for record in kept)
+    write_text(text, path)
+    return kept
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a log; a last line that was being written is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on, and the git revision of this checkout."""
+    import platform
+
+    import torch
+
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "git": git.stdout.strip() or "none",
+    }
+
+
+class Status:
+    """`status.json`, kept up to date for scripts (torchrun swallows exit codes); records how the script ends.
+
+    Used as a context: an exception on its way out becomes state `failed`.
+    """
+
+    def __init__(self, run: Run, enabled: bool = True):
+        self.run, self.enabled, self.step = run, enabled, 0
+
+    def write(self, state: str, code: int | None = None, reason: str = "") -> None:
+        """Write `running`, `stopped`, `failed` or `done`, with the exit code and its reason."""
+        if not self.enabled:
+            return
+        record = {
+            "state": state,
+            "reason": reason,
+            "code": code,
+            "step": self.step,
+            "checkpoint": str(self.run.state("latest")),
+            "resume_command": self.run.resume_command(),
+            "pid": os.getpid(),
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        write_text(json.dumps(record, indent=2), self.run.status_file)
+
+    def __enter__(self) -> "Status":
+        self.write("running")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None and self.run.folder.is_dir():
+            self.write(
+                "failed", getattr(error, "code", 1), str(error).splitlines()[0] if str(error) else repr(error)
+            )

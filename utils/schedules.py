@@ -1,0 +1,121 @@
+"""Learning rates as pure functions of (step, total steps), wrapped in torch's own schedulers.
+
+Each entry of SCHEDULES maps a position to a factor of the base learning rate. A position is counted in optimizer
+steps; what users give in epochs has been turned into steps. No factor is 0 at a step that is taken.
+"""
+
+import math
+from bisect import bisect_right
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+
+class Plan(NamedTuple):
+    """The numbers that a schedule may use; all lengths in optimizer steps."""
+
+    total: int  # steps of the whole run
+    decay: float  # where `lambda` begins to fall
+    step_size: float = 1  # `step`, `multiplicative`: steps between two cuts
+    milestones: tuple[float, ...] = ()  # `multistep`: where to cut
+    gamma: float = 0.1  # factor of a cut
+    warmup: float = 0  # steps of linear warm-up, before any schedule
+
+
+def linear_decay(step: int, plan: Plan) -> float:
+    """1 until `decay`, then a straight line that would reach 0 one step after the last.
+
+    >>> [round(linear_decay(s, Plan(total=8, decay=4)), 2) for s in (0, 4, 6, 7)]
+    [1.0, 1.0, 0.5, 0.25]
+    """
+    if step <= plan.decay:
+        return 1.0
+    return max(plan.total - step, 1) / max(plan.total - plan.decay, 1)
+
+
+def step_decay(step: int, plan: Plan) -> float:
+    """gamma^k after k whole `step_size`s.
+
+    >>> [step_decay(s, Plan(total=9, decay=0, step_size=3, gamma=0.5)) for s in (0, 2, 3, 8)]
+    [1.0, 1.0, 0.5, 0.25]
+    """
+    return plan.gamma ** int(step / plan.step_size)
+
+
+def multistep_decay(step: int, plan: Plan) -> float:
+    """gamma^k after k milestones.
+
+    >>> [multistep_decay(s, Plan(total=9, decay=0, milestones=(3, 6), gamma=0.5)) for s in (2, 3, 6)]
+    [1.0, 0.5, 0.25]
+    """
+    return plan.gamma ** bisect_right(plan.milestones, step)
+
+
+def cosine(step: int, plan: Plan) -> float:
+    """Half a cosine from 1 to (almost) 0, after warm-up (Loshchilov and Hutter, SGDR, eq. 5, one cycle).
+
+    >>> [round(cosine(s, Plan(total=4, decay=0)), 3) for s in range(4)]
+    [1.0, 0.854, 0.5, 0.146]
+    """
+    done = (step - plan.warmup) / max(plan.total - plan.warmup, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(max(done, 0.0), 1 - 1e-4)))
+
+
+def onecycle(step: int, plan: Plan) -> float:
+    """Cosine from 1/25 up to 1 in the first 30 %, then down to 1/250000 (Smith, 1cycle); momentum stays as it is.
+
+    >>> [round(onecycle(s, Plan(total=10, decay=0)), 3) for s in (0, 3, 9)]
+    [0.04, 1.0, 0.049]
+    """
+    peak = 0.3 * plan.total
+    if step < peak:
+        low, done = 1 / 25, 1 - step / peak
+    else:
+        low, done = 1 / 250_000, (step - peak) / (plan.total - peak)
+    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+SCHEDULES = {
+    "lambda": linear_decay,
+    "multiplicative": step_decay,
+    "step": step_decay,
+    "multistep": multistep_decay,
+    "cosine": cosine,
+    "onecycle": onecycle,
+}
+
+
+def factor(name: str, step: int, plan: Plan) -> float:
+    """Factor of the base learning rate at `step`: the schedule's, times linear warm-up.
+
+    >>> factor("lambda", 0, Plan(total=100, decay=50, warmup=4))
+    0.2
+    """
+    warm = min(1.0, (step + 1) / (plan.warmup + 1)) if plan.warmup else 1.0
+    return warm * SCHEDULES[name](min(step, plan.total - 1), plan)
+
+
+def build_scheduler(optimizer: "Optimizer", name: str, plan: Plan, lr: float, step: int) -> "LRScheduler":
+    """Build the scheduler as it stands before optimizer step `step`, whatever lr the optimizer was loaded with.
+
+    `multiplicative` multiplies step by step (MultiplicativeLR); all others are LambdaLR. Nothing of an earlier run
+    is needed, so a longer `plan.total` recomputes the whole curve.
+    """
+    from torch.optim.lr_scheduler import LambdaLR, MultiplicativeLR
+
+    for group in optimizer.param_groups:
+        group["initial_lr"] = lr
+    if name != "multiplicative":
+        return LambdaLR(optimizer, lambda s: factor(name, s, plan), last_epoch=step - 1)
+
+    def ratio(s: int) -> float:
+        return factor(name, s, plan) / factor(name, s - 1, plan)
+
+    reached = lr * factor(name, 0, plan)
+    for s in range(1, step):  # the same products in the same order as an unbroken run: the same bits
+        reached *= ratio(s)
+    for group in optimizer.param_groups:
+        group["lr"] = reached
+    return MultiplicativeLR(optimizer, ratio, last_epoch=step - 1)
