@@ -29,20 +29,20 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from utils.evaluate import judge
     from utils.logger import say_on
     from utils.metrics import CONVENTION
-    from utils.pictures import comparison_grid, side_by_side, to_pil
+    from utils.pictures import comparison_grid, side_by_side, spread, to_pil
     from utils.progress import Progress
     from utils.results import Results
     from utils.runs import Run
     from utils.visdom_plot import TEST, open_plot
 
-    # ------------------------------------------------------------------------------------------- the run, the device
+    # ----------------------------------------------------------------------------------- the run, the device
     run = Run.named(opt.name)
     trained = run.options()
     place = distributed.join(opt.gpu_ids)
     amp = distributed.amp_enabled(opt.amp, place.device)
     say = say_on(place.first)
 
-    # ------------------------------------------------------------------------------------------------------ network
+    # ----------------------------------------------------------------------------------------------- network
     tag = f"epoch_{int(opt.load):04d}" if opt.load.isdigit() else opt.load
     arguments = {flag: trained[flag] for flag in NETWORK_FLAGS if flag in network_defaults(trained["model"])}
     net = build_network(
@@ -51,7 +51,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     checkpoint.load_weights(net, run.net(tag))
     net.to(place.device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
 
-    # --------------------------------------------------------------------------------------------------------- data
+    # -------------------------------------------------------------------------------------------------- data
     dataroot = opt.dataroot or trained["dataroot"]
     folder = Path(dataroot)
     if folder.is_dir() and folder.resolve() == Path(trained["dataroot"]).resolve() and not splits_of(folder):
@@ -72,7 +72,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     loader = DataLoader(dataset, num_workers=opt.num_workers, generator=torch.Generator())
     measured = pairs.layout != "inputs"
 
-    # ------------------------------------------------------------------------------------------------------ measure
+    # ----------------------------------------------------------------------------------------------- measure
     results = Results(Path(opt.results_dir) / run.name, dataroot)
     say(f"run     {run.net(tag)}, {trained['model']}")
     say(f"data    {pairs.describe()}" + (f", degraded by {opt.degrade}" if opt.degrade else ""))
@@ -85,7 +85,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     if plot:
         cleanup.callback(plot.close)
     progress = Progress(results.dataset, 0, len(dataset))
-    shown = {round(i * (len(dataset) - 1) / 7) for i in range(8)}
+    shown = spread(len(dataset), 8)
     rows = []
     for i, image in enumerate(judge(net, loader, place.device, amp, trained["mean"], trained["std"])):
         to_pil(image.output).save(results.output(image.name))
@@ -100,7 +100,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         progress.show(f"PSNR {results.mean('psnr'):.2f}" if measured else "")
     progress.close()
 
-    # ------------------------------------------------------------------------------------------------------- report
+    # ------------------------------------------------------------------------------------------------ report
     grid = comparison_grid(rows)
     to_pil(grid).save(results.grid)
     print(f"outputs {results.folder}, grid {results.grid}")

@@ -1,8 +1,8 @@
 """Train a paired image-to-image network and watch its PSNR.
 
-python train.py --dataroot demo --model resunet --crop_size 96 --batchSize 8    # rendered images, no files needed
-python train.py --dataroot datasets/mine --gpu_ids 0                            # a folder of pairs, one GPU
-torchrun --nproc_per_node 2 train.py --dataroot datasets/mine --batchSize 16    # two processes
+python train.py --dataroot demo --model resunet --crop_size 96 --batchSize 8    # rendered images, no files
+needed python train.py --dataroot datasets/mine --gpu_ids 0                            # a folder of pairs,
+one GPU torchrun --nproc_per_node 2 train.py --dataroot datasets/mine --batchSize 16    # two processes
 python train.py --resume --name mine_resnet                                     # go on where it stopped
 """
 
@@ -21,7 +21,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     import signal
     import tempfile
     import time
+    from collections import deque
     from contextlib import closing
+    from functools import partial
     from pathlib import Path
 
     import torch
@@ -42,15 +44,15 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from utils.logger import Logger, open_logger, say_on
     from utils.metrics import psnr
     from utils.optimizers import OPTIMIZERS
-    from utils.pictures import comparison_grid, side_by_side, to_pil
-    from utils.progress import Meter, Progress, Timed, clock
+    from utils.pictures import comparison_grid, side_by_side, spread, to_pil
+    from utils.progress import Meter, Progress, Timed, clock, millions
     from utils.runs import Run, Status, cut_log, versions
     from utils.schedules import Plan, build_scheduler
     from utils.visdom_plot import TRAINING, open_plot
 
     started = time.monotonic()
 
-    # ---------------------------------------------------------------------------------------------- where it runs
+    # ----------------------------------------------------------------------------------------- where it runs
     distributed.relaunch_if_many(opt.gpu_ids)
     place = distributed.join(opt.gpu_ids)
     cleanup.callback(distributed.leave)
@@ -64,7 +66,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         else Run.named(opt.name)
     )
 
-    # ------------------------------------------------------------------------------------------------------- data
+    # -------------------------------------------------------------------------------------------------- data
     degraded = opt.degrade is not None
     pairs = find_pairs(opt.dataroot, "train", opt.layout, opt.direction, degraded)
     input_nc, output_nc, sizes = survey(pairs)
@@ -103,13 +105,14 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         generator=torch.Generator(),  # its own: iterating draws from the global one otherwise
     )
     val_count = min(len(val_set), 1) if opt.dry_run else len(val_set)
+    shown_at = spread(len(range(place.rank, val_count, place.world)), 4)
     val_loader = DataLoader(
         val_set, sampler=range(place.rank, val_count, place.world), generator=torch.Generator()
     )
 
-    # ---------------------------------------------------------------------------------------------------- network
-    # Wrapped in this order: build, to the device, average, load, compile, distribute. `net` is the bare network
-    # (saved, averaged, evaluated), `model` the wrapped one (trained).
+    # ----------------------------------------------------------------------------------------------- network
+    # Wrapped in this order: build, to the device, average, load, compile, distribute. `net` is the bare
+    # network (saved, averaged, evaluated), `model` the wrapped one (trained).
     torch.manual_seed(opt.seed)
     arguments = {flag: getattr(opt, flag) for flag in NETWORK_FLAGS if flag in network_defaults(opt.model)}
     net = build_network(opt.model, input_nc=input_nc, output_nc=output_nc, **arguments)
@@ -120,7 +123,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     average = Average(net, opt.ema)
     criterion = LOSSES[opt.loss](reduction=opt.reduction)
 
-    # ----------------------------------------------------------------------- optimizer, and where the run stands
+    # ------------------------------------------------------------------- optimizer, and where the run stands
     optimizer = OPTIMIZERS[opt.optimizer](
         trained, opt.lr, (opt.beta1, opt.beta2), opt.momentum, opt.weight_decay
     )
@@ -144,12 +147,13 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     )
     scheduler = build_scheduler(optimizer, opt.schedule, plan, opt.lr, step)
 
+    unit = partial(to_unit, mean=opt.mean, std=opt.std)  # from the network's range to [0, 1]
     model = torch.compile(net) if opt.compile else net
     if place.world > 1:
         model = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
     loss_scale = place.world if opt.reduction == "sum" else 1  # gradients are averaged over the processes
 
-    # --------------------------------------------------------------------------------------- the run on the disk
+    # ----------------------------------------------------------------------------------- the run on the disk
     resolved = {key: value for key, value in vars(opt).items() if key != "changed"}
     resolved |= {"input_nc": input_nc, "output_nc": output_nc, "versions": versions()}
     resolved["data"] = [train_pairs.describe(), val_pairs.describe()]
@@ -161,14 +165,10 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         mode = "off" if opt.dry_run else opt.visdom
         plot = open_plot(mode, run.name, TRAINING, opt.visdom_server, opt.visdom_port, say)
         logger = open_logger(run, step, plot, opt.tensorboard)
-        millions = sum(p.numel() for p in net.parameters()) / 1e6
+        kept = "kept in memory" if cache else "not cached"
         say(describe(opt))
-        say(
-            f"data    {train_pairs.describe()}; {val_pairs.describe()}; {'kept in memory' if cache else 'not cached'}"
-        )
-        say(
-            f"network {opt.model}, {millions:.2f} M parameters, {sum(p.numel() for p in trained) / 1e6:.2f} M trained"
-        )
+        say(f"data    {train_pairs.describe()}; {val_pairs.describe()}; {kept}")
+        say(f"network {opt.model}, {millions(net.parameters())} parameters, {millions(trained)} trained")
         say(f"device  {place.note}, {'bfloat16' if amp else 'float32'}")
         say(f"run     {run.folder}, steps {step} to {total}, {epoch_steps} an epoch")
     cleanup.enter_context(closing(logger))
@@ -190,30 +190,29 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         for tag in tags:
             checkpoint.save(average.net.state_dict(), run.net(tag))
             checkpoint.save(state, run.state(tag))
+        run.drop_old_states(opt.keep)
         status.write("running")
 
-    # --------------------------------------------------------------------------------------------------- the loop
-    epoch, offset = divmod(step, epoch_steps)
+    # ---------------------------------------------------------------------------------------------- the loop
+    first_epoch, offset = divmod(step, epoch_steps)
     if offset == 0 and closed < step:  # stopped between the last step of an epoch and its validation
-        epoch, offset = epoch - 1, epoch_steps
+        first_epoch, offset = first_epoch - 1, epoch_steps
     last = min(step + 2, total) if opt.dry_run else total
     if step == 0:
         save("latest")  # shows before the first step that it can be done
     saved = time.monotonic()
     batches = Timed(loader)
     meter = Meter(opt.batchSize, batches, place)
-    step_seconds = []
+    step_seconds: deque[float] = deque(maxlen=100)
 
-    for epoch in range(epoch, math.ceil(last / epoch_steps)):
+    for epoch in range(first_epoch, math.ceil(last / epoch_steps)):
         sampler.start_at(epoch, offset)
         progress = Progress(f"epoch {epoch + 1}/{opt.n_epochs}", offset, epoch_steps, quiet=not place.first)
         offset = 0
         meter.restart()
         for batch in batches:
             began = time.perf_counter()
-            torch.manual_seed(
-                opt.seed * 1_000_003 + step * place.world + place.rank
-            )  # dropout, if there is any
+            torch.manual_seed(opt.seed * 1_000_003 + step * place.world + place.rank)  # for dropout, if any
             given, target = (batch[key].to(device, non_blocking=True) for key in ("input", "target"))
 
             optimizer.zero_grad()
@@ -235,12 +234,10 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             scheduler.step()
             average.update()
             step += 1
+            step_seconds.append(time.perf_counter() - began)
 
             with torch.no_grad():
-                meter.add(
-                    loss,
-                    psnr(to_unit(output, opt.mean, opt.std).clamp(0, 1), to_unit(target, opt.mean, opt.std)),
-                )
+                meter.add(loss, psnr(unit(output).clamp(0, 1), unit(target)))
             progress.step()
             if step % opt.log_freq == 0 or step == last:
                 values = meter.read()
@@ -251,19 +248,17 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
                     f"ETA {clock((total - step) * opt.batchSize / values['images_s'])}"
                 )
             if stop:
+                name = signal.Signals(stop).name
                 save("latest")
                 progress.close()
-                say(
-                    f"stopped by {signal.Signals(stop).name} after step {step}; go on with: {run.resume_command()}"
-                )
-                status.write("stopped", 128 + stop, signal.Signals(stop).name)
+                say(f"stopped by {name} after step {step}; go on with: {run.resume_command()}")
+                status.write("stopped", 128 + stop, name)
                 return 128 + stop
             if step == last:
                 break
             if signals.take_save() or time.monotonic() - saved > 60 * opt.save_minutes:
                 save("latest")
                 saved = time.monotonic()
-            step_seconds.append(time.perf_counter() - began)
         progress.close()
 
         # ---- the end of an epoch: validate, then save
@@ -272,8 +267,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             best = {"psnr": None, "psnr_input": None, "step": step}
         elif over or (epoch + 1) % opt.val_freq == 0:
             judged = judge(average.net, val_loader, device, amp, opt.mean, opt.std)
-            reached, nothing, shown = mean_psnr(judged, place)
-            better = best["psnr"] is None or reached > best["psnr"]
+            reached, nothing, shown = mean_psnr(judged, place, shown_at)
+            better = reached > (-math.inf if best["psnr"] is None else best["psnr"])  # never true of NaN
             if better:
                 best = {"psnr": reached, "psnr_input": nothing, "step": step}
             logger.scalars(step, step / epoch_steps, val_psnr=reached, val_psnr_input=nothing)
@@ -290,30 +285,24 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             checkpoint.save(average.net.state_dict(), run.net("best"))
         kept = opt.save_freq and (epoch + 1) % opt.save_freq == 0 and step == (epoch + 1) * epoch_steps
         save("latest", *([f"epoch_{epoch + 1:04d}"] if kept else []))
-        run.drop_old_states(opt.keep)
         saved = time.monotonic()
 
-    # ------------------------------------------------------------------------------------------------ the end
+    # ----------------------------------------------------------------------------------------------- the end
     place.wait()
     if opt.dry_run and place.first:
         checkpoint.load(run.state("latest"))
         memory = distributed.peak_memory_mib(device)
         each = min(step_seconds)
-        say(
-            f"dry run: {each:.3f} s a step, {clock(each * total)} for {total} steps, {memory:.0f} MiB; saved and loaded"
-        )
+        took = f"{each:.3f} s a step, {clock(each * total)} for {total} steps, {memory:.0f} MiB"
+        say(f"dry run: saved and loaded; {took}")
         return 0
     status.write("done", 0)
     if place.first:
         if best["psnr"] is not None:
-            say(
-                f"best validation PSNR {best['psnr']:.2f} dB (doing nothing {best['psnr_input']:.2f}) at step {best['step']}"
-            )
-        where = (
-            opt.dataroot
-            if opt.dataroot.startswith("demo") or "test" in splits_of(Path(opt.dataroot))
-            else "FOLDER"
-        )
+            beside = f"doing nothing {best['psnr_input']:.2f}"
+            say(f"best validation PSNR {best['psnr']:.2f} dB at step {best['step']}, {beside}")
+        own_test = opt.dataroot.startswith("demo") or "test" in splits_of(Path(opt.dataroot))
+        where = opt.dataroot if own_test else "FOLDER"
         degrade = f" --degrade {opt.degrade}" if degraded else ""
         say(f"weights {run.net('best')}, {clock(time.monotonic() - started)} in all")
         say(f"next    python test.py --name {run.name} --dataroot {where}{degrade}")

@@ -1,6 +1,7 @@
 """What training does to the two images of a pair at random: one draw, applied to both.
 
-Images are numpy arrays `(H, W, C)`, so that a crop or a flip is a view and costs nothing until it is converted.
+Images are numpy arrays `(H, W, C)`, so that a crop or a flip is a view and costs nothing until it is
+converted.
 """
 
 from collections.abc import Callable, Sequence

@@ -17,8 +17,8 @@ from utils.errors import Refusal
 class PairDataset(Dataset[dict[str, Any]]):
     """`{'input', 'target', 'name'}`: two float32 `(C, H, W)` tensors, normalised, and the sample's name.
 
-    Indexed by (epoch, index) a sample is cropped and turned at random (training); indexed by a plain number it is
-    whole (validation, test). `target` is missing where the layout has none.
+    Indexed by (epoch, index) a sample is cropped and turned at random (training); indexed by a plain number
+    it is whole (validation, test). `target` is missing where the layout has none.
 
     Args:
         listing: the pairs of a split.

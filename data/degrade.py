@@ -1,7 +1,7 @@
-"""Degradations that make the input out of a clean image, by a spec such as `noise:25` or `haze`, chained by `+`.
+"""Degradations that make the input out of a clean image: `noise:25`, `haze`, and chains joined by `+`.
 
-Each is a function `(image, rng) -> image` on float32 `(H, W, C)` arrays in [0, 1]; all its draws come from `rng`.
-The result is neither clamped nor quantised.
+Each is a function `(image, rng) -> image` on float32 `(H, W, C)` arrays in [0, 1]; all its draws come from
+`rng`. The result is neither clamped nor quantised.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def noise(spec: str) -> Degradation:
 
 
 def haze(spec: str) -> Degradation:
-    """Haze of a random strength over a random smooth depth (bottom near, top far), for images without a depth map."""
+    """Haze of random strength over a random smooth depth (bottom near, top far): for images without depth."""
     if spec:
         raise ValueError("haze takes no value")
 
@@ -44,7 +44,7 @@ def haze(spec: str) -> Degradation:
 
 
 def scatter(clear: Array, depth: Array, beta: float, airlight: float | Array) -> Array:
-    """The atmospheric scattering model I = J t + A (1 - t), t = exp(-beta d) (Koschmieder; He et al. 2009, eq. 1).
+    """The atmospheric scattering model I = J t + A (1 - t), t = exp(-beta d) (He et al. 2009, eq. 1).
 
     Args:
         clear: J, float `(H, W, C)` in [0, 1].

@@ -1,7 +1,7 @@
 """Scenes without files: objects at several depths in front of a wall, rendered, shaded and hazed from a seed.
 
-Haze follows the scattering model over the scene's depth map, so the amount of haze differs from object to object
-and no per-image change of colour or contrast undoes it.
+Haze follows the scattering model over the scene's depth map, so the amount of haze differs from object to
+object and no per-image change of colour or contrast undoes it.
 """
 
 import functools

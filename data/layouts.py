@@ -49,14 +49,14 @@ class Listing(NamedTuple):
 
     def describe(self) -> str:
         targets = len({pair.group for pair in self.pairs})
-        return f"{self.split}: {len(self.pairs)} images of {targets} targets, layout {self.layout} ({self.where})"
+        return f"{self.split}: {len(self.pairs)} images of {targets} targets, {self.layout} ({self.where})"
 
 
-# ---------------------------------------------------------------------------------------------- files on disk
+# --------------------------------------------------------------------------------------------- files on disk
 
 
 def list_images(folder: Path) -> list[str]:
-    """Image files below `folder`, as sorted relative paths with `/`; hidden files and folders are left out."""
+    """Image files below `folder`, as sorted relative paths with `/`; hidden ones are left out."""
     found = []
     for place, folders, files in os.walk(folder, followlinks=False):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -110,14 +110,14 @@ def pair_folders(root: Path, split: str) -> tuple[Path, Path] | None:
     return None
 
 
-# --------------------------------------------------------------------------------------------- matching names
+# -------------------------------------------------------------------------------------------- matching names
 
 
 def match_names(inputs: Iterable[str], targets: Iterable[str]) -> dict[str, str]:
     """Map each input to its target by name, sub-folder included, never by position.
 
-    Equal stems for the whole set; else, for the whole set, the longest prefix of the input's stem that ends before
-    a `_` and is a target's stem (several inputs may share a target, as in RESIDE).
+    Equal stems for the whole set; else, for the whole set, the longest prefix of the input's stem that ends
+    before a `_` and is a target's stem (several inputs may share a target, as in RESIDE).
 
     >>> match_names(["a.png", "b.jpg"], ["a.png", "b.png"])
     {'a.png': 'a.png', 'b.jpg': 'b.png'}
@@ -316,7 +316,8 @@ def find_pairs(
     """List the pairs of one split.
 
     Raises:
-        Refusal: nothing found, names that do not match, or a layout and `--degrade` that contradict each other.
+        Refusal: nothing found, names that do not match, or a layout and `--degrade` that contradict each
+        other.
     """
     name = detect(root, split, degraded) if layout == "auto" else layout
     if (name == "clean") != degraded and not (name == "demo" and degraded):
@@ -339,7 +340,7 @@ def validation(
     share: float,
     seed: int,
 ) -> tuple[Listing, Listing]:
-    """(training, validation) pairs: the `val` split where there is one and it may be used, else a part of train.
+    """(training, validation) pairs: the `val` split where it exists and may be used, else a part of train.
 
     Never the test split: choosing a checkpoint on the test images is a leak.
     """
@@ -349,7 +350,7 @@ def validation(
 
 
 def hold_out(listing: Listing, share: float, seed: int) -> tuple[Listing, Listing]:
-    """Part the targets, with all their inputs, into (training, validation); a share of 0 leaves validation empty."""
+    """Part the targets, with all their inputs, into (training, validation); a share of 0 holds none out."""
     import numpy as np
 
     groups = sorted({pair.group for pair in listing.pairs})

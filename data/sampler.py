@@ -11,8 +11,9 @@ from utils.errors import Refusal
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yield (epoch, index) for every sample of one epoch, for this process's share of each batch.
 
-    Indices are permuted by (seed, epoch) over the whole set; batch `b` of the epoch is the same set of samples
-    whatever the number of processes, each of which takes one consecutive part. The last incomplete batch is dropped.
+    Indices are permuted by (seed, epoch) over the whole set; batch `b` of the epoch is the same set of
+    samples whatever the number of processes, each of which takes one consecutive part. The last incomplete
+    batch is dropped.
 
     Args:
         size: number of samples in an epoch, `--repeat` included.

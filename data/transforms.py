@@ -10,7 +10,7 @@ Array = np.ndarray
 
 
 def preparation(size: int | None, channels: int) -> transforms.Compose:
-    """Pillow image to uint8 array `(H, W, C)`: `Resize((size, size), BICUBIC)` if asked, then 1 or 3 channels."""
+    """Pillow image to uint8 `(H, W, C)`: `Resize((size, size), BICUBIC)` if asked, then 1 or 3 channels."""
     bicubic = transforms.InterpolationMode.BICUBIC
     resize = [transforms.Resize((size, size), bicubic)] if size else []
     return transforms.Compose([*resize, transforms.Grayscale(1) if channels == 1 else to_rgb, as_array])

@@ -1,7 +1,7 @@
 """Networks, losses and initialisations by name. Listing them imports no torch; building one does.
 
-To add a network: one file in this folder, one line in NETWORKS. The keywords of the line are its own flags and
-their defaults; a flag that a network does not name is refused for it.
+To add a network: one file in this folder, one line in NETWORKS. The keywords of the line are its own flags
+and their defaults; a flag that a network does not name is refused for it.
 """
 
 from functools import partial

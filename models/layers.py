@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 
 def norm_layer(norm: str, channels: int) -> nn.Module:
-    """`instance` (without parameters, as in pix2pix), `batch`, `group` (8 groups where they fit) or `none`."""
+    """`instance` (no parameters, as in pix2pix), `batch`, `group` (8 groups where they fit) or `none`."""
     layers: dict[str, Callable[[], nn.Module]] = {
         "instance": lambda: nn.InstanceNorm2d(channels),
         "batch": lambda: nn.BatchNorm2d(channels),
@@ -28,7 +28,7 @@ def act_layer(act: str) -> nn.Module:
 
 
 def init_weights(net: nn.Module, init: str) -> None:
-    """Initialise every convolution: `normal` (std 0.02), `xavier`, `kaiming` (fan-in, ReLU) or `orthogonal`; biases 0."""
+    """Initialise convolutions: `normal` (std .02), `xavier`, `kaiming` (fan-in), `orthogonal`; biases 0."""
     kinds: dict[str, Callable[[Tensor], Tensor]] = {
         "normal": lambda weight: nn.init.normal_(weight, 0.0, 0.02),
         "xavier": nn.init.xavier_normal_,

@@ -1,4 +1,4 @@
-"""The generator of Johnson et al. 2016, as CycleGAN and pix2pix use it: down twice, residual blocks, up twice."""
+"""The generator of Johnson et al. 2016, as CycleGAN uses it: down twice, residual blocks, up twice."""
 
 from torch import Tensor, nn
 

@@ -3,6 +3,8 @@
 Nothing runs at full resolution, nothing is normalised, and the output is a correction of the input.
 """
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from models.layers import ResidualBlock, init_weights, pad_to, residual_base, zero_weights
@@ -15,7 +17,8 @@ class ResUNet(nn.Module):
         width: channels of the first level; doubled at each further one.
         depth: residual blocks a level, on the way down and again on the way up.
         levels: number of resolutions, each half of the one before.
-        stem: pixel-unshuffle factor of the input; 2 for fine structure such as noise, 4 for coarse such as haze.
+        stem: pixel-unshuffle factor of the input; 2 for fine structure such as noise, 4 for coarse such as
+        haze.
     """
 
     def __init__(
@@ -40,12 +43,9 @@ class ResUNet(nn.Module):
 
         self.stem = nn.Sequential(nn.PixelUnshuffle(stem), nn.Conv2d(input_nc * stem**2, width, 3, padding=1))
         self.encoders = nn.ModuleList(blocks(channels) for channels in widths)
-        self.downs = nn.ModuleList(
-            nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
         self.ups = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(b, 4 * a, 1), nn.PixelShuffle(2))
-            for a, b in zip(widths, widths[1:], strict=False)
+            nn.Sequential(nn.Conv2d(b, 4 * a, 1), nn.PixelShuffle(2)) for a, b in pairwise(widths)
         )
         self.decoders = nn.ModuleList(blocks(channels) for channels in widths[:-1])
         self.head = nn.Sequential(nn.Conv2d(width, output_nc * stem**2, 3, padding=1), nn.PixelShuffle(stem))

@@ -1,4 +1,4 @@
-"""The U-Net of pix2pix (Isola et al. 2017): strided convolutions down, transposed ones up, skips by concatenation."""
+"""The U-Net of pix2pix (Isola et al. 2017): strided convolutions down, transposed ones up, skips."""
 
 import torch
 from torch import Tensor, nn

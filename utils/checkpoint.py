@@ -22,8 +22,10 @@ class Stateful(Protocol):
 
 
 def save(value: Any, path: Path) -> None:
-    """Write `value` with torch.save, whole or not at all (through our own file object: torch reports a full disk
-    as OSError only then)."""
+    """Write `value` with torch.save, whole or not at all.
+
+    It goes through our own file object: only then a full disk is reported as such.
+    """
     with whole_file(path) as file:
         torch.save(value, file)
 
@@ -61,7 +63,7 @@ def restore(state: dict[str, Any], **parts: Stateful) -> None:
 
 
 def load_weights(net: nn.Module, path: Path) -> None:
-    """Load a file of weights, ours or one whose keys carry a wrapper's prefix, into `net`; every tensor must fit.
+    """Load a file of weights, ours or one with a wrapper's prefixes, into `net`; every tensor must fit.
 
     Raises:
         Refusal: names missing, left over or of another shape; lists five of each.

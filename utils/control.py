@@ -39,7 +39,7 @@ class Signals:
 
 
 def read_flags(loss: Tensor, norm: Tensor, stop: int, place: Place) -> tuple[bool, int]:
-    """The one host read of a step: (loss or gradient norm not finite, signal that asks to stop), over all processes."""
+    """The one host read of a step, over all processes: (loss or gradient not finite, signal to stop)."""
     bad = ~(torch.isfinite(loss.detach()) & torch.isfinite(norm))
     flags = torch.stack([bad.long(), torch.full_like(bad, stop, dtype=torch.long)])
     flags = place.reduce(flags, dist.ReduceOp.MAX)

@@ -37,7 +37,7 @@ def first_sentence(error: BaseException) -> str:
 
 
 def run_script(main: Callable[[Any, ExitStack], int], opt: Any) -> int:
-    """Call `main(opt, cleanup)` and return an exit code; a failure becomes a message without traceback (unless
+    """Call `main(opt, cleanup)` and return an exit code; a failure becomes a message, no traceback (unless
     --debug). What main registers with `cleanup` is undone however it ends."""
     try:
         with ExitStack() as cleanup:

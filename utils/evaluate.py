@@ -15,7 +15,7 @@ from utils.metrics import psnr, quantize
 
 
 class Judged(NamedTuple):
-    """One image after the network; pictures `(C, H, W)` float32 on the CPU in [0, 1], as given or as it would be saved."""
+    """One image after the network; pictures are `(C, H, W)` float32 on the CPU, outputs as they are saved."""
 
     name: str
     input: Tensor
@@ -69,19 +69,19 @@ def doing_nothing(given: Tensor, target: Tensor) -> float | None:
     return psnr(given, target).item() if given.shape == target.shape else None
 
 
-def mean_psnr(judged: Iterable[Judged], place: Place, keep: int = 4) -> tuple[float, float, list[Judged]]:
-    """(mean PSNR, mean PSNR of doing nothing) over all processes, and the first `keep` images of this one.
+def mean_psnr(judged: Iterable[Judged], place: Place, keep: set[int]) -> tuple[float, float, list[Judged]]:
+    """(mean PSNR, mean PSNR of doing nothing) over all processes, and the images at positions `keep` of this one.
 
     Each process brings its own part of the set; sums and counts are added, so no image counts twice.
     """
     sums = torch.zeros(3, dtype=torch.float64)
     shown: list[Judged] = []
-    for image in judged:
+    for i, image in enumerate(judged):
         assert image.psnr is not None
         sums += torch.tensor(
             [image.psnr, math.nan if image.psnr_input is None else image.psnr_input, 1.0], dtype=torch.float64
         )
-        if len(shown) < keep:
+        if i in keep:
             shown.append(image)
     total, nothing, count = place.reduce(sums.to(place.device)).tolist() if place.world > 1 else sums.tolist()
     return total / count, nothing / count, shown

@@ -9,7 +9,7 @@ from typing import IO
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file beside `path` that becomes `path` in one step, durable, when the block ends without an error.
+    """Open a file beside `path` that becomes `path` in one step, durable, when the block ends well.
 
     A crash at any instant leaves the older complete file.
     """

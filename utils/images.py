@@ -41,7 +41,7 @@ def open_image(path: Path) -> Image.Image:
 
 
 def deep(file: Image.Image) -> bool:
-    """Whether an opened file holds more than 8 bits a channel; Pillow reads 16-bit RGB PNG as 8 bit without a word."""
+    """Whether a file has more than 8 bits a channel; Pillow reads 16-bit RGB PNG as 8 bit without a word."""
     if file.mode in ("I", "F") or file.mode.startswith("I;16"):
         return True
     tiles = getattr(file, "tile", None) or []

@@ -61,7 +61,7 @@ class Logger:
 
 
 class VisdomSink:
-    """Training curves in visdom; starts with what the log already holds, so that a resumed run goes on in its plot."""
+    """Training curves in visdom; starts with what the log already holds, so a resumed run goes on."""
 
     def __init__(self, plot: VisdomPlot, history: list[dict[str, Any]]):
         self.plot = plot
@@ -95,7 +95,7 @@ def training_points(record: dict[str, Any]) -> list[tuple[str, str, float, float
 
 
 class TensorBoardSink:
-    """The same values and pictures as TensorBoard events; what an earlier run wrote after `step` is purged."""
+    """The same as TensorBoard events; what an earlier run wrote after `step` is purged."""
 
     def __init__(self, run: Run, step: int):
         try:
@@ -129,5 +129,5 @@ def open_logger(run: Run, step: int, plot: VisdomPlot | None, tensorboard: bool)
 
 
 def say_on(first: bool) -> Callable[[str], None]:
-    """A function that prints a line on stderr, above a progress bar if there is one; only on the first process."""
+    """A function that prints a line on stderr, above a progress bar; silent but on the first process."""
     return partial(tqdm.write, file=sys.stderr) if first else lambda text: None

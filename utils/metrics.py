@@ -1,6 +1,5 @@
 """PSNR as papers quote it: per image, after clamping and quantising the output, then averaged over images."""
 
-import torch
 from torch import Tensor
 
 CONVENTION = (
@@ -15,6 +14,7 @@ def quantize(image: Tensor, levels: int = 255) -> Tensor:
         image: any shape, nominally in [0, 1].
         levels: the largest integer value of the target's bit depth (255 for 8 bit).
 
+    >>> import torch
     >>> quantize(torch.tensor([-0.5, 0.1, 2.0])).mul(255).tolist()
     [0.0, 26.0, 255.0]
     """
@@ -30,6 +30,7 @@ def psnr(image: Tensor, target: Tensor) -> Tensor:
     Returns:
         `(N,)` float64. The mean of several images is the mean of these, never the PSNR of a mean MSE.
 
+    >>> import torch
     >>> psnr(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.1)).round(decimals=3).tolist()
     [20.0]
     """

@@ -99,7 +99,7 @@ def pattern(text: str) -> str:
     return text
 
 
-# ------------------------------------------------------------------------------------------- shared blocks
+# --------------------------------------------------------------------------------------------- shared blocks
 
 COUNT, NATURAL = number(int, 0), number(int, 1)
 POSITIVE, FRACTION = number(float, 0, above=True), number(float, 0, 1)
@@ -140,7 +140,7 @@ def add_server(parser: Parser) -> Any:
     return group
 
 
-# ----------------------------------------------------------------------------------------------- train.py
+# -------------------------------------------------------------------------------------------------- train.py
 
 
 def train_parser() -> Parser:
@@ -343,7 +343,7 @@ def _check_train(opt: argparse.Namespace) -> None:
         raise Refusal(f"no such folder [--dataroot {opt.dataroot}]", fix="name a folder, or demo")
 
 
-# ------------------------------------------------------------------------------------------------ test.py
+# --------------------------------------------------------------------------------------------------- test.py
 
 
 def test_parser() -> Parser:

@@ -20,7 +20,7 @@ def side_by_side(*images: Tensor) -> Tensor:
     return torch.cat([image.clamp(0, 1).expand(3, -1, -1) for image in images], dim=2)
 
 
-def comparison_grid(rows: Sequence[Tensor], width: int = 960) -> Tensor:
+def comparison_grid(rows: Sequence[Tensor], width: int = 720) -> Tensor:
     """`(3, H, W)` in [0, 1]: one row a pair (see `side_by_side`), each brought to `width` pixels."""
     scaled = []
     for row in rows:
@@ -29,3 +29,12 @@ def comparison_grid(rows: Sequence[Tensor], width: int = 960) -> Tensor:
     tallest = max(row.shape[1] for row in scaled)
     padded = [F.pad(row, (0, 0, 0, tallest - row.shape[1]), value=1.0) for row in scaled]
     return make_grid(torch.stack(padded), nrow=1, padding=4, pad_value=1.0).clamp(0, 1)
+
+
+def spread(count: int, keep: int) -> set[int]:
+    """At most `keep` positions of `count`, evenly spread, first and last included.
+
+    >>> sorted(spread(10, 4)), spread(1, 4)
+    ([0, 3, 6, 9], {0})
+    """
+    return {round(i * (count - 1) / (keep - 1)) for i in range(keep)}

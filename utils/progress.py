@@ -70,6 +70,11 @@ class Progress:
         self.bar.close()
 
 
+def millions(parameters: Iterable[Tensor]) -> str:
+    """The number of values in all tensors, as `1.05 M`."""
+    return f"{sum(parameter.numel() for parameter in parameters) / 1e6:.2f} M"
+
+
 def clock(seconds: float) -> str:
     """`1:02:03` or `2:03`.
 

@@ -58,7 +58,7 @@ class Results:
         return sum(values) / len(values) if values else math.nan
 
     def write_csv(self, convention: str) -> None:
-        """Write `metrics.csv`: a comment that states the convention, then a row an image; dB with six decimals."""
+        """Write `metrics.csv`: a comment with the convention, then a row an image; six decimals."""
         text = io.StringIO()
         text.write(f"# {convention}\n")
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")

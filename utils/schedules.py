@@ -1,7 +1,7 @@
 """Learning rates as pure functions of (step, total steps), wrapped in torch's own schedulers.
 
-Each entry of SCHEDULES maps a position to a factor of the base learning rate. A position is counted in optimizer
-steps; what users give in epochs has been turned into steps. No factor is 0 at a step that is taken.
+Each entry of SCHEDULES maps a position to a factor of the base learning rate. A position is counted in
+optimizer steps; what users give in epochs has been turned into steps. No factor is 0 at a step that is taken.
 """
 
 import math
@@ -64,7 +64,7 @@ def cosine(step: int, plan: Plan) -> float:
 
 
 def onecycle(step: int, plan: Plan) -> float:
-    """Cosine from 1/25 up to 1 in the first 30 %, then down to 1/250000 (Smith, 1cycle); momentum stays as it is.
+    """Cosine from 1/25 up to 1 in the first 30 %, then down to 1/250000 (Smith, 1cycle); momentum stays.
 
     >>> [round(onecycle(s, Plan(total=10, decay=0)), 3) for s in (0, 3, 9)]
     [0.04, 1.0, 0.049]
@@ -98,10 +98,10 @@ def factor(name: str, step: int, plan: Plan) -> float:
 
 
 def build_scheduler(optimizer: "Optimizer", name: str, plan: Plan, lr: float, step: int) -> "LRScheduler":
-    """Build the scheduler as it stands before optimizer step `step`, whatever lr the optimizer was loaded with.
+    """Build the scheduler as it stands before optimizer step `step`, whatever lr the optimizer holds.
 
-    `multiplicative` multiplies step by step (MultiplicativeLR); all others are LambdaLR. Nothing of an earlier run
-    is needed, so a longer `plan.total` recomputes the whole curve.
+    `multiplicative` multiplies step by step (MultiplicativeLR); all others are LambdaLR. Nothing of an
+    earlier run is needed, so a longer `plan.total` recomputes the whole curve.
     """
     from torch.optim.lr_scheduler import LambdaLR, MultiplicativeLR
 

@@ -1,8 +1,8 @@
 """The one place that imports torchvision, so that its Python parts work with any torch.
 
-A torchvision wheel built against CUDA cannot load its compiled operators into a CPU-only torch; its import then
-fails on `register_fake` of two operators that do not exist. They are not used here, so exactly that complaint is
-forgiven during the import. Where the two fit, nothing is changed.
+A torchvision wheel built against CUDA cannot load its compiled operators into a CPU-only torch; its import
+then fails on `register_fake` of two operators that do not exist. They are not used here, so exactly that
+complaint is forgiven during the import. Where the two fit, nothing is changed.
 """
 
 from collections.abc import Callable

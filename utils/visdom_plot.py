@@ -1,7 +1,8 @@
 """Curves and pictures on a visdom server that may be absent, slow, frozen, killed or restarted.
 
-The caller only appends to memory; one thread talks to the server. Every curve is kept, thinned, so a server that
-comes (back) is given the whole of it, and a picture replaces the one before it. Training never waits for a server.
+The caller only appends to memory; one thread talks to the server. Every curve is kept, thinned, so a server
+that comes (back) is given the whole of it, and a picture replaces the one before it. Training never waits
+for a server.
 """
 
 import importlib.util
@@ -44,7 +45,7 @@ TEST = Window("PSNR", "i", "PSNR", TEST_OPTS)
 
 
 class Curve:
-    """Points in order, at most MAX_POINTS of them: when full, every second one goes and twice as few come in."""
+    """Points in order, at most MAX_POINTS: when full, every second one goes and half as many come in."""
 
     def __init__(self) -> None:
         self.points: list[tuple[float, float]] = []
@@ -94,7 +95,7 @@ class VisdomPlot:
         self.thread = threading.Thread(target=self._serve, name="visdom", daemon=True)
         self.thread.start()
 
-    # ------------------------------------------------------------------ called by the script, never waits
+    # --------------------------------------------------------------------- called by the script, never waits
 
     def add(self, window: str, curve: str, x: float, y: float) -> None:
         with self.lock:
@@ -124,7 +125,7 @@ class VisdomPlot:
                 self.process.kill()
         return self.complete
 
-    # ---------------------------------------------------------------------------------------- the thread
+    # -------------------------------------------------------------------------------------------- the thread
 
     def _serve(self) -> None:
         last_try = -math.inf
@@ -270,7 +271,7 @@ def open_plot(
     port: int,
     say: Callable[[str], None] = print,
 ) -> VisdomPlot | None:
-    """The plot that `--visdom auto|start|off` asks for; None when off, or when visdom is not installed (said)."""
+    """The plot that `--visdom auto|start|off` asks for; None when off, or without visdom (said)."""
     if mode == "off":
         return None
     if importlib.util.find_spec("visdom") is None:
