@@ -68,7 +68,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
     # -------------------------------------------------------------------------------------------------- data
     degraded = opt.degrade is not None
-    pairs = find_pairs(opt.dataroot, "train", opt.layout, opt.direction, degraded)
+    pairs = find_pairs(opt.dataroot, "train", opt.layout, opt.direction, degraded, need_targets=True)
     input_nc, output_nc, sizes = survey(pairs)
     input_nc, output_nc = opt.input_nc or input_nc, opt.output_nc or output_nc
     check_training_sizes(sizes, opt.batchSize // place.world, opt.size, opt.crop_size)
@@ -218,8 +218,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             optimizer.zero_grad()
             with torch.autocast(device.type, torch.bfloat16, enabled=amp):
                 output = model(given)
-            loss = criterion(output.float(), target)
-            (loss * loss_scale).backward()
+            loss = criterion(output.float(), target) * loss_scale
+            loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(trained, opt.clip or math.inf)
             not_finite, stop = read_flags(loss, norm, signals.stop, place)  # the one host read of a step
             if not_finite:

@@ -302,8 +302,10 @@ def detect(root: str, split: str, degraded: bool) -> str:
     if pair_folders(Path(root), split):
         return "pairs"
     folder = split_folder(Path(root), split)
-    if any(path.suffix.lower() in SUFFIXES for path in folder.iterdir()):
-        return "aligned" if folder != Path(root) else "inputs"
+    if folder != Path(root) and any(path.suffix.lower() in SUFFIXES for path in folder.iterdir()):
+        return "aligned"
+    if folder == Path(root) and list_images(folder):
+        return "inputs"
     holds = sorted(path.name for path in folder.iterdir() if path.is_dir())
     raise Refusal(
         f"no layout found under {folder}", f"it holds {_first_five(holds)}", "see --layout in --help"
@@ -311,18 +313,30 @@ def detect(root: str, split: str, degraded: bool) -> str:
 
 
 def find_pairs(
-    root: str, split: str, layout: str = "auto", direction: str = "AtoB", degraded: bool = False
+    root: str,
+    split: str,
+    layout: str = "auto",
+    direction: str = "AtoB",
+    degraded: bool = False,
+    need_targets: bool = False,
 ) -> Listing:
     """List the pairs of one split.
 
     Raises:
-        Refusal: nothing found, names that do not match, or a layout and `--degrade` that contradict each
-        other.
+        Refusal: nothing found, no targets though needed, names that do not match, or a layout and `--degrade`
+            that contradict each other.
     """
     name = detect(root, split, degraded) if layout == "auto" else layout
     if (name == "clean") != degraded and not (name == "demo" and degraded):
         raise Refusal(
             f"--layout {name} {'takes no' if degraded else 'needs'} --degrade", fix="give both or neither"
+        )
+    if name == "inputs" and need_targets:
+        holds = _first_five(path.name for path in Path(root).iterdir() if not path.name.startswith("."))
+        raise Refusal(
+            f"no targets found [--dataroot {root}]",
+            f"it holds {holds}",
+            "name the folder of one set; its pairs in train/input and train/target; or give --degrade",
         )
     listing = LAYOUTS[name](root, split, direction)
     if not listing.pairs:

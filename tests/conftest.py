@@ -2,12 +2,19 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from utils.control import STOPPING
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASETS = ROOT / "datasets"
@@ -25,7 +32,12 @@ class Workplace:
         command = [sys.executable, "-W", "error", str(ROOT / script), *flags]
         environment = {**os.environ, "PYTHONWARNINGS": "", **env}
         return subprocess.Popen(
-            command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def call(self, script: str, *flags: str, code: int = 0, **env: str) -> "subprocess.CompletedProcess[str]":
@@ -61,3 +73,35 @@ def dataset(name: str) -> Path:
     if not (DATASETS / name).exists():
         pytest.skip(f"datasets/{name} is absent")
     return DATASETS / name
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+    """Call train.py's main in this process: `trained(*flags)` returns the run's folder below `tmp_path`."""
+    import train
+    from utils.options import parse_train
+
+    monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (*STOPPING, signal.SIGUSR1)}
+
+    def call(*flags: str, name: str = "run") -> Path:
+        with ExitStack() as cleanup:
+            code = train.main(parse_train([*flags, "--name", name]), cleanup)
+        assert code == 0
+        return tmp_path / "checkpoints" / name
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def records(run: Path, key: str) -> list[Any]:
+    """Every value of `key` in a run's log."""
+    lines = (run / "log.jsonl").read_text().splitlines()
+    return [record[key] for record in map(json.loads, lines) if key in record]
+
+
+def pixels(path: Path) -> np.ndarray:
+    """A picture on the disk, as it was written."""
+    with Image.open(path) as file:
+        return np.asarray(file)

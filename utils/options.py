@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
     """argparse with messages that say what to do, and without abbreviations."""
 
     def __init__(self, **kwargs: Any):
-        super().__init__(allow_abbrev=False, formatter_class=_Help, **kwargs)
+        super().__init__(allow_abbrev=False, formatter_class=_Help, usage="%(prog)s [flags]", **kwargs)
 
     def error(self, message: str) -> NoReturn:
         raise Refusal(message, fix=f"{self.prog} --help lists every flag")
@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
         }
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=28, width=80)
 
@@ -265,10 +265,10 @@ def train_parser() -> Parser:
     return parser
 
 
-TRAIN_EXAMPLES = (
-    "examples: train.py --dataroot demo --model resunet | train.py --dataroot datasets/mine "
-    "--crop_size 128 --batchSize 8 | train.py --resume --name mine_resnet"
-)
+TRAIN_EXAMPLES = """examples:
+  train.py --dataroot demo --model resunet --crop_size 96 --batchSize 8
+  train.py --dataroot datasets/mine --crop_size 128 --batchSize 8 --gpu_ids 0
+  train.py --resume --name mine_resnet"""
 
 
 def _own(flag: str) -> str:
@@ -374,9 +374,10 @@ def test_parser() -> Parser:
     return parser
 
 
-TEST_EXAMPLES = (
-    "examples: test.py --name demo_resunet | test.py --name dn --dataroot datasets/set12 --degrade noise:25"
-)
+TEST_EXAMPLES = """examples:
+  test.py --name demo_resunet
+  test.py --name denoise --dataroot datasets/set12 --degrade noise:25
+  test.py --name dehaze --dataroot my_photos"""
 
 
 def parse_test(argv: Sequence[str]) -> argparse.Namespace:
@@ -391,6 +392,7 @@ def parse_test(argv: Sequence[str]) -> argparse.Namespace:
 def parse_redraw(argv: Sequence[str]) -> argparse.Namespace:
     """The options of utils/redraw.py."""
     parser = Parser(prog="redraw", description="Send a finished run to visdom again.")
+    parser.usage = "python -m utils.redraw NAME [flags]"
     parser.add_argument("name", help="the run, under checkpoints/")
     parser.add_argument("--results_dir", default="results", help="where test.py left its results")
     add_server(parser)

@@ -1,0 +1,39 @@
+"""How far a demo run is above doing nothing and above the best change of colour: `python -m tests.demo_margin NAME`.
+
+The best per-image affine fit maps each colour channel of the input by the a x + b that is nearest to the target; a
+network that only learned to stretch contrast cannot beat it. Exits with 1 unless the run is 6 dB above doing nothing
+and 3 dB above that fit.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from data.layouts import find_pairs
+from utils.results import read_csv
+
+
+def affine_psnr(given: np.ndarray, target: np.ndarray) -> float:
+    """PSNR in dB of the least-squares fit of each channel; both `(H, W, C)` uint8."""
+    errors = []
+    for channel in range(target.shape[2]):
+        x, y = given[:, :, channel].ravel() / 255, target[:, :, channel].ravel() / 255
+        design = np.stack([x, np.ones_like(x)], axis=1)
+        solution, *_ = np.linalg.lstsq(design, y, rcond=None)
+        errors.append(np.mean((np.clip(design @ solution, 0, 1) - y) ** 2))
+    return float(-10 * np.log10(np.mean(errors)))
+
+
+def main(name: str) -> int:
+    rows = read_csv(Path("results") / name / "demo" / "metrics.csv")
+    listing = find_pairs("demo", "test")
+    fits = [affine_psnr(*(np.asarray(image) for image in listing.read(pair))) for pair in listing.pairs]
+    reached, nothing = (float(np.mean([float(row[key]) for row in rows])) for key in ("psnr", "psnr_input"))
+    fit = float(np.mean(fits))
+    print(f"PSNR {reached:.2f} dB; doing nothing {nothing:.2f}; best per-image affine fit {fit:.2f}")
+    return 0 if reached >= nothing + 6 and reached >= fit + 3 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
