@@ -308,7 +308,9 @@ def detect(root: str, split: str, degraded: bool) -> str:
         return "inputs"
     holds = sorted(path.name for path in folder.iterdir() if path.is_dir())
     raise Refusal(
-        f"no layout found under {folder}", f"it holds {_first_five(holds)}", "see --layout in --help"
+        f"no pairs found [--dataroot {root}]",
+        f"{folder} holds {_first_five(holds)}",
+        "name the folder of one set, with its pairs in train/input and train/target (see the README)",
     )
 
 

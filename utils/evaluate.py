@@ -70,7 +70,7 @@ def doing_nothing(given: Tensor, target: Tensor) -> float | None:
 
 
 def mean_psnr(judged: Iterable[Judged], place: Place, keep: set[int]) -> tuple[float, float, list[Judged]]:
-    """(mean PSNR, mean PSNR of doing nothing) over all processes, and the images at positions `keep` of this one.
+    """(mean PSNR, mean PSNR of doing nothing) over all processes; and the images at `keep` of this one.
 
     Each process brings its own part of the set; sums and counts are added, so no image counts twice.
     """
