@@ -1,9 +1,9 @@
 """Train a paired image-to-image network and watch its PSNR.
 
-python train.py --dataroot demo --model resunet --crop_size 96 --batchSize 8    # rendered images, no files
-needed python train.py --dataroot datasets/mine --gpu_ids 0                            # a folder of pairs,
-one GPU torchrun --nproc_per_node 2 train.py --dataroot datasets/mine --batchSize 16    # two processes
-python train.py --resume --name mine_resnet                                     # go on where it stopped
+python train.py --dataroot demo --model resunet --crop_size 96 --batchSize 8   # rendered images, no files
+python train.py --dataroot datasets/mine --gpu_ids 0                           # a folder of pairs, one GPU
+torchrun --nproc_per_node 2 train.py --dataroot datasets/mine --batchSize 16   # two processes
+python train.py --resume --name mine_resnet                                    # go on where it stopped
 """
 
 import sys
@@ -60,11 +60,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     device, amp = place.device, distributed.amp_enabled(opt.amp, place.device)
     torch.use_deterministic_algorithms(opt.deterministic)
     signals = Signals()
-    run = (
-        Run(Path(cleanup.enter_context(tempfile.TemporaryDirectory())))
-        if opt.dry_run
-        else Run.named(opt.name)
-    )
+    own = Run.named(opt.name)
+    run = Run(Path(cleanup.enter_context(tempfile.TemporaryDirectory()))) if opt.dry_run else own
 
     # -------------------------------------------------------------------------------------------------- data
     degraded = opt.degrade is not None
@@ -76,9 +73,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         pairs, opt.dataroot, opt.layout, opt.direction, degraded, opt.val_from, opt.val_share, opt.seed
     )
     workers = opt.num_workers if opt.num_workers is not None else (0 if device.type == "cpu" else 4)
-    cache = opt.cache == "ram" or (
-        opt.cache == "auto" and fits_in_memory(sizes, len(pairs.pairs), max(1, workers))
-    )
+    fits = opt.cache == "auto" and fits_in_memory(sizes, len(pairs.pairs), copies=max(1, workers))
     alike = {
         "input_nc": input_nc,
         "target_nc": output_nc,
@@ -87,7 +82,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         "mean": opt.mean,
         "std": opt.std,
         "seed": opt.seed,
-        "cache": cache,
+        "cache": fits or opt.cache == "ram",
     }
     train_set = PairDataset(
         train_pairs, crop_size=opt.crop_size, augment=opt.augment, repeat=opt.repeat, **alike
@@ -105,10 +100,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         generator=torch.Generator(),  # its own: iterating draws from the global one otherwise
     )
     val_count = min(len(val_set), 1) if opt.dry_run else len(val_set)
-    shown_at = spread(len(range(place.rank, val_count, place.world)), 4)
-    val_loader = DataLoader(
-        val_set, sampler=range(place.rank, val_count, place.world), generator=torch.Generator()
-    )
+    val_share = range(place.rank, val_count, place.world)  # not padded: each image once over all processes
+    shown_at = spread(len(val_share), 4)
+    val_loader = DataLoader(val_set, sampler=val_share, generator=torch.Generator())
 
     # ----------------------------------------------------------------------------------------------- network
     # Wrapped in this order: build, to the device, average, load, compile, distribute. `net` is the bare
@@ -116,7 +110,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     torch.manual_seed(opt.seed)
     arguments = {flag: getattr(opt, flag) for flag in NETWORK_FLAGS if flag in network_defaults(opt.model)}
     net = build_network(opt.model, input_nc=input_nc, output_nc=output_nc, **arguments)
-    if opt.weights:
+    going_on = opt.resume or opt.epoch > 0
+    if opt.weights and not going_on:
         checkpoint.load_weights(net, Path(opt.weights))
     net.to(device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
     trained = checkpoint.freeze(net, opt.freeze)
@@ -131,8 +126,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     total = min(opt.n_epochs * epoch_steps, opt.max_steps or opt.n_epochs * epoch_steps)
     step = closed = 0  # steps taken; and the step at which validation and saves were last done
     best = {"psnr": None, "psnr_input": None, "step": 0}
-    if opt.resume or opt.epoch:
-        state = checkpoint.find_state(run, opt.epoch, epoch_steps)
+    if going_on:
+        state = checkpoint.find_state(own, opt.epoch, epoch_steps)
         checkpoint.restore(state, net=net, ema=average, optimizer=optimizer)
         step, closed, best = state["step"], state["closed"], state["best"]
         if step >= total:
@@ -165,7 +160,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         mode = "off" if opt.dry_run else opt.visdom
         plot = open_plot(mode, run.name, TRAINING, opt.visdom_server, opt.visdom_port, say)
         logger = open_logger(run, step, plot, opt.tensorboard)
-        kept = "kept in memory" if cache else "not cached"
+        kept = "kept in memory" if train_set.decoded is not None else "not cached"
         say(describe(opt))
         say(f"data    {train_pairs.describe()}; {val_pairs.describe()}; {kept}")
         say(f"network {opt.model}, {millions(net.parameters())} parameters, {millions(trained)} trained")
@@ -181,11 +176,11 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             return
         state = checkpoint.collect(net=net, ema=average, optimizer=optimizer, scheduler=scheduler)
         state |= {
-            "format": checkpoint.FORMAT,
             "step": step,
             "closed": closed,
             "best": best,
             "options": resolved,
+            "format": checkpoint.FORMAT,
         }
         for tag in tags:
             checkpoint.save(average.net.state_dict(), run.net(tag))

@@ -15,7 +15,7 @@ FAR = 1.0  # depth of the back wall; the camera is at 0
 HAZES = 3  # hazy versions of each scene, as in RESIDE
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=512)
 def render_scene(number: int, size: int) -> tuple[Array, Array]:
     """One scene as (clear image float32 `(size, size, 3)` in [0, 1], depth `(size, size)` in (0, FAR])."""
     rng = np.random.default_rng([20_260_101, number])
@@ -34,20 +34,39 @@ def render_scene(number: int, size: int) -> tuple[Array, Array]:
         radius = rng.uniform(0.03, 0.075) / (distance + 0.2)
         foot = horizon + 0.12 * (FAR / distance - 1)  # where the floor has this depth
         cx, cy = rng.uniform(0, 1), min(foot - radius * rng.uniform(0.2, 2.5), 0.95)
-        dx, dy = (x - cx) / radius, (y - cy) / radius
-        turn = rng.uniform(0, np.pi)
-        dx, dy = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
-        dy = dy * rng.uniform(0.6, 1.6)
-        box = rng.random() < 0.5
-        reach = np.maximum(np.abs(dx), np.abs(dy)) if box else np.hypot(dx, dy)
-        shadow = np.clip(1.5 - np.hypot((x - cx) / radius - 0.5, (y - cy) / radius - 0.4), 0, 1)
-        image = image * (1 - 0.5 * shadow * (depth >= distance))[:, :, None]
-        inside = reach < 1
-        shade = 1 - 0.45 * (np.clip(dx, -1, 1) if box else np.clip(reach, 0, 1) ** 2)
-        image = np.where(inside[:, :, None], texture(dx, dy, rng) * shade[:, :, None], image)
-        depth = np.where(inside, distance, depth)
+        near = tuple(
+            slice(max(0, int((c - 2.5 * radius) * size)), int((c + 2.5 * radius) * size) + 1)
+            for c in (cy, cx)
+        )
+        if image[near].size:
+            draw_object(
+                image[near], depth[near], (x[near] - cx) / radius, (y[near] - cy) / radius, distance, rng
+            )
     grain = rng.normal(0, 0.01, image.shape)
     return np.clip(image + grain, 0, 1).astype(np.float32), depth.astype(np.float32)
+
+
+def draw_object(
+    image: Array, depth: Array, dx: Array, dy: Array, distance: float, rng: np.random.Generator
+) -> None:
+    """Draw a box or an ellipse, and its shadow, into the part of a scene around it.
+
+    Args:
+        image, depth: views of that part, changed in place.
+        dx, dy: coordinates about the object's centre, in radii.
+    """
+    shadow = np.clip(1.5 - np.hypot(dx - 0.5, dy - 0.4), 0, 1)
+    image *= (1 - 0.5 * shadow * (depth >= distance))[:, :, None]
+    turn = rng.uniform(0, np.pi)
+    dx, dy = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
+    dy = dy * rng.uniform(0.6, 1.6)
+    if rng.random() < 0.5:
+        inside, shade = np.maximum(np.abs(dx), np.abs(dy)) < 1, 1 - 0.45 * np.clip(dx, -1, 1)
+    else:
+        reach = np.hypot(dx, dy)
+        inside, shade = reach < 1, 1 - 0.45 * np.clip(reach, 0, 1) ** 2
+    image[inside] = (texture(dx, dy, rng) * shade[:, :, None])[inside]
+    depth[inside] = distance
 
 
 def texture(u: Array, v: Array, rng: np.random.Generator) -> Array:
@@ -71,7 +90,7 @@ def render_pair(number: int, level: int, size: int) -> tuple[Array, Array]:
     """One (hazy, clear) pair, uint8 `(size, size, 3)`; `level` counts the hazy versions of scene `number`."""
     clear, depth = render_scene(number, size)
     rng = np.random.default_rng([20_260_102, number, level])
-    airlight = rng.uniform(0.7, 0.95) + rng.uniform(-0.04, 0.04, 3)
+    airlight = rng.uniform(0.8, 0.95) + rng.uniform(-0.03, 0.03, 3)
     hazy = scatter(clear, depth, beta=rng.uniform(0.8, 2.0), airlight=airlight)
     return to_bytes(hazy), to_bytes(clear)
 

@@ -1,6 +1,6 @@
 """Which files make a pair: the layouts that users have on disk, and how names are matched.
 
-A layout is a function `(root, split, direction) -> Listing`; nothing here decodes a pixel.
+A layout is a function `(root, split, direction) -> Listing`; listing decodes no pixel.
 """
 
 import os
@@ -249,15 +249,15 @@ def inputs(root: str, split: str, direction: str) -> Listing:
 
 
 def demo(root: str, split: str, direction: str) -> Listing:
-    """`demo` or `demo:SCENES:SIZE`: rendered scenes, no files (default 40 scenes of 192 x 192 to train on).
+    """`demo` or `demo:SCENES:SIZE`: rendered scenes, no files (default 160 scenes of 160 x 160 to train on).
 
-    A quarter as many other scenes make the test split; each scene comes in several strengths of haze.
+    An eighth as many other scenes make the test split; each scene comes in several strengths of haze.
     """
     from data.demo import HAZES, render_pair
 
     shape = re.fullmatch(r"demo(?::(\d+):(\d+))?", root)
     scenes, size = (
-        (int(value or default) for value, default in zip(shape.groups(), (40, 192), strict=True))
+        (int(value or default) for value, default in zip(shape.groups(), (160, 160), strict=True))
         if shape
         else (0, 0)
     )
@@ -268,7 +268,7 @@ def demo(root: str, split: str, direction: str) -> Listing:
     if split not in ("train", "test"):
         raise Refusal(f"demo has no split '{split}'", "it has train, test")
     first, count = (
-        (0, scenes) if split == "train" else (1_000_000, max(1, scenes // 4))
+        (0, scenes) if split == "train" else (1_000_000, max(1, scenes // 8))
     )  # never the same scene
     found = [
         Pair(f"{scene:04d}_{level}.png", None, None, f"{scene:04d}")

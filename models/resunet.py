@@ -17,8 +17,7 @@ class ResUNet(nn.Module):
         width: channels of the first level; doubled at each further one.
         depth: residual blocks a level, on the way down and again on the way up.
         levels: number of resolutions, each half of the one before.
-        stem: pixel-unshuffle factor of the input; 2 for fine structure such as noise, 4 for coarse such as
-        haze.
+        stem: pixel-unshuffle factor of the input; 2 for fine structure (noise), 4 for coarse (haze).
     """
 
     def __init__(

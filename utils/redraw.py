@@ -15,29 +15,41 @@ from utils.options import parse_or_exit, parse_redraw
 def main(opt: Namespace, cleanup: ExitStack) -> int:
     import importlib.util
 
-    from utils.logger import training_points
+    from utils.images import open_image
+    from utils.logger import say_on, training_points
     from utils.results import read_csv
     from utils.runs import Run, read_log
+    from utils.tvcompat import transforms
     from utils.visdom_plot import TEST, TRAINING, VisdomPlot
 
     run = Run.named(opt.name)
     run.options()  # refuses a run that does not exist
     if importlib.util.find_spec("visdom") is None:
         raise Refusal("visdom is not installed", fix="the README's first command installs it")
-    tables = {
-        f"test_{path.parent.name}": path for path in Path(opt.results_dir, run.name).glob("*/metrics.csv")
-    }
-    plot = VisdomPlot(run.name, TRAINING | dict.fromkeys(tables, TEST), opt.visdom_server, opt.visdom_port)
-    for record in read_log(run.log):
+    tests = {path.parent.name: path for path in sorted(Path(opt.results_dir, run.name).glob("*/metrics.csv"))}
+    windows = TRAINING | {f"test_{name}": TEST for name in tests}
+    plot = VisdomPlot(run.name, windows, opt.visdom_server, opt.visdom_port, say=say_on(True))
+
+    def show(name: str, title: str, path: Path) -> None:
+        if path.is_file():
+            image = open_image(path).convert("RGB")
+            plot.picture(name, title, transforms.functional.to_tensor(image))
+
+    log = read_log(run.log)
+    for record in log:
         for point in training_points(record):
             plot.add(*point)
-    for window, path in tables.items():
+    judged = [record["step"] for record in log if "val_psnr" in record]
+    show("grid", f"input | output | target, step {max(judged, default=0)}", run.grid)
+    for name, path in tests.items():
         values = [float(row["psnr"]) for row in read_csv(path)]
         for i, value in enumerate(values):
-            plot.add(window, "clear", i + 1, value)
-        plot.add(window, "mean", 0, sum(values) / len(values))
+            plot.add(f"test_{name}", "clear", i + 1, value)
+        plot.add(f"test_{name}", "mean", 0, sum(values) / len(values))
+        show(f"grid_{name}", "input | output | target", path.with_name("grid.png"))
     if not plot.close(timeout_s=30):
-        raise Refusal(f"{opt.visdom_server}:{opt.visdom_port} did not take the plots [--visdom_port]", code=1)
+        place = f"{opt.visdom_server}:{opt.visdom_port}"
+        raise Refusal(f"{place} did not take the plots [--visdom_port]", fix="start visdom first", code=1)
     return 0
 
 

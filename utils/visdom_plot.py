@@ -13,8 +13,10 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 from torch import Tensor
@@ -22,44 +24,65 @@ from torch import Tensor
 RETRY_S = 5.0  # between two attempts to reach a server
 PAUSE_S = 0.5  # between two rounds of sending: points that come faster travel together
 TIMEOUT_S = 2.0  # of one HTTP request; visdom itself would wait for ever
-MAX_POINTS = 2000  # a curve; the server's and the page's cost grow with it
-START_SERVER = "from visdom.server.run_server import download_scripts_and_run as run; run()"
+MAX_POINTS = 2000  # a window; the server's and the page's cost grow with it
+LOCAL = ("localhost", "127.0.0.1", "::1")
+
+# Ends when its stdin does, that is with this process, however that ends. The server imports torch where it can
+# and never uses it: without, it starts in half a second and takes a quarter of the memory.
+SERVER = """
+import os, sys, threading
+def end_with_stdin():
+    sys.stdin.read()
+    os._exit(0)
+threading.Thread(target=end_with_stdin, daemon=True).start()
+sys.modules["torch"] = None
+from visdom.server.run_server import download_scripts_and_run
+download_scripts_and_run()
+"""
 
 
 class Window(NamedTuple):
-    """How a window of curves looks; `opts` are visdom's."""
+    """How a window of curves looks; `opts` are visdom's. `curves` share MAX_POINTS."""
 
     title: str
     xlabel: str
     ylabel: str
     opts: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    curves: int = 1
 
 
+POWERS = {"layoutopts": {"plotly": {"yaxis": {"title": "lr", "exponentformat": "e"}}}}  # not 200µ
 TRAINING = {
     "loss": Window("loss", "step", "loss"),
-    "lr": Window("learning rate", "step", "lr"),
-    "psnr": Window("validation PSNR", "epoch", "PSNR (dB)", {"markers": True, "markersize": 6}),
+    "lr": Window("learning rate", "step", "lr", POWERS),
+    "psnr": Window("validation PSNR", "epoch", "PSNR (dB)", {"markers": True, "markersize": 6}, curves=2),
 }
 TEST_OPTS = {"markers": True, "markersize": 6, "ytickmin": 0, "ytickmax": 90, "ytickstep": 10}
-TEST = Window("PSNR", "i", "PSNR", TEST_OPTS)
+TEST = Window("PSNR", "i", "PSNR", TEST_OPTS)  # the curve `mean` is a single point
 
 
 class Curve:
-    """Points in order, at most MAX_POINTS: when full, every second one goes and half as many come in."""
+    """Points in order, fewer than `limit`: when full, every second one goes and half as many come in.
 
-    def __init__(self) -> None:
+    >>> curve = Curve(limit=4)
+    >>> for x in range(9):
+    ...     curve.add(x, x / 2)
+    >>> curve.points
+    [(0, 0.0), (4, 2.0), (8, 4.0)]
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self.points: list[tuple[float, float]] = []
         self.seen, self.stride = 0, 1
-        self.sent = 0  # points of the current thinning that the server has
 
     def add(self, x: float, y: float) -> None:
         if self.seen % self.stride == 0:
-            self.points.append(
-                (x, y if math.isfinite(y) else math.nan)
-            )  # Infinity kills a window in the browser
+            finite = math.isfinite(y)  # Infinity would kill the window in the browser
+            self.points.append((x, y if finite else math.nan))
         self.seen += 1
-        if len(self.points) >= MAX_POINTS:
-            self.points, self.stride, self.sent = self.points[::2], 2 * self.stride, -1  # -1: send anew
+        if len(self.points) >= self.limit:
+            self.points, self.stride = self.points[::2], 2 * self.stride
 
 
 class VisdomPlot:
@@ -82,16 +105,23 @@ class VisdomPlot:
         start: bool = False,
         say: Callable[[str], None] = print,
     ):
-        self.address = f"{server}:{port}/env/{env}"
         self.env, self.windows, self.server, self.port, self.say = env, windows, server, port, say
-        self.curves: dict[tuple[str, str], Curve] = {}
-        self.pictures: dict[str, tuple[str, np.ndarray]] = {}
-        self.unsent_pictures: set[str] = set()
-        self.lock, self.wake, self.closing = threading.Lock(), threading.Event(), threading.Event()
+        self.host = urlsplit(server if "://" in server else f"//{server}").hostname or ""
+        # shared with the thread, under the lock
+        self.lock = threading.Lock()
+        self.curves: dict[str, dict[str, Curve]] = {}  # by window, then by name
+        self.pictures: dict[str, tuple[str, np.ndarray]] = {}  # by window: title, pixels
+        self.given = 0  # changes so far
+        self.delivered = -1  # changes that the server has
+        self.wake, self.closing = threading.Event(), threading.Event()
+        # the thread's own
         self.client: Any = None
-        self.complete = False  # everything given so far has reached the server
+        self.line: socket.socket | None = None  # carries nothing: its end tells of the server's end
+        self.shown: dict[str, Any] = {}  # what this client has put into each window
+        self.failed = -math.inf  # when it last failed
         self.said: set[str] = set()
-        self.process = self._start_server() if start else None
+        self.new_client = _client_class(trust_env=self.host not in LOCAL)
+        self.process = _start_server(port) if start else None
         self.thread = threading.Thread(target=self._serve, name="visdom", daemon=True)
         self.thread.start()
 
@@ -99,18 +129,26 @@ class VisdomPlot:
 
     def add(self, window: str, curve: str, x: float, y: float) -> None:
         with self.lock:
-            self.curves.setdefault((window, curve), Curve()).add(x, y)
-            self.complete = False
+            curves = self.curves.setdefault(window, {})
+            if curve not in curves:
+                curves[curve] = Curve(MAX_POINTS // self.windows[window].curves)
+            curves[curve].add(x, y)
+            self.given += 1
         self.wake.set()
 
     def picture(self, name: str, title: str, image: Tensor) -> None:
         """Show `(3, H, W)` in [0, 1] instead of the picture before it."""
-        pixels = image.clamp(0, 1).mul(255).byte().cpu().numpy()
+        pixels = image.clamp(0, 1).mul(255).round().byte().cpu().numpy()
         with self.lock:
             self.pictures[name] = title, pixels
-            self.unsent_pictures.add(name)
-            self.complete = False
+            self.given += 1
         self.wake.set()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the server has everything given so far."""
+        with self.lock:
+            return self.delivered == self.given
 
     def close(self, timeout_s: float = 5.0) -> bool:
         """Give the server at most `timeout_s` for the rest; return whether it has everything."""
@@ -118,121 +156,125 @@ class VisdomPlot:
         self.wake.set()
         self.thread.join(timeout_s)
         if self.process:
-            self.process.terminate()
-            try:
-                self.process.wait(5)
-            except subprocess.TimeoutExpired:
+            with self.process:
                 self.process.kill()
         return self.complete
 
     # -------------------------------------------------------------------------------------------- the thread
 
     def _serve(self) -> None:
-        last_try = -math.inf
-        while True:
-            self.wake.wait(None if self.client else RETRY_S)
+        while not self.closing.is_set():
+            retry_s = PAUSE_S if self.process and not self.said else RETRY_S  # a server that is just starting
+            if self.client or time.monotonic() >= self.failed + retry_s:
+                self._update()
+            self.wake.wait(retry_s)
             self.wake.clear()
-            closing = self.closing.is_set()
-            if self.client is None and (closing or time.monotonic() - last_try >= RETRY_S):
-                last_try = time.monotonic()
-                self._connect()
-            if self.client is not None:
-                self._try(self._send_all)
-            if closing:
-                return
             self.closing.wait(PAUSE_S)
+        connected = self.client is not None
+        self._update()
+        if connected and not self.complete:  # it was restarted since the last round
+            self._update()
+        self._hang_up()
+
+    def _update(self) -> None:
+        """Bring the server up to date. Whatever goes wrong with it is no concern of the script."""
+        try:
+            if self.client is None:
+                self._connect()
+            self._send_all()
+        except Exception as error:
+            self._forget()
+            self.failed = time.monotonic()
+            self._explain(error)
 
     def _connect(self) -> None:
-        host = self.server.split("://")[-1].split("/")[0]
-        try:
-            socket.create_connection((host, self.port), 0.5).close()
-        except OSError:
-            ended = self.process.poll() if self.process else None
-            if ended is not None:
-                self._say_once("absent", f"visdom: the server that was started ended with code {ended}")
-            elif not self.process:
-                self._say_once(
-                    "absent",
-                    f"visdom: no server at {self.server}:{self.port}; `visdom -port {self.port} -bind_local` "
-                    "starts one (or --visdom start), and gets all plots when it comes",
-                )
-            return
-        self._try(self._open)
-
-    def _open(self) -> None:
-        client = _client_class()(
+        self.line = socket.create_connection((self.host, self.port), TIMEOUT_S)
+        self.line.setblocking(False)
+        self.client = self.new_client(
             server=self.server, port=self.port, env=self.env, raise_exceptions=True, use_incoming_socket=False
         )
-        with self.lock:
-            for curve in self.curves.values():
-                curve.sent = -1
-            self.unsent_pictures = set(self.pictures)
-        self.client = client
-        self._say_once("address", f"visdom: {self.address}")
+        self.client.win_exists("any")  # raises unless it is visdom that answers
+        self._say_once("address", f"visdom: {self.server}:{self.port}/env/{quote(self.env)}")
 
-    def _try(self, action: Callable[[], None]) -> None:
-        """Whatever goes wrong between us and a server is no concern of the script."""
-        try:
-            action()
-        except Exception as error:
-            if self.client is not None or not isinstance(error, ConnectionError):
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                self._say_once(
-                    "lost", f"visdom: lost {self.server}:{self.port} ({reason}); it gets all plots when back"
-                )
-            self.client = None
+    def _hang_up(self) -> None:
+        if self.line:
+            self.line.close()
+        if self.client:
+            self.client.session.close()
+        self.line = self.client = None
+
+    def _forget(self) -> None:
+        """Nothing is known of what the server has."""
+        self._hang_up()
+        self.shown = {}
+        with self.lock:
+            self.delivered = -1
 
     def _send_all(self) -> None:
-        for window in sorted({window for window, _ in self.curves}):
-            self._send_window(window)
-        for name in sorted(self.unsent_pictures):
-            with self.lock:
-                title, pixels = self.pictures[name]
-                self.unsent_pictures.discard(name)
-            _accepted(self.client.image(pixels, win=name, opts={"title": title, "jpgquality": 90}))
         with self.lock:
-            unsent = any(curve.sent != len(curve.points) for curve in self.curves.values())
-            self.complete = not (unsent or self.unsent_pictures)
-        if not self.complete:
+            given, pictures = self.given, dict(self.pictures)
+            windows = {
+                window: {name: (curve.stride, curve.points[:]) for name, curve in curves.items()}
+                for window, curves in self.curves.items()
+            }
+        for window, curves in windows.items():
+            self._send_curves(window, curves)
+        for name, picture in pictures.items():
+            if self.shown.get(name) is not picture:
+                title, pixels = picture
+                _check(self.client.image(pixels, win=name, opts={"title": title, "jpgquality": 90}), name)
+                self.shown[name] = picture
+        if self._server_ended():  # a new one may have taken the last points, and lack those before
+            self._forget()
             self.wake.set()
-
-    def _send_window(self, window: str) -> None:
-        with self.lock:
-            curves = {name: curve for (place, name), curve in self.curves.items() if place == window}
-            anew = any(curve.sent < 0 for curve in curves.values())
-            if not anew and all(curve.sent == len(curve.points) for curve in curves.values()):
-                return
-        if anew:
-            self.client.close(win=window)
-        elif not self.client.win_exists(window):  # a server that restarted in between
-            anew = any(curve.sent for curve in curves.values())
-        for name, curve in curves.items():
+        else:
             with self.lock:
-                first = 0 if anew else curve.sent
-                points, thinning = curve.points[first:], curve.stride
-            if points:
-                self._append(window, name, points)
-            with self.lock:
-                if curve.stride == thinning:
-                    curve.sent = first + len(points)
+                self.delivered = given
 
-    def _append(self, window: str, name: str, points: list[tuple[float, float]]) -> None:
-        look = self.windows[window]
-        opts = {
-            "title": look.title,
-            "xlabel": look.xlabel,
-            "ylabel": look.ylabel,
-            "showlegend": True,
-            **look.opts,
-        }
-        x, y = np.array(points, dtype=np.float64).T
-        _accepted(self.client.line(Y=y, X=x, win=window, update="append", name=name, opts=opts))
+    def _send_curves(self, window: str, curves: dict[str, tuple[int, list[tuple[float, float]]]]) -> None:
+        """Append what a window lacks; replace all of it where a curve was thinned since, or it was closed."""
+        now = {name: (stride, len(points)) for name, (stride, points) in curves.items()}
+        before = self.shown.get(window, {})
+        if now == before:
+            return
+        thinned = any(now[name][0] != stride for name, (stride, _) in before.items())
+        if thinned or not self.client.win_exists(window):
+            before = {}
+        update = "append" if before else None  # None: instead of what the window held
+        for name, (_, points) in curves.items():
+            _, count = before.get(name, (1, 0))
+            if points[count:]:
+                x, y = np.array(points[count:], dtype=np.float64).T
+                opts = self._opts(window)
+                _check(self.client.line(Y=y, X=x, win=window, update=update, name=name, opts=opts), window)
+                update = "append"
+        self.shown[window] = now
 
-    def _start_server(self) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-c", START_SERVER, "-port", str(self.port), "-bind_local"]
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+    def _opts(self, window: str) -> dict[str, Any]:
+        title, xlabel, ylabel, opts, _ = self.windows[window]
+        return {"title": title, "xlabel": xlabel, "ylabel": ylabel, "showlegend": True, **opts}
+
+    def _server_ended(self) -> bool:
+        assert self.line is not None
+        try:
+            return not self.line.recv(1)
+        except BlockingIOError:
+            return False
+
+    def _explain(self, error: Exception) -> None:
+        place = f"{self.server}:{self.port}"
+        if self.process and self.process.poll() is not None:
+            why = f"`visdom -port {self.port} -bind_local` by itself shows why"
+            text = f"visdom: the server that was started ended with code {self.process.returncode}; {why}"
+        elif "address" in self.said:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            text = f"visdom: lost {place} ({reason}); it gets all plots when it is back"
+        elif self.process:
+            return  # still starting
+        else:
+            how = f"`visdom -port {self.port} -bind_local` starts one (or --visdom start)"
+            text = f"visdom: no server at {place}; {how}, and gets all plots when it comes"
+        self._say_once("trouble", text)
 
     def _say_once(self, kind: str, text: str) -> None:
         if kind not in self.said:
@@ -240,13 +282,26 @@ class VisdomPlot:
             self.say(text)
 
 
-def _accepted(answer: Any) -> None:
-    if not answer:  # an error of the server itself comes as an empty answer, without an exception
+def _check(answer: object, window: str) -> None:
+    """An error of the server itself comes as an empty answer, without an exception."""
+    if answer != window:
         raise RuntimeError("the server answered with an error")
 
 
-def _client_class() -> Any:
-    """visdom's client with a time limit; imported only when a server has answered (it takes a second)."""
+def _start_server(port: int) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-c", SERVER, "-port", str(port), "-bind_local"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for the script, which still has its last points to send
+    )
+
+
+def _client_class(trust_env: bool) -> Any:
+    """visdom's client with a time limit; `trust_env` lets it use the proxy of the environment."""
+    # its own calls of Logger.warn, where warnings are errors
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="visdom")
     import visdom
 
     logging.getLogger("visdom").setLevel(logging.CRITICAL)
@@ -255,10 +310,14 @@ def _client_class() -> Any:
         session: Any
 
         def _handle_post(self, url: str, data: Any = None) -> str:
+            self.session.trust_env = trust_env
             return self.session.post(url, data=data or {}, timeout=TIMEOUT_S).text
 
         def win_exists(self, win: str, env: str | None = None) -> bool:
-            return self._send({"win": win, "eid": env}, endpoint="win_exists", quiet=True) == "true"
+            answer = self._send({"win": win, "eid": env}, endpoint="win_exists", quiet=True)
+            if answer not in ("true", "false"):
+                raise RuntimeError("what answers is no visdom server")
+            return answer == "true"
 
     return Client
 
