@@ -43,7 +43,7 @@ def torchrun(work: Workplace, *flags: str) -> str:
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_two_processes_train_like_one(work: Workplace, reduction: str) -> None:
-    flags = (*RUN, "--reduction", reduction, *(("--lr", "1e-5") if reduction == "sum" else ()))
+    flags = (*RUN, "--reduction", reduction, *(("--lr", "2e-6") if reduction == "sum" else ()))
     work.train(*flags, "--name", "one")
     said = torchrun(work, *flags, "--name", "two")
     assert said.count("2 processes") == 1 and said.count("epoch 1: validation") == 1
