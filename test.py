@@ -27,6 +27,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from models import build_network, network_defaults
     from utils import checkpoint, distributed
     from utils.evaluate import judge
+    from utils.loading import Batches, collate
     from utils.logger import say_on
     from utils.metrics import CONVENTION
     from utils.pictures import comparison_grid, side_by_side, spread, to_pil
@@ -69,7 +70,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         std=trained["std"],
         seed=opt.seed,
     )
-    loader = DataLoader(dataset, num_workers=opt.num_workers, generator=torch.Generator())
+    loader = DataLoader(dataset, num_workers=opt.num_workers, collate_fn=collate, generator=torch.Generator())
     measured = pairs.layout != "inputs"
 
     # ----------------------------------------------------------------------------------------------- measure
@@ -87,7 +88,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     progress = Progress(results.dataset, 0, len(dataset))
     shown = spread(len(dataset), 8)
     rows = []
-    for i, image in enumerate(judge(net, loader, place.device, amp, trained["mean"], trained["std"])):
+    for i, image in enumerate(
+        judge(net, Batches(loader), place.device, amp, trained["mean"], trained["std"])
+    ):
         to_pil(image.output).save(results.output(image.name))
         if image.psnr is not None:
             results.add(image)

@@ -41,11 +41,12 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from utils.ema import Average
     from utils.evaluate import judge, mean_psnr
     from utils.files import write_text
+    from utils.loading import Batches, collate
     from utils.logger import Logger, open_logger, say_on
     from utils.metrics import psnr
     from utils.optimizers import OPTIMIZERS
     from utils.pictures import comparison_grid, side_by_side, spread, to_pil
-    from utils.progress import Meter, Progress, Timed, clock, millions
+    from utils.progress import Meter, Progress, clock, millions
     from utils.runs import Run, Status, cut_log, versions
     from utils.schedules import Plan, build_scheduler
     from utils.visdom_plot import TRAINING, open_plot
@@ -95,6 +96,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         sampler=sampler,
         num_workers=workers,
         drop_last=True,
+        collate_fn=collate,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
         generator=torch.Generator(),  # its own: iterating draws from the global one otherwise
@@ -102,7 +104,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     val_count = min(len(val_set), 1) if opt.dry_run else len(val_set)
     val_share = range(place.rank, val_count, place.world)  # not padded: each image once over all processes
     shown_at = spread(len(val_share), 4)
-    val_loader = DataLoader(val_set, sampler=val_share, generator=torch.Generator())
+    val_loader = DataLoader(val_set, sampler=val_share, collate_fn=collate, generator=torch.Generator())
 
     # ----------------------------------------------------------------------------------------------- network
     # Wrapped in this order: build, to the device, average, load, compile, distribute. `net` is the bare
@@ -132,13 +134,17 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         step, closed, best = state["step"], state["closed"], state["best"]
         if step >= total:
             raise Refusal(f"{run.name} has all its {total} steps", fix="--n_epochs or --max_steps may grow")
+
+    def in_steps(epochs: float) -> float:
+        return round(epochs * epoch_steps, 6)  # 1.1 epochs of 50 steps are 55, not 55.00000000000001
+
     plan = Plan(
         total=total,
-        decay=total / 2 if opt.decay_epoch is None else opt.decay_epoch * epoch_steps,
-        step_size=opt.step_size * epoch_steps,
-        milestones=tuple(epoch * epoch_steps for epoch in opt.milestones),
+        decay=total / 2 if opt.decay_epoch is None else in_steps(opt.decay_epoch),
+        step_size=in_steps(opt.step_size),
+        milestones=tuple(in_steps(epoch) for epoch in opt.milestones),
         gamma=opt.gamma,
-        warmup=opt.warmup * epoch_steps,
+        warmup=in_steps(opt.warmup),
     )
     scheduler = build_scheduler(optimizer, opt.schedule, plan, opt.lr, step)
 
@@ -196,7 +202,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     if step == 0:
         save("latest")  # shows before the first step that it can be done
     saved = time.monotonic()
-    batches = Timed(loader)
+    batches = Batches(loader)
     meter = Meter(opt.batchSize, batches, place)
     step_seconds: deque[float] = deque(maxlen=100)
 
@@ -251,7 +257,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
                 return 128 + stop
             if step == last:
                 break
-            if signals.take_save() or time.monotonic() - saved > 60 * opt.save_minutes:
+            due = signals.take_save() or time.monotonic() - saved > 60 * opt.save_minutes
+            if due and step % epoch_steps:  # the end of an epoch saves anyway
                 save("latest")
                 saved = time.monotonic()
         progress.close()
@@ -261,7 +268,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         if not val_count:
             best = {"psnr": None, "psnr_input": None, "step": step}
         elif over or (epoch + 1) % opt.val_freq == 0:
-            judged = judge(average.net, val_loader, device, amp, opt.mean, opt.std)
+            judged = judge(average.net, Batches(val_loader), device, amp, opt.mean, opt.std)
             reached, nothing, shown = mean_psnr(judged, place, shown_at)
             better = reached > (-math.inf if best["psnr"] is None else best["psnr"])  # never true of NaN
             if better:

@@ -57,6 +57,13 @@ class PairDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.listing.pairs) * self.repeat
 
+    def __getitems__(self, keys: list[int | tuple[int, int]]) -> "list[dict[str, Any]] | Refusal":
+        """The samples of a batch (torch asks for them so), or what is wrong with one: see `utils.loading`."""
+        try:
+            return [self[key] for key in keys]
+        except Refusal as refusal:
+            return refusal
+
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         training = isinstance(key, tuple)
         epoch, index = key if isinstance(key, tuple) else (-1, key)

@@ -4,6 +4,7 @@ Each is a function `(image, rng) -> image` on float32 `(H, W, C)` arrays in [0, 
 `rng`. The result is neither clamped nor quantised.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -16,9 +17,9 @@ Degradation = Callable[[Array, np.random.Generator], Array]
 
 def noise(spec: str) -> Degradation:
     """White Gaussian noise: `noise:S`, or `noise:A-B` with one sigma an image drawn from [A, B]; in 1/255."""
-    low, _, high = spec.partition("-")
-    bounds = float(low), float(high or low)
-    if not 0 <= bounds[0] <= bounds[1]:
+    low, to, high = spec.partition("-")
+    bounds = float(low), float(high if to else low)
+    if not 0 <= bounds[0] <= bounds[1] < math.inf:
         raise ValueError("sigma must be a number, or a range A-B with 0 <= A <= B")
 
     def degrade(image: Array, rng: np.random.Generator) -> Array:

@@ -162,11 +162,12 @@ def _by_stem(names: Iterable[str], side: str) -> dict[str, str]:
 
 
 def _longest_prefix(stem: str, goals: dict[str, str]) -> str | None:
-    while stem not in goals:
-        stem, cut, _ = stem.rpartition("_")
-        if not cut:
-            return None
-    return stem
+    """The longest part of `stem` before a `_` of its file name that is a goal."""
+    while "_" in stem.rpartition("/")[2]:
+        stem = stem.rpartition("_")[0]
+        if stem in goals:
+            return stem
+    return None
 
 
 def _first_five(names: Iterable[str]) -> str:
@@ -214,13 +215,18 @@ def aligned(root: str, split: str, direction: str) -> Listing:
     def read(pair: Pair) -> tuple[Image.Image, Image.Image | None]:
         assert pair.input is not None
         both = open_image(pair.input)
-        half, odd = divmod(both.width, 2)
-        if odd:
-            raise Refusal(f"{pair.input} has an odd width", f"{both.width} pixels cannot be halved")
+        half = _half(pair.input, both.width)
         left, right = both.crop((0, 0, half, both.height)), both.crop((half, 0, both.width, both.height))
         return (left, right) if direction == "AtoB" else (right, left)
 
     return Listing("aligned", split, f"{folder}, {direction}", found, read)
+
+
+def _half(path: Path, width: int) -> int:
+    half, odd = divmod(width, 2)
+    if odd:
+        raise Refusal(f"{path} has an odd width", f"{width} pixels cannot be halved")
+    return half
 
 
 def clean(root: str, split: str, direction: str) -> Listing:
@@ -393,7 +399,7 @@ def survey(listing: Listing, limit: int = 1000) -> tuple[int, int, list[tuple[in
         *size, channels = header(pair.input)
         input_nc = max(input_nc, channels)
         if listing.layout == "aligned":
-            size[0] //= 2
+            size[0] = _half(pair.input, size[0])
         if pair.target is not None and pair.target != pair.input:
             *other, channels = header(pair.target)
             if other != size:

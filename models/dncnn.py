@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from models.layers import act_layer, init_weights, norm_layer, residual_base
+from models.layers import act_layer, init_weights, norm_layer, pad_to, residual_base
 
 
 class DnCNN(nn.Module):
@@ -13,11 +13,10 @@ class DnCNN(nn.Module):
         depth: number of convolutions; all but the first and the last are followed by the norm.
     """
 
-    multiple = min_size = 1
-
     def __init__(self, input_nc: int, output_nc: int, width: int, depth: int, norm: str, act: str, init: str):
         super().__init__()
         self.output_nc = output_nc
+        self.multiple, self.min_size = 1, 2 if norm == "instance" else 1  # which needs more than one pixel
         layers: list[nn.Module] = [nn.Conv2d(input_nc, width, 3, padding=1), act_layer(act)]
         for _ in range(depth - 2):
             conv = nn.Conv2d(width, width, 3, padding=1, bias=norm not in ("batch", "instance"))
@@ -26,4 +25,6 @@ class DnCNN(nn.Module):
         init_weights(self, init)
 
     def forward(self, x: Tensor) -> Tensor:
-        return residual_base(x, self.output_nc) - self.body(x)
+        height, width = x.shape[-2:]
+        residual = self.body(pad_to(x, self.multiple, self.min_size))
+        return residual_base(x, self.output_nc) - residual[..., :height, :width]

@@ -7,11 +7,11 @@ from torch.nn import functional as F
 
 
 def norm_layer(norm: str, channels: int) -> nn.Module:
-    """`instance` (no parameters, as in pix2pix), `batch`, `group` (8 groups where they fit) or `none`."""
+    """`instance` (no parameters, as in pix2pix), `batch`, `group` (8 at most) or `none`."""
     layers: dict[str, Callable[[], nn.Module]] = {
         "instance": lambda: nn.InstanceNorm2d(channels),
         "batch": lambda: nn.BatchNorm2d(channels),
-        "group": lambda: nn.GroupNorm(next(g for g in (8, 4, 2, 1) if channels % g == 0), channels),
+        "group": lambda: nn.GroupNorm(next((g for g in (8, 4, 2) if channels % (2 * g) == 0), 1), channels),
         "none": nn.Identity,
     }
     return layers[norm]()

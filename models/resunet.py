@@ -34,7 +34,8 @@ class ResUNet(nn.Module):
     ):
         super().__init__()
         self.output_nc = output_nc
-        self.multiple = self.min_size = stem * 2 ** (levels - 1)
+        self.multiple = stem * 2 ** (levels - 1)
+        self.min_size = self.multiple * (2 if norm == "instance" else 1)  # which needs more than one pixel
         widths = [width * 2**level for level in range(levels)]
 
         def blocks(channels: int) -> nn.Sequential:

@@ -1,8 +1,8 @@
 """How far a demo run is above doing nothing and above the best change of colour.
 
-`python -m tests.demo_margin NAME` exits with 1 unless run NAME is 6 dB above doing nothing and 3 dB above the best
-per-image affine fit: each colour channel of the input mapped by the a x + b that is nearest to the target. A network
-that only learned to stretch contrast cannot beat that.
+`python -m tests.demo_margin NAME` exits with 1 unless run NAME is 6 dB above doing nothing and 3 dB above the
+best per-image affine fit: each colour channel of the input mapped by the a x + b nearest to the target. A
+network that only learned to stretch contrast cannot beat that.
 """
 
 import sys

@@ -1,25 +1,21 @@
-#!/usr/bin/env python3
-"""Put visdom 0.2.4's browser assets in place from npm instead of CDNs.
+"""Put the files of visdom 0.2.4's page in place from npm, since its own start would fetch them from CDNs.
 
-usage: <python of the venv that has visdom> visdom_assets.py
-needs: npm (only `npm pack`: no install scripts run, tarball hashes checked by npm)
-After it, `visdom` starts without any download.
+`python -m tests.visdom_assets` needs npm, which checks the hashes and here only packs: no script of a package
+runs. After it, `visdom` starts without any download.
 """
 
-import pathlib
+import importlib.metadata
 import subprocess
 import tarfile
 import tempfile
+from pathlib import Path
 
-import visdom
-
-B, M = "bootstrap@3.3.7", "mathjax@2.7.5"
-ICON = "glyphicons-halflings-regular"
-MJ = "js/mathjax/2.7.5/"
-FILES = [  # npm package, file in it, target under visdom/static
+BOOTSTRAP, MATHJAX = "bootstrap@3.3.7", "mathjax@2.7.5"
+ICONS = "glyphicons-halflings-regular"
+FILES = (  # npm package, file in it, target under visdom/static
     ("jquery@3.1.1", "dist/jquery.min.js", "js/jquery.min.js"),
-    (B, "dist/js/bootstrap.min.js", "js/bootstrap.min.js"),
-    (B, "dist/css/bootstrap.min.css", "css/bootstrap.min.css"),
+    (BOOTSTRAP, "dist/js/bootstrap.min.js", "js/bootstrap.min.js"),
+    (BOOTSTRAP, "dist/css/bootstrap.min.css", "css/bootstrap.min.css"),
     ("react@16.2.0", "umd/react.production.min.js", "js/react-react.min.js"),
     ("react-dom@16.2.0", "umd/react-dom.production.min.js", "js/react-dom.min.js"),
     ("react-modal@3.1.10", "dist/react-modal.min.js", "js/react-modal.min.js"),
@@ -33,11 +29,14 @@ FILES = [  # npm package, file in it, target under visdom/static
     ("react-resizable@1.4.6", "css/styles.css", "css/react-resizable-styles.css"),
     ("react-grid-layout@0.16.3", "css/styles.css", "css/react-grid-layout-styles.css"),
     ("classnames@2.2.5", "index.js", "fonts/classnames"),
-    *[(B, f"dist/fonts/{ICON}.{e}", f"fonts/{ICON}.{e}") for e in ("eot", "woff2", "woff", "ttf")],
-    (B, f"dist/fonts/{ICON}.svg", f"fonts/{ICON}.svg#glyphicons_halflingsregular"),
-    *[
-        (M, f, MJ + f)
-        for f in (
+    *(
+        (BOOTSTRAP, f"dist/fonts/{ICONS}.{kind}", f"fonts/{ICONS}.{kind}")
+        for kind in ("eot", "woff2", "woff", "ttf")
+    ),
+    (BOOTSTRAP, f"dist/fonts/{ICONS}.svg", f"fonts/{ICONS}.svg#glyphicons_halflingsregular"),
+    *(
+        (MATHJAX, name, f"js/mathjax/2.7.5/{name}")
+        for name in (
             "MathJax.js",
             "config/Safe.js",
             "config/TeX-AMS-MML_HTMLorMML.js",
@@ -47,28 +46,39 @@ FILES = [  # npm package, file in it, target under visdom/static
             "jax/output/SVG/fonts/TeX/fontdata.js",
             "jax/output/SVG/fonts/TeX/Size1/Regular/Main.js",
         )
-    ],
-]
+    ),
+)
 
 
-def main():
-    static = pathlib.Path(visdom.__file__).parent / "static"
-    if all((static / to).is_file() for *_, to in FILES) and (static / "version.built").is_file():
-        return print("visdom assets already in", static)
-    with tempfile.TemporaryDirectory() as tmp:
-        subprocess.run(
-            ["npm", "pack", "--silent", "--pack-destination", tmp, *dict.fromkeys(p for p, *_ in FILES)],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        for package, member, to in FILES:
-            target = static / to
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tarfile.open(pathlib.Path(tmp) / (package.replace("@", "-") + ".tgz")) as tar:
-                root = tar.next().name.split("/")[0]  # "package" in most, not in all
-                target.write_bytes(tar.extractfile(f"{root}/{member}").read())
-    (static / "version.built").write_text(visdom.__version__)  # download_scripts() then fetches nothing
-    print(len(FILES), "visdom assets ->", static)
+def main() -> None:
+    """Fetch the files unless all are there; print which."""
+    import visdom
+
+    static = Path(visdom.__file__).parent / "static"
+    mark = static / "version.built"  # visdom downloads nothing where this names its version
+    if mark.is_file() and all((static / target).is_file() for *_, target in FILES):
+        print("visdom's page files are in", static)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        packages = dict.fromkeys(package for package, *_ in FILES)
+        command = ["npm", "pack", "--silent", "--pack-destination", folder, *packages]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        for package, member, target in FILES:
+            (static / target).parent.mkdir(parents=True, exist_ok=True)
+            (static / target).write_bytes(
+                read_member(Path(folder, f"{package.replace('@', '-')}.tgz"), member)
+            )
+    mark.write_text(importlib.metadata.version("visdom"))
+    print(len(FILES), "page files of visdom put into", static)
+
+
+def read_member(archive: Path, member: str) -> bytes:
+    """A file of an npm package; its top folder is `package` in most, not in all."""
+    with tarfile.open(archive) as tar:
+        top = tar.getnames()[0].split("/")[0]
+        file = tar.extractfile(f"{top}/{member}")
+        assert file is not None, f"{member} is no file in {archive.name}"
+        return file.read()
 
 
 if __name__ == "__main__":

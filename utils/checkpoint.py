@@ -92,15 +92,16 @@ def bare_weights(value: Any) -> dict[str, Tensor]:
     >>> list(bare_weights({"params": {"module._orig_mod.a": torch.zeros(1), "n_averaged": torch.tensor(3)}}))
     ['a']
     """
-    for container in ("params_ema", "params", "state_dict", "net", "model"):
-        if isinstance(value, dict) and isinstance(value.get(container), dict):
-            value = value[container]
+    containers = ("params_ema", "params", "state_dict", "net", "model")
+    while isinstance(value, dict) and (
+        inner := next((value[c] for c in containers if isinstance(value.get(c), dict)), None)
+    ):
+        value = inner
     weights = {}
     for key, tensor in value.items() if isinstance(value, dict) else ():
-        while key.startswith(("module.", "_orig_mod.")):
-            key = key.removeprefix("module.").removeprefix("_orig_mod.")
-        if isinstance(tensor, Tensor) and key != "n_averaged":
-            weights[key] = tensor
+        name = re.sub(r"^((module|_orig_mod)\.)+", "", str(key))
+        if isinstance(tensor, Tensor) and name != "n_averaged":
+            weights[name] = tensor
     return weights
 
 
@@ -132,7 +133,7 @@ def find_state(run: Run, epoch: int, epoch_steps: int) -> dict[str, Any]:
         state = load(run.state(f"epoch_{epoch:04d}"))
     else:
         state = load(run.state("latest"))
-        if state["step"] != epoch * epoch_steps:
+        if state.get("step") != epoch * epoch_steps:
             saved = ", ".join(map(str, run.epochs_saved())) or "none"
             raise Refusal(
                 f"no state after epoch {epoch} [--epoch]", f"saved: {saved}", "one of these, or --resume"

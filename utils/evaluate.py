@@ -89,10 +89,11 @@ def mean_psnr(judged: Iterable[Judged], place: Place, keep: set[int]) -> tuple[f
 
 @contextmanager
 def eval_mode(net: nn.Module) -> Iterator[None]:
-    """Switch to eval mode, and back to what it was."""
-    training = net.training
+    """Switch to eval mode, and each layer back to what it was."""
+    modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
         yield
     finally:
-        net.train(training)
+        for module, training in modes:
+            module.training = training

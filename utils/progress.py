@@ -1,36 +1,17 @@
-"""A bar on a terminal, plain lines elsewhere; and how long the loop waits for data."""
+"""A bar on a terminal, plain lines elsewhere, and the figures that they show."""
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from utils.distributed import Place
+from utils.loading import Batches
 
 QUIET_S = 10.0  # between two plain lines
-
-
-class Timed:
-    """Iterate over a loader and count the seconds that the loop waited for it."""
-
-    def __init__(self, batches: Iterable[Any]):
-        self.batches = batches
-        self.waited_s = 0.0
-
-    def __iter__(self) -> Iterator[Any]:
-        source = iter(self.batches)
-        while True:
-            started = time.perf_counter()
-            try:
-                batch = next(source)
-            except StopIteration:
-                return
-            self.waited_s += time.perf_counter() - started
-            yield batch
 
 
 class Progress:
@@ -89,7 +70,7 @@ def clock(seconds: float) -> str:
 class Meter:
     """What a printed line says of the steps since the last one; summed on the device and read only then."""
 
-    def __init__(self, batch_size: int, batches: Timed, place: Place):
+    def __init__(self, batch_size: int, batches: Batches, place: Place):
         self.batch_size, self.batches, self.place = batch_size, batches, place
         self.restart()
 

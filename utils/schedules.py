@@ -5,12 +5,14 @@ optimizer steps; what users give in epochs has been turned into steps. No factor
 """
 
 import math
-from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
+
+
+LEAST = 1e-9  # of any factor: no step is taken at a learning rate of 0
 
 
 class Plan(NamedTuple):
@@ -50,7 +52,7 @@ def multistep_decay(step: int, plan: Plan) -> float:
     >>> [multistep_decay(s, Plan(total=9, decay=0, milestones=(3, 6), gamma=0.5)) for s in (2, 3, 6)]
     [1.0, 0.5, 0.25]
     """
-    return plan.gamma ** bisect_right(plan.milestones, step)
+    return plan.gamma ** sum(step >= milestone for milestone in plan.milestones)
 
 
 def cosine(step: int, plan: Plan) -> float:
@@ -67,7 +69,7 @@ def onecycle(step: int, plan: Plan) -> float:
     """Cosine from 1/25 up to 1 in the first 30 %, then down to 1/250000 (Smith, 1cycle); momentum stays.
 
     >>> [round(onecycle(s, Plan(total=10, decay=0)), 3) for s in (0, 3, 9)]
-    [0.04, 1.0, 0.049]
+    [0.04, 1.0, 0.05]
     """
     peak = 0.3 * plan.total
     if step < peak:
@@ -94,7 +96,7 @@ def factor(name: str, step: int, plan: Plan) -> float:
     0.2
     """
     warm = min(1.0, (step + 1) / (plan.warmup + 1)) if plan.warmup else 1.0
-    return warm * SCHEDULES[name](min(step, plan.total - 1), plan)
+    return warm * max(SCHEDULES[name](min(step, plan.total - 1), plan), LEAST)
 
 
 def build_scheduler(optimizer: "Optimizer", name: str, plan: Plan, lr: float, step: int) -> "LRScheduler":
@@ -113,9 +115,12 @@ def build_scheduler(optimizer: "Optimizer", name: str, plan: Plan, lr: float, st
     def ratio(s: int) -> float:
         return factor(name, s, plan) / factor(name, s - 1, plan)
 
+    scheduler = MultiplicativeLR(optimizer, ratio)
     reached = lr * factor(name, 0, plan)
-    for s in range(1, step):  # the same products in the same order as an unbroken run: the same bits
+    for s in range(1, step + 1):  # the same products in the same order as an unbroken run: the same bits
         reached *= ratio(s)
     for group in optimizer.param_groups:
         group["lr"] = reached
-    return MultiplicativeLR(optimizer, ratio, last_epoch=step - 1)
+    position = {"last_epoch": step, "_last_lr": [reached] * len(optimizer.param_groups)}
+    scheduler.load_state_dict(scheduler.state_dict() | position)
+    return scheduler

@@ -5,7 +5,6 @@ that comes (back) is given the whole of it, and a picture replaces the one befor
 for a server.
 """
 
-import importlib.util
 import logging
 import math
 import socket
@@ -15,11 +14,13 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 import numpy as np
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RETRY_S = 5.0  # between two attempts to reach a server
 PAUSE_S = 0.5  # between two rounds of sending: points that come faster travel together
@@ -27,8 +28,8 @@ TIMEOUT_S = 2.0  # of one HTTP request; visdom itself would wait for ever
 MAX_POINTS = 2000  # a window; the server's and the page's cost grow with it
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
-# Ends when its stdin does, that is with this process, however that ends. The server imports torch where it can
-# and never uses it: without, it starts in half a second and takes a quarter of the memory.
+# Ends when its stdin does, that is with this process, however that ends. visdom imports torch where it can,
+# and its server never uses it: without, it starts in half a second and takes 50 MB, not 500.
 SERVER = """
 import os, sys, threading
 def end_with_stdin():
@@ -120,7 +121,7 @@ class VisdomPlot:
         self.shown: dict[str, Any] = {}  # what this client has put into each window
         self.failed = -math.inf  # when it last failed
         self.said: set[str] = set()
-        self.new_client = _client_class(trust_env=self.host not in LOCAL)
+        self.new_client = _client_class(trust_env=self.host not in LOCAL)  # ImportError without visdom
         self.process = _start_server(port) if start else None
         self.thread = threading.Thread(target=self._serve, name="visdom", daemon=True)
         self.thread.start()
@@ -136,7 +137,7 @@ class VisdomPlot:
             self.given += 1
         self.wake.set()
 
-    def picture(self, name: str, title: str, image: Tensor) -> None:
+    def picture(self, name: str, title: str, image: "Tensor") -> None:
         """Show `(3, H, W)` in [0, 1] instead of the picture before it."""
         pixels = image.clamp(0, 1).mul(255).round().byte().cpu().numpy()
         with self.lock:
@@ -171,7 +172,8 @@ class VisdomPlot:
             self.wake.clear()
             self.closing.wait(PAUSE_S)
         connected = self.client is not None
-        self._update()
+        if connected or time.monotonic() > self.failed + PAUSE_S:  # not again what failed just now
+            self._update()
         if connected and not self.complete:  # it was restarted since the last round
             self._update()
         self._hang_up()
@@ -262,19 +264,20 @@ class VisdomPlot:
             return False
 
     def _explain(self, error: Exception) -> None:
-        place = f"{self.server}:{self.port}"
+        place, visdom = f"{self.server}:{self.port}", f"`visdom -port {self.port} -bind_local`"
+        reason = str(error).partition("\n")[0] or type(error).__name__
         if self.process and self.process.poll() is not None:
-            why = f"`visdom -port {self.port} -bind_local` by itself shows why"
-            text = f"visdom: the server that was started ended with code {self.process.returncode}; {why}"
+            text = (
+                f"the server that was started ended with code {self.process.returncode}; {visdom} shows why"
+            )
         elif "address" in self.said:
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            text = f"visdom: lost {place} ({reason}); it gets all plots when it is back"
+            text = f"lost {place} ({reason}); it gets all plots when it is back"
         elif self.process:
             return  # still starting
         else:
-            how = f"`visdom -port {self.port} -bind_local` starts one (or --visdom start)"
-            text = f"visdom: no server at {place}; {how}, and gets all plots when it comes"
-        self._say_once("trouble", text)
+            how = f"{visdom} starts one (or --visdom start), and gets all plots when it comes"
+            text = f"no server at {place} ({reason}); {how}"
+        self._say_once("trouble", f"visdom: {text}")
 
     def _say_once(self, kind: str, text: str) -> None:
         if kind not in self.said:
@@ -316,7 +319,7 @@ def _client_class(trust_env: bool) -> Any:
         def win_exists(self, win: str, env: str | None = None) -> bool:
             answer = self._send({"win": win, "eid": env}, endpoint="win_exists", quiet=True)
             if answer not in ("true", "false"):
-                raise RuntimeError("what answers is no visdom server")
+                raise RuntimeError("what answers there is not visdom, or wants a login")
             return answer == "true"
 
     return Client
@@ -333,7 +336,8 @@ def open_plot(
     """The plot that `--visdom auto|start|off` asks for; None when off, or without visdom (said)."""
     if mode == "off":
         return None
-    if importlib.util.find_spec("visdom") is None:
-        say("visdom: not installed, so no live plots (the README's first command installs it)")
+    try:
+        return VisdomPlot(env, windows, server, port, start=mode == "start", say=say)
+    except Exception as error:  # not installed, or not in order
+        say(f"visdom: no live plots ({error}); the README's first command installs it")
         return None
-    return VisdomPlot(env, windows, server, port, start=mode == "start", say=say)

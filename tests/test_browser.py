@@ -1,0 +1,231 @@
+"""The page as a user sees it: scripts on a real visdom server, read and watched in a real Chromium."""
+
+import csv
+import importlib.util
+import itertools
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.conftest import FAST, TINY, Workplace
+from tests.visdom_server import Server, missing, need_page_files, visdom_server, wait_until
+from utils import visdom_plot
+from utils.visdom_plot import VisdomPlot, Window
+
+pytestmark = pytest.mark.browser
+
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE localhost , EXCLUDE 127.0.0.1",  # nothing else is asked
+)
+
+READ = """() => {
+    const seen = (e) => e.getBoundingClientRect().width > 0 && e.getBoundingClientRect().height > 0;
+    const texts = (plot, query) => [...plot.querySelectorAll(query)].filter(seen).map((e) => e.textContent);
+    const plots = [...document.querySelectorAll('.js-plotly-plot')].map((plot) => ({
+        title: texts(plot, '.gtitle').join(), xlabel: texts(plot, '.xtitle').join(),
+        ylabel: texts(plot, '.ytitle').join(), range: plot.layout.yaxis.range,
+        legend: texts(plot, '.legendtext'),
+        curves: Object.fromEntries(plot.data.map((t) => [t.name, [...t.x].map((x, i) => [x, t.y[i]])])),
+        // plotly draws the traces in the order of their data
+        marks: [...plot.querySelectorAll('.scatterlayer .trace')].map((t) =>
+            [...t.querySelectorAll('.points path')].filter(seen).length),
+        lines: [...plot.querySelectorAll('.scatterlayer .trace')].map((t) =>
+            [...t.querySelectorAll('.lines path.js-line')].filter((l) => l.getTotalLength() > 0).length),
+    }));
+    const images = [...document.querySelectorAll('.react-grid-item img')].filter(seen).map((i) => ({
+        title: i.closest('.window').querySelector('.bar .pull-right').textContent.trim(),
+        loaded: i.complete && i.naturalWidth > 0, width: i.naturalWidth, height: i.naturalHeight,
+    }));
+    const boxes = [...document.querySelectorAll('.react-grid-item .window')].map((e) => {
+        const box = e.getBoundingClientRect(); return [box.left, box.top, box.right, box.bottom]; });
+    return { plots: Object.fromEntries(plots.map((p) => [p.title + ' ' + p.xlabel, p])), images, boxes };
+}"""
+
+
+def chromium() -> str:
+    """Path of the browser; without it, or what drives it, the test is skipped."""
+    need_page_files()
+    if importlib.util.find_spec("playwright") is None:
+        missing("playwright is not installed")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    return path or missing("there is no chromium on the PATH")
+
+
+class Page:
+    """A page of the server in a browser, and everything that went wrong on it."""
+
+    def __init__(self, page: Any, server: Server):
+        self.page, self.server = page, server
+        self.troubles: list[str] = []
+        page.on("pageerror", lambda error: self.note(f"page error: {error}"))
+        page.on("requestfailed", lambda request: self.note(f"failed: {request.url}"))
+        page.on("response", lambda answer: self.note(f"{answer.status}: {answer.url}", answer.status >= 400))
+        page.on("console", lambda line: self.note(f"console: {line.text}", line.type == "error"))
+
+    def note(self, text: str, trouble: bool = True) -> None:
+        self.troubles += [text] if trouble else []
+
+    def open(self, env: str) -> None:
+        # not until the network is idle: the page's websocket stays open
+        self.page.goto(f"http://127.0.0.1:{self.server.port}/env/{env}", wait_until="domcontentloaded")
+
+    def read(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.page.evaluate(READ)
+        return found
+
+    def curves(self) -> dict[str, dict[str, list[list[float | None]]]]:
+        return {title: plot["curves"] for title, plot in self.read()["plots"].items()}
+
+    def shows(self, expected: dict[str, Any]) -> None:
+        """Wait for exactly these curves."""
+        end = time.monotonic() + 20
+        while self.curves() != expected and time.monotonic() < end:
+            self.page.wait_for_timeout(50)
+        assert self.curves() == expected
+
+    def settle(self) -> None:
+        """Wait until the pictures are loaded and the panes have glided to their places."""
+        self.page.wait_for_timeout(700)
+        wait_until(lambda: all(image["loaded"] for image in self.read()["images"]))
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    chromium()
+    with visdom_server() as server:
+        yield server
+
+
+@contextmanager
+def browsing(server: Server) -> Iterator[Page]:
+    """A page in a fresh browser; at the end nothing must have gone wrong on it."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        try:
+            page = Page(browser.new_page(viewport={"width": 1400, "height": 1500}), server)
+            yield page
+            assert page.troubles == []
+        finally:
+            browser.close()
+
+
+def test_the_page_shows_what_was_measured(server: Server, work: Workplace) -> None:
+    seeing = ("--visdom", "auto", "--visdom_server", "http://127.0.0.1", "--visdom_port", str(server.port))
+    work.train(*TINY, *FAST, *seeing, "--n_epochs", "3", "--name", "run")
+    work.test("--name", "run", *seeing)
+    with browsing(server) as page:
+        page.open("run")
+        expected = measured(work, "run")
+        page.shows(expected)
+        page.settle()
+        found = page.read()
+        if path := os.environ.get("CLEARPAIR_SCREENSHOT"):
+            page.page.screenshot(path=path, full_page=True)
+        check_drawing(found["plots"], expected)
+        check_axes(found["plots"])
+        titles = {image["title"] for image in found["images"] if image["loaded"]}
+        assert titles == {"input | output | target, step 9", "input | output | target"}
+        check_apart(found["boxes"])
+
+        # the run goes on, and the page shows it without being loaded again
+        work.train("--resume", "--name", "run", "--n_epochs", "4", *seeing)
+        longer = measured(work, "run")
+        assert len(longer["loss step"]["train"]) == 12
+        page.shows(longer)
+        page.settle()
+        found = page.read()
+        check_drawing(found["plots"], longer)
+        assert "input | output | target, step 12" in {image["title"] for image in found["images"]}
+
+
+def test_the_open_page_follows_what_happens_to_a_window(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New curves, values that are no numbers, thinning, and a second script in the same window."""
+    monkeypatch.setattr(visdom_plot, "PAUSE_S", 0.02)
+    monkeypatch.setattr(visdom_plot, "MAX_POINTS", 20)
+    windows = {"one": Window("title", "x", "y", {"markers": True})}
+    with browsing(server) as page:
+        for start in (0, 100):
+            plot = VisdomPlot("live", windows, "http://127.0.0.1", server.port)
+            plot.add("one", "a", start, 1.0)
+            wait_until(lambda: server.curves("live")["one"] == {"a": [(start, 1)]})  # noqa: B023
+            if start == 0:
+                page.open("live")
+            page.shows({"title x": {"a": [[start, 1]]}})
+            plot.add("one", "a", start + 1, math.inf)
+            plot.add("one", "b", start, 2.0)
+            page.shows({"title x": {"a": [[start, 1], [start + 1, None]], "b": [[start, 2]]}})
+            for i in range(2, 21):
+                plot.add("one", "a", start + i, i)
+            page.shows({"title x": {"a": [[start + i, i or 1] for i in range(0, 21, 2)], "b": [[start, 2]]}})
+            page.settle()
+            assert page.read()["plots"]["title x"]["marks"] == [11, 1]
+            assert plot.close()
+
+
+def measured(work: Workplace, name: str) -> dict[str, Any]:
+    """What the page must show, from the run's log and the test's table; by title and label of x."""
+    records = [json.loads(text) for text in work.file(name, "log.jsonl").read_text().splitlines()]
+    steps = [record for record in records if "loss" in record]
+    judged = [record for record in records if "val_psnr" in record]
+    table = (work.folder / f"results/{name}/demo/metrics.csv").read_text().splitlines()[1:]
+    values = [float(row["psnr"]) for row in csv.DictReader(table)]
+    return {
+        "loss step": {"train": [[r["step"], r["loss"]] for r in steps]},
+        "learning rate step": {"lr": [[r["step"], r["lr"]] for r in steps]},
+        "validation PSNR epoch": {
+            "validation": [[r["epoch"], r["val_psnr"]] for r in judged],
+            "doing nothing": [[r["epoch"], r["val_psnr_input"]] for r in judged],
+        },
+        "PSNR i": {
+            "clear": [[i + 1, pytest.approx(value, abs=1e-6)] for i, value in enumerate(values)],
+            "mean": [[0, pytest.approx(sum(values) / len(values), abs=1e-6)]],
+        },
+    }
+
+
+def check_drawing(plots: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Every curve has its line, or a mark a point, and a legend that can be read."""
+    for title, curves in expected.items():
+        plot = plots[title]
+        assert plot["legend"] == list(curves)
+        counts = [len(points) for points in curves.values()]
+        if "PSNR" in title:
+            assert plot["marks"] == counts
+        assert plot["lines"] == [int(count > 1) for count in counts]
+
+
+def check_axes(plots: dict[str, Any]) -> None:
+    assert plots["PSNR i"]["range"] == [0, 90]
+    labels = {title: plot["ylabel"] for title, plot in plots.items()}
+    assert labels == {
+        "loss step": "loss",
+        "learning rate step": "lr",
+        "validation PSNR epoch": "PSNR (dB)",
+        "PSNR i": "PSNR",
+    }
+
+
+def check_apart(boxes: list[list[float]]) -> None:
+    """No pane covers another."""
+    assert len(boxes) == 6
+    for one, two in itertools.combinations(boxes, 2):
+        beside = one[2] <= two[0] or two[2] <= one[0] or one[3] <= two[1] or two[3] <= one[1]
+        assert beside, (one, two)

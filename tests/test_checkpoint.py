@@ -1,0 +1,476 @@
+"""Files that are whole or not there, are checked before they are believed, and load in anybody's code."""
+
+import argparse
+import errno
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from utils import checkpoint
+from utils.ema import Average
+from utils.errors import Refusal
+from utils.files import write_text
+from utils.runs import Run, cut_log, read_log
+
+
+def small_net(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 40, 3), nn.BatchNorm2d(40), nn.Conv2d(40, 40, 3), nn.Conv2d(40, 3, 3))
+
+
+def equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A sound file of weights, some 70 KiB."""
+    path = tmp_path / "net.pth"
+    checkpoint.save(small_net().state_dict(), path)
+    return path
+
+
+# ----------------------------------------------------------------------------------------- whole or not there
+
+
+class Unpicklable:
+    def __reduce__(self) -> Any:
+        raise RuntimeError("cannot be pickled")
+
+
+def test_a_failing_save_leaves_the_older_file(saved: Path) -> None:
+    before = saved.read_bytes()
+    with pytest.raises(RuntimeError, match="cannot be pickled"):
+        checkpoint.save({"weights": torch.zeros(1000), "bad": Unpicklable()}, saved)
+    assert saved.read_bytes() == before
+    assert equal(checkpoint.load(saved), small_net().state_dict())
+
+
+def write_half(value: Any, file: Any) -> None:
+    file.write(b"PK\3\4" + bytes(20_000))
+    file.flush()
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("there_before", [True, False])
+def test_a_disk_that_fills_up_leaves_the_older_file_or_none(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, there_before: bool
+) -> None:
+    path = saved if there_before else saved.with_name("other.pth")
+    before = saved.read_bytes()
+    monkeypatch.setattr(torch, "save", write_half)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save({"weights": torch.zeros(1000)}, path)
+    assert saved.read_bytes() == before and path.exists() == there_before
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_failure_on_the_way_to_the_disk_leaves_the_older_file(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    before = saved.read_bytes()
+
+    def fail(*given: Any, **named: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(*((os, "fsync", fail) if call == "fsync" else (Path, "replace", fail)))
+    with pytest.raises(OSError, match="Input/output error"):
+        checkpoint.save(small_net(1).state_dict(), saved)
+    assert saved.read_bytes() == before
+
+
+def test_a_failed_save_leaves_no_half_file_behind(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would keep a full disk full."""
+    monkeypatch.setattr(torch, "save", write_half)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save({"weights": torch.zeros(1000)}, saved)
+    assert [path.name for path in saved.parent.iterdir()] == ["net.pth"]
+
+
+def test_data_are_on_the_disk_before_the_name_is(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Synced while the older file is still there, and the folder synced after the move."""
+    before, seen, fsync = saved.read_bytes(), [], os.fsync
+
+    def watch(descriptor: int) -> None:
+        seen.append(saved.read_bytes() == before)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    checkpoint.save(small_net(1).state_dict(), saved)
+    assert seen == [True, False]
+    assert [path.name for path in saved.parent.iterdir()] == ["net.pth"]
+
+
+def test_text_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    for text in ("{}", '{"name": "größer"}', ""):
+        write_text(text, path)
+        assert path.read_text(encoding="utf-8") == text
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# --------------------------------------------------------------------------------------- what is not believed
+
+
+def test_a_sound_file_is_read_back(saved: Path) -> None:
+    assert equal(checkpoint.load(saved), small_net().state_dict())
+    state = {
+        "step": 7,
+        "best": {"psnr": None},
+        "options": {"mean": 0.5, "changed": ["a"]},
+        "x": torch.ones(2),
+    }
+    checkpoint.save(state, saved)
+    read = checkpoint.load(saved)
+    assert torch.equal(read.pop("x"), state.pop("x")) and read == state  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(Refusal, match="no such file") as caught:
+            checkpoint.load(path)
+        assert str(path) in caught.value.what
+
+
+def refused(path: Path) -> str:
+    """The reason why `path` is refused."""
+    with pytest.raises(Refusal, match="damaged or no checkpoint") as caught:
+        checkpoint.load(path)
+    assert str(path) in caught.value.what and caught.value.fix
+    assert "\n" not in caught.value.why and len(caught.value.why) < 300
+    return caught.value.why
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0" * 5000, bytes(range(256)) * 20, b"PK\3\4", pickle.dumps({"a": 1}), b'{"step": 1}'],
+    ids=["empty", "zeros", "bytes", "zip_magic", "pickle", "json"],
+)
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "net.pth"
+    path.write_bytes(content)
+    assert refused(path)
+
+
+@pytest.mark.parametrize("part", [0.001, 0.1, 0.5, 0.9, 0.99, 0.9999])
+def test_a_truncated_file_is_refused(saved: Path, part: float) -> None:
+    whole = saved.read_bytes()
+    saved.write_bytes(whole[: int(part * len(whole))])
+    assert refused(saved)
+
+
+@pytest.mark.parametrize("part", [0.3, 0.5, 0.7])
+def test_4096_zeroed_bytes_are_refused(saved: Path, part: float) -> None:
+    """As after a power failure; torch.load alone takes them for weights."""
+    whole = bytearray(saved.read_bytes())
+    at = int(part * len(whole))
+    whole[at : at + 4096] = bytes(4096)
+    saved.write_bytes(whole)
+    assert not equal(torch.load(saved), small_net().state_dict())
+    assert "checksum" in refused(saved)
+
+
+def test_one_flipped_bit_of_any_tensor_is_refused(saved: Path) -> None:
+    whole = saved.read_bytes()
+    with zipfile.ZipFile(saved) as archive:
+        members = [info for info in archive.infolist() if "/data/" in info.filename]
+    assert len(members) == len(small_net().state_dict())
+    for info in members:
+        name, extra = (int.from_bytes(whole[info.header_offset + i :][:2], "little") for i in (26, 28))
+        damaged = bytearray(whole)
+        damaged[info.header_offset + 30 + name + extra + info.file_size // 2] ^= 0x10
+        saved.write_bytes(damaged)
+        assert info.filename in refused(saved)
+
+
+class Payload:
+    """What a hostile file holds: unpickled, it runs a command."""
+
+    def __init__(self, marker: Path):
+        self.command = f"touch {marker}"
+
+    def __reduce__(self) -> Any:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_wants_to_run_code_is_refused(tmp_path: Path, zipped: bool) -> None:
+    marker, path = tmp_path / "ran", tmp_path / "net.pth"
+    torch.save({"w": torch.ones(2), "x": Payload(marker)}, path, _use_new_zipfile_serialization=zipped)
+    assert refused(path)
+    assert not marker.exists()
+    if zipped:  # the payload is a real one
+        torch.load(path, weights_only=False)
+        assert marker.exists()
+
+
+@pytest.mark.parametrize(
+    "value", [argparse.Namespace(lr=1.0), {"options": argparse.Namespace()}, small_net()]
+)
+def test_only_plain_types_and_tensors_are_read(tmp_path: Path, value: Any) -> None:
+    torch.save(value, tmp_path / "net.pth")
+    assert "UnpicklingError" in refused(tmp_path / "net.pth")
+
+
+# --------------------------------------------------------------------------------------------- into a network
+
+
+def test_a_saved_network_loads_in_plain_code(saved: Path) -> None:
+    net = small_net(seed=1)
+    net.load_state_dict(torch.load(saved))
+    assert equal(net.state_dict(), small_net().state_dict())
+
+
+def wrapped(prefix: str) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in small_net().state_dict().items()}
+
+
+FOREIGN: dict[str, Any] = {
+    "bare": wrapped(""),
+    "ddp": wrapped("module."),
+    "compiled": wrapped("_orig_mod."),
+    "ddp_of_compiled": wrapped("module._orig_mod."),
+    "compiled_ddp": wrapped("_orig_mod.module."),
+    "average": {"n_averaged": torch.tensor(5), **wrapped("module.")},
+    "average_of_compiled": {"n_averaged": torch.tensor(5), **wrapped("module._orig_mod.")},
+    "params": {"params": wrapped("")},
+    "basicsr": {"params": small_net(1).state_dict(), "params_ema": wrapped("module.")},
+    "lightning": {"epoch": 3, "state_dict": wrapped(""), "lr": [0.1]},
+    "ours": {"format": 1, "step": 4, "net": wrapped(""), "ema": {}, "best": {"psnr": 30.0}},
+    "model": {"model": wrapped("module."), "optimizer": {"state": {}, "param_groups": []}},
+}
+
+
+@pytest.mark.parametrize("value", FOREIGN.values(), ids=FOREIGN)
+def test_containers_and_prefixes_of_others_come_off(tmp_path: Path, value: dict[str, Any]) -> None:
+    assert equal(checkpoint.bare_weights(value), dict(small_net().state_dict()))
+    torch.save(value, tmp_path / "net.pth")
+    net = small_net(seed=1)
+    checkpoint.load_weights(net, tmp_path / "net.pth")
+    assert equal(net.state_dict(), small_net().state_dict())
+
+
+def test_a_prefix_within_a_name_stays() -> None:
+    weights = {"encoder.module.weight": torch.ones(1), "my_module.bias": torch.zeros(1)}
+    assert checkpoint.bare_weights(weights).keys() == weights.keys()
+
+
+def loaded(value: Any, path: Path) -> str:
+    """Why `value` is not loaded; the network is checked to stay as it was."""
+    torch.save(value, path)
+    net = small_net(seed=1)
+    with pytest.raises(Refusal, match="does not fit the network") as caught:
+        checkpoint.load_weights(net, path)
+    assert equal(net.state_dict(), small_net(seed=1).state_dict())
+    assert str(path) in caught.value.what and caught.value.fix
+    return caught.value.why
+
+
+def test_what_does_not_fit_is_counted_and_named(tmp_path: Path) -> None:
+    weights = dict(small_net().state_dict())
+    del weights["0.bias"], weights["3.weight"]
+    weights |= {"head.weight": torch.zeros(2), "2.bias": torch.zeros(7)}
+    assert loaded(weights, tmp_path / "a.pth") == (
+        "2 missing: 0.bias, 3.weight; 1 left over: head.weight; 1 of another shape: 2.bias (7,) for (40,)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"3.bias": None}, "1 missing: 3.bias"),
+        ({"4.bias": torch.zeros(1)}, "1 left over: 4.bias"),
+        ({"3.bias": torch.zeros(1)}, "1 of another shape: 3.bias (1,) for (3,)"),
+    ],
+)
+def test_one_thing_that_does_not_fit_is_enough(
+    tmp_path: Path, change: dict[str, Tensor | None], why: str
+) -> None:
+    weights = {**small_net().state_dict(), **change}
+    assert loaded({k: v for k, v in weights.items() if v is not None}, tmp_path / "a.pth") == why
+
+
+def test_only_five_names_are_listed(tmp_path: Path) -> None:
+    weights = {f"layer{i}.weight": torch.zeros(1) for i in range(8)}
+    why = loaded(weights, tmp_path / "a.pth")
+    assert why.startswith("11 missing: 0.bias, 0.weight, 1.bias, 1.num_batches_tracked, 1.running_mean; ")
+    assert why.endswith("8 left over: " + ", ".join(f"layer{i}.weight" for i in range(5)))
+
+
+@pytest.mark.parametrize("value", [{}, [torch.ones(2)], 3, torch.ones(2), {"net": {}}, {0: torch.ones(2)}])
+def test_a_file_without_weights_does_not_fit(tmp_path: Path, value: Any) -> None:
+    assert loaded(value, tmp_path / "a.pth").startswith("11 missing: ")
+
+
+# --------------------------------------------------------------------------------------------- where to go on
+
+
+def test_states_of_several_objects_come_back(tmp_path: Path) -> None:
+    net = small_net()
+    optimizer = torch.optim.Adam(net.parameters(), 0.1)
+    net(torch.ones(1, 3, 16, 16)).sum().backward()
+    optimizer.step()
+    checkpoint.save(checkpoint.collect(net=net, optimizer=optimizer), tmp_path / "state.pth")
+    other = small_net(seed=1)
+    twin = torch.optim.Adam(other.parameters(), 0.5)
+    checkpoint.restore(checkpoint.load(tmp_path / "state.pth"), net=other, optimizer=twin)
+    assert equal(other.state_dict(), net.state_dict())
+    assert twin.param_groups[0]["lr"] == 0.1
+    for mine, theirs in zip(optimizer.state.values(), twin.state.values(), strict=True):
+        assert equal(mine, theirs)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run of 3 steps an epoch with states after epochs 2, 4 and 10; the latest after 7 steps."""
+    for tag, step in (("latest", 7), ("epoch_0002", 6), ("epoch_0004", 12), ("epoch_0010", 30)):
+        state = {"format": checkpoint.FORMAT, "step": step, "tag": tag}
+        checkpoint.save(state, tmp_path / f"{tag}_state.pth")
+    return Run(tmp_path)
+
+
+@pytest.mark.parametrize(("epoch", "tag"), [(0, "latest"), (2, "epoch_0002"), (10, "epoch_0010")])
+def test_an_epoch_goes_on_from_its_own_state(run: Run, epoch: int, tag: str) -> None:
+    assert checkpoint.find_state(run, epoch, 3)["tag"] == tag
+
+
+def test_the_latest_state_serves_where_it_stands_exactly_there(run: Run) -> None:
+    assert checkpoint.find_state(run, 7, 1)["tag"] == "latest"
+
+
+@pytest.mark.parametrize("epoch", [1, 3, 11])
+def test_an_epoch_without_a_state_names_those_that_have_one(run: Run, epoch: int) -> None:
+    with pytest.raises(Refusal, match=f"no state after epoch {epoch} ") as caught:
+        checkpoint.find_state(run, epoch, 3)
+    assert caught.value.why == "saved: 2, 4, 10"
+
+
+def test_a_state_of_another_format_is_refused(run: Run) -> None:
+    checkpoint.save({"format": checkpoint.FORMAT + 1, "step": 7}, run.state("latest"))
+    with pytest.raises(Refusal, match="another format"):
+        checkpoint.find_state(run, 0, 3)
+
+
+@pytest.mark.parametrize(("keep", "left"), [(0, [2, 4, 10]), (1, [10]), (2, [4, 10]), (5, [2, 4, 10])])
+def test_the_newest_states_of_an_epoch_are_kept(run: Run, keep: int, left: list[int]) -> None:
+    run.drop_old_states(keep)
+    assert run.epochs_saved() == left and run.state("latest").exists()
+
+
+# ---------------------------------------------------------------------------------------------------- the log
+
+RECORDS = [{"step": step, "loss": step / 8, "lr": 1e-4} for step in (0, 2, 4, 4, 6)]
+LINES = "".join(f'{{"step": {r["step"]}, "loss": {r["loss"]}, "lr": 0.0001}}\n' for r in RECORDS)
+
+
+@pytest.mark.parametrize(
+    "torn",
+    ["", '{"step": 8, "lo', '{"step": 8, "loss": 1.0', "\0\0\0\0", "{"],
+    ids=["whole", "a", "b", "c", "d"],
+)
+@pytest.mark.parametrize(("step", "kept"), [(0, 1), (1, 1), (4, 4), (6, 5), (99, 5)])
+def test_a_log_is_cut_back_to_the_step(tmp_path: Path, torn: str, step: int, kept: int) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text(LINES + torn)
+    assert read_log(path) == RECORDS
+    assert cut_log(path, step) == RECORDS[:kept]
+    assert read_log(path) == RECORDS[:kept]
+    text = path.read_text()
+    assert text.count("\n") == kept and text.endswith("\n")  # what is appended begins on its own line
+
+
+def test_a_whole_last_line_without_its_end_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text(LINES.rstrip("\n"))
+    assert cut_log(path, 99) == RECORDS and path.read_text().endswith("}\n")
+
+
+def test_a_log_that_is_not_there_is_begun(tmp_path: Path) -> None:
+    assert cut_log(tmp_path / "log.jsonl", 5) == []
+    assert (tmp_path / "log.jsonl").read_text() == ""
+
+
+# ------------------------------------------------------------------------------------------------ the average
+
+
+class Walk(nn.Module):
+    """Weights and a buffer that are set from outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+        self.register_buffer("seen", torch.zeros(3))
+
+    def move(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        values = torch.randn(2, 3, generator=generator)
+        with torch.no_grad():
+            self.weight.copy_(values[0])
+            self.get_buffer("seen").copy_(values[1])
+        return values[0], values[1]
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9, 0.999])
+def test_the_average_is_its_closed_form_buffers_included(decay: float) -> None:
+    """After k steps: d^(k-1) w_1 + (1 - d) sum over i of d^(k-i) w_i, the first step being taken as it is."""
+    net, generator = Walk(), torch.Generator().manual_seed(0)
+    average, walked = Average(net, decay), []
+    for k in range(1, 8):
+        walked.append(net.move(generator))
+        average.update()
+        shares = [decay ** (k - 1)] + [(1 - decay) * decay ** (k - i) for i in range(2, k + 1)]
+        assert sum(shares) == pytest.approx(1)
+        for i, name in enumerate(("weight", "seen")):
+            wanted = sum(
+                (share * pair[i] for share, pair in zip(shares, walked, strict=True)), torch.zeros(3)
+            )
+            assert torch.allclose(average.net.state_dict()[name], wanted, atol=1e-6)
+    assert torch.equal(net.weight, walked[-1][0])  # the network itself is left alone
+    assert average.net is not net and average.net.state_dict().keys() == net.state_dict().keys()
+
+
+def test_an_average_without_decay_is_the_network_itself() -> None:
+    net = Walk()
+    average = Average(net, 0.0)
+    assert average.net is net and average.state_dict() == {}
+    net.move(torch.Generator().manual_seed(0))
+    before = net.weight.clone()
+    average.update()
+    average.load_state_dict({})
+    assert torch.equal(net.weight, before)
+
+
+def test_an_average_that_went_on_from_a_file_is_the_same_to_the_bit(tmp_path: Path) -> None:
+    steps = torch.Generator().manual_seed(0)
+    net = Walk()
+    average = Average(net, 0.9)
+    for _ in range(3):
+        net.move(steps)
+        average.update()
+    checkpoint.save(checkpoint.collect(net=net, ema=average), tmp_path / "state.pth")
+    twin = Walk()
+    resumed = Average(twin, 0.9)
+    checkpoint.restore(checkpoint.load(tmp_path / "state.pth"), net=twin, ema=resumed)
+    assert equal(resumed.net.state_dict(), average.net.state_dict())
+    for seed in range(3):
+        for one, its_average in ((net, average), (twin, resumed)):
+            one.move(torch.Generator().manual_seed(seed))
+            its_average.update()
+    assert equal(resumed.net.state_dict(), average.net.state_dict())
+
+
+def test_the_statistics_of_a_batch_norm_are_averaged_too() -> None:
+    net = small_net().train()
+    average = Average(net, 0.9)
+    for seed in range(3):
+        net(torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(seed)) + seed)
+        average.update()
+    own, averaged = net.state_dict(), average.net.state_dict()
+    assert not torch.allclose(own["1.running_mean"], averaged["1.running_mean"], atol=1e-3)
+    assert averaged["1.running_mean"].abs().sum() > 0
+    assert not any("n_averaged" in key or key.startswith("module.") for key in averaged)

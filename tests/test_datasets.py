@@ -1,0 +1,556 @@
+"""Samples as pure functions of (seed, epoch, index), and the values that enter a network."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from data.augment import AUGMENTATIONS, random_crop
+from data.datasets import PairDataset, check_training_sizes, fits_in_memory
+from data.degrade import DEGRADATIONS, Degradation, parse_degradation
+from data.demo import render_pair, render_scene
+from data.layouts import Listing, Pair, find_pairs
+from data.sampler import EpochSampler
+from data.transforms import to_unit
+from utils.errors import Refusal
+from utils.evaluate import doing_nothing
+from utils.loading import Batches, collate
+
+Array = np.ndarray
+NOISE_OF_25_DB = 20.1720  # 20 log10(255 / 25)
+
+
+def colours(number: int, height: int = 24, width: int = 20) -> Array:
+    return np.random.default_rng([7, number]).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def negative_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:
+    image = colours(int(pair.name))
+    return Image.fromarray(image), Image.fromarray(255 - image)
+
+
+def clean_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:
+    image = Image.fromarray(colours(int(pair.name)))
+    return image, image
+
+
+def listing(count: int = 10, read: Callable[[Pair], Any] = negative_pair) -> Listing:
+    return Listing("test", "train", "memory", [Pair(str(i), None, None, str(i)) for i in range(count)], read)
+
+
+def of_images(given: Image.Image, target: Image.Image) -> Listing:
+    return listing(1, lambda pair: (given, target))
+
+
+def same(one: dict[str, Any], two: dict[str, Any]) -> bool:
+    return (
+        one["name"] == two["name"]
+        and torch.equal(one["input"], two["input"])
+        and torch.equal(one["target"], two["target"])
+    )
+
+
+KIND: dict[str, Any] = {"input_nc": 3, "target_nc": 3}
+AUGMENTED = partial(PairDataset, **KIND, crop_size=12, augment="flip_rot90")
+DEGRADED = partial(AUGMENTED, listing(read=clean_pair), degrade=parse_degradation("haze+noise:0-55"))
+
+
+# ------------------------------------------------------------------------- a function of (seed, epoch, index)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_sample_is_the_same_twice_and_in_any_order(cache: bool) -> None:
+    keys = [(epoch, index) for epoch in range(3) for index in range(10)]
+    one, two = DEGRADED(seed=4, cache=cache), DEGRADED(seed=4)
+    first = {key: one[key] for key in keys}
+    assert all(same(two[key], first[key]) for key in keys[::-1])
+    assert all(same(one[key], first[key]) for key in keys)  # once more, from memory where it is kept
+
+
+def test_a_sample_differs_over_epochs_seeds_and_repeats() -> None:
+    samples = [DEGRADED(seed=seed, repeat=2)[epoch, 3] for seed in range(3) for epoch in range(3)]
+    samples.append(DEGRADED(seed=0, repeat=2)[0, 13])  # the same image again within the epoch
+    assert {sample["name"] for sample in samples} == {"3"}
+    assert len({sample["input"].numpy().tobytes() for sample in samples}) == len(samples)
+
+
+def test_noise_of_a_test_image_does_not_depend_on_training() -> None:
+    """A plain number is a whole image, drawn by (seed, index) alone."""
+    whole = DEGRADED(seed=4)[3]
+    assert whole["input"].shape == whole["target"].shape == (3, 24, 20)
+    assert torch.equal(to_unit(whole["target"], 0.5, 0.5).mul(255).round().byte(), as_bytes(colours(3)))
+    assert same(whole, DEGRADED(seed=4, repeat=3, cache=True)[3])
+    assert same(whole, PairDataset(listing(read=clean_pair), **KIND, seed=4, degrade=DEGRADED().degrade)[3])
+    assert not torch.equal(whole["input"], DEGRADED(seed=5)[3]["input"])
+
+
+def as_bytes(image: Array) -> torch.Tensor:
+    return torch.from_numpy(image.transpose(2, 0, 1).copy())
+
+
+def batches(epoch: int, offset: int, workers: int = 0, rank: int = 0, world: int = 1) -> list[dict[str, Any]]:
+    dataset = DEGRADED(seed=4)
+    sampler = EpochSampler(len(dataset), 4, 4, rank, world)
+    loader = DataLoader(
+        dataset,
+        4 // world,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        generator=torch.Generator(),
+        drop_last=True,
+    )
+    sampler.start_at(epoch, offset)
+    return list(loader)
+
+
+def test_batches_do_not_depend_on_the_number_of_workers() -> None:
+    alone, shared = batches(1, 0), batches(1, 0, workers=2)
+    assert len(alone) == 2
+    for one, two in zip(alone, shared, strict=True):
+        assert one["name"] == two["name"]
+        assert torch.equal(one["input"], two["input"]) and torch.equal(one["target"], two["target"])
+
+
+def test_batches_do_not_depend_on_where_the_epoch_is_entered() -> None:
+    whole, rest = batches(2, 0), batches(2, 1)
+    assert len(rest) == len(whole) - 1
+    assert rest[0]["name"] == whole[1]["name"] and torch.equal(rest[0]["input"], whole[1]["input"])
+
+
+def test_a_batch_over_two_processes_is_the_batch_of_one() -> None:
+    parts = [batches(1, 0, rank=rank, world=2) for rank in range(2)]
+    for whole, *shares in zip(batches(1, 0), *parts, strict=True):
+        assert torch.equal(whole["input"], torch.cat([share["input"] for share in shares]))
+
+
+def test_the_global_generator_is_left_alone() -> None:
+    torch.manual_seed(1)
+    np.random.seed(1)
+    wanted = torch.rand(3), np.random.rand(3)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    batches(0, 0)
+    assert torch.equal(torch.rand(3), wanted[0]) and np.array_equal(np.random.rand(3), wanted[1])
+
+
+def test_a_refusal_of_a_worker_reads_like_one_of_the_main_process() -> None:
+    dataset = PairDataset(listing(2), **KIND, crop_size=21)
+    told = []
+    for workers in (0, 1):
+        loader = DataLoader(
+            dataset,
+            sampler=[(0, 0), (0, 1)],
+            num_workers=workers,
+            collate_fn=collate,
+            generator=torch.Generator(),
+        )
+        with pytest.raises(Refusal) as caught:
+            next(iter(Batches(loader)))
+        told.append((str(caught.value), caught.value.code))
+    assert told[0] == ("error: 0: 20 x 24 pixels are less than --crop_size 21\n  fix: lower --crop_size", 1)
+    assert told[1] == told[0]
+
+
+# ----------------------------------------------------------------------------------- one draw for both images
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+@pytest.mark.parametrize("crop_size", [None, 1, 12, 20])
+def test_both_images_of_a_pair_share_every_draw(augment: str, crop_size: int | None) -> None:
+    dataset = PairDataset(listing(), **KIND, crop_size=crop_size, augment=augment)
+    for key in [(epoch, index) for epoch in range(4) for index in range(10)]:
+        sample = dataset[key]
+        assert sample["input"].shape == sample["target"].shape
+        assert torch.allclose(sample["input"], -sample["target"], atol=1e-6)  # target = 255 - input
+        assert sample["input"].dtype == torch.float32 and sample["input"].is_contiguous()
+
+
+ORIENTATIONS = {
+    "none": {(False, 0)},
+    "flip": {(False, 0), (True, 0)},
+    "flip_rot90": {(mirrored, turns) for mirrored in (False, True) for turns in range(4)},
+}
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_orientations_are_all_drawn_and_about_equally_often(augment: str) -> None:
+    """Each of the 8 elements of the square's group, counted by what it makes of an image without symmetry."""
+    image = colours(0, 8, 8)
+    seen: Counter[bytes] = Counter()
+    for seed in range(800):
+        turned = AUGMENTATIONS[augment]([image], np.random.default_rng(seed))[0]
+        seen[np.ascontiguousarray(turned).tobytes()] += 1
+    possible = {
+        np.ascontiguousarray(np.rot90(image[:, ::-1] if mirrored else image, turns)).tobytes()
+        for mirrored, turns in ORIENTATIONS[augment]
+    }
+    assert seen.keys() == possible
+    assert min(seen.values()) > 0.7 * 800 / len(possible)
+
+
+def test_all_orientations_reach_the_network() -> None:
+    dataset = PairDataset(of_images(*[Image.fromarray(colours(0, 8, 8))] * 2), **KIND, augment="flip_rot90")
+    assert len({dataset[epoch, 0]["input"].numpy().tobytes() for epoch in range(60)}) == 8
+
+
+def test_every_window_of_an_image_is_drawn() -> None:
+    image = np.arange(5 * 7).reshape(5, 7, 1)
+    corners = {int(random_crop([image], 4, np.random.default_rng(seed))[0][0, 0, 0]) for seed in range(200)}
+    assert corners == {row * 7 + column for row in range(2) for column in range(4)}
+    crop = random_crop([image], 4, np.random.default_rng(0))[0][:, :, 0]
+    assert np.array_equal(crop, crop[0, 0] + np.arange(4)[:, None] * 7 + np.arange(4))
+
+
+def test_an_image_smaller_than_the_crop_is_named() -> None:
+    with pytest.raises(Refusal, match="7: 20 x 24 pixels are less than --crop_size 21") as caught:
+        PairDataset(listing(), **KIND, crop_size=21)[0, 7]
+    assert caught.value.code == 1 and "--crop_size" in caught.value.fix
+
+
+# ---------------------------------------------------------------------------------------------------- sampler
+
+
+def epoch_of(sampler: EpochSampler, epoch: int, offset: int = 0) -> list[tuple[int, int]]:
+    sampler.start_at(epoch, offset)
+    assert len(sampler) == len(list(sampler))
+    return list(sampler)
+
+
+@pytest.mark.parametrize(("size", "batch", "steps"), [(12, 4, 3), (14, 4, 3), (4, 4, 1), (7, 1, 7)])
+def test_an_epoch_takes_each_index_once_and_drops_the_incomplete_batch(
+    size: int, batch: int, steps: int
+) -> None:
+    sampler = EpochSampler(size, batch, seed=3)
+    order = epoch_of(sampler, 5)
+    assert sampler.steps_per_epoch == steps and len(order) == steps * batch
+    assert {epoch for epoch, _ in order} == {5}
+    indices = [index for _, index in order]
+    assert len(set(indices)) == len(indices) and set(indices) <= set(range(size))
+
+
+def test_repeat_passes_over_every_image_as_often() -> None:
+    dataset = DEGRADED(repeat=3)
+    order = epoch_of(EpochSampler(len(dataset), 5, seed=3), 0)
+    assert len(dataset) == 30
+    assert Counter(index % 10 for _, index in order) == dict.fromkeys(range(10), 3)
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    orders = [
+        tuple(index for _, index in epoch_of(EpochSampler(20, 4, seed), epoch))
+        for seed in range(3)
+        for epoch in range(3)
+    ]
+    assert len(set(orders)) == 9
+    sampler = EpochSampler(20, 4, seed=2)
+    epoch_of(sampler, 7)
+    assert tuple(index for _, index in epoch_of(sampler, 1)) == orders[7]
+
+
+def test_what_an_incomplete_batch_drops_differs_over_epochs() -> None:
+    sampler = EpochSampler(5, 4, seed=0)
+    dropped = {10 - sum(index for _, index in epoch_of(sampler, epoch)) for epoch in range(40)}
+    assert dropped == set(range(5))
+
+
+@pytest.mark.parametrize("offset", [0, 1, 2, 3])
+def test_an_epoch_can_be_entered_at_any_batch(offset: int) -> None:
+    sampler = EpochSampler(14, 4, seed=3)
+    assert epoch_of(sampler, 2, offset) == epoch_of(sampler, 2)[4 * offset :]
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_the_samples_of_a_step_do_not_depend_on_the_number_of_processes(world: int) -> None:
+    whole = epoch_of(EpochSampler(27, 8, seed=3), 6, 1)
+    parts = [epoch_of(EpochSampler(27, 8, 3, rank, world), 6, 1) for rank in range(world)]
+    share = 8 // world
+    for step in range(2):
+        together = [key for part in parts for key in part[step * share : (step + 1) * share]]
+        assert together == whole[8 * step : 8 * step + 8]
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "world", "fix"),
+    [(3, 4, 1, "raise --repeat"), (20, 10, 4, "use a multiple of 4"), (20, 1, 2, "use a multiple of 2")],
+)
+def test_a_batch_that_cannot_be_made_is_refused(size: int, batch: int, world: int, fix: str) -> None:
+    with pytest.raises(Refusal, match=f"--batchSize {batch}") as caught:
+        EpochSampler(size, batch, 0, 0, world)
+    assert caught.value.fix == fix and caught.value.code == 2
+
+
+# ------------------------------------------------------------------------------------------------- transforms
+
+
+def expected_tensor(image: Image.Image, mean: float, std: float) -> torch.Tensor:
+    array = np.asarray(image, dtype=np.float64)
+    array = array[:, :, None] if array.ndim == 2 else array
+    return torch.from_numpy(((array / 255 - mean) / std).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.5, 0.5), (0.0, 1.0), (0.45, 0.2)])
+@pytest.mark.parametrize("size", [None, 9, 40])
+@pytest.mark.parametrize(("input_nc", "target_nc"), [(3, 3), (1, 3), (3, 1), (1, 1)])
+def test_values_are_those_of_the_classic_recipe(
+    input_nc: int, target_nc: int, size: int | None, mean: float, std: float
+) -> None:
+    """Resize BICUBIC, Grayscale, ToTensor, Normalize against Pillow and closed forms."""
+    one, two = Image.fromarray(colours(0)), Image.fromarray(colours(1))
+    dataset = PairDataset(
+        of_images(one, two), input_nc=input_nc, target_nc=target_nc, size=size, mean=mean, std=std
+    )
+    for key, image, channels in (("input", one, input_nc), ("target", two, target_nc)):
+        resized = image.resize((size, size), Image.Resampling.BICUBIC) if size else image
+        converted = resized.convert("L" if channels == 1 else "RGB")
+        tensor = dataset[0][key]
+        assert tensor.dtype == torch.float32
+        for values, wanted in (
+            (tensor, expected_tensor(converted, mean, std)),
+            (to_unit(tensor, mean, std), expected_tensor(converted, 0, 1)),
+        ):
+            assert values.shape == wanted.shape
+            assert torch.allclose(values.double(), wanted, rtol=0, atol=1e-5)
+
+
+def test_gray_files_become_three_equal_channels() -> None:
+    gray = Image.fromarray(colours(0)).convert("L")
+    sample = PairDataset(of_images(gray, gray), **KIND)[0]
+    assert sample["input"].shape[0] == 3
+    assert torch.equal(sample["input"], sample["input"][:1].expand(3, -1, -1))
+
+
+def test_inputs_without_targets_have_no_target() -> None:
+    dataset = PairDataset(listing(read=lambda pair: (Image.fromarray(colours(0)), None)), **KIND)
+    assert dataset[2].keys() == {"name", "input"} and dataset[2]["name"] == "2"
+
+
+def test_cached_images_are_decoded_once() -> None:
+    read: list[str] = []
+
+    def count(pair: Pair) -> tuple[Image.Image, Image.Image]:
+        read.append(pair.name)
+        return negative_pair(pair)
+
+    for cache, expected in ((True, 3), (False, 12)):
+        read.clear()
+        dataset = PairDataset(listing(3, count), **KIND, repeat=2, cache=cache)
+        for key in [(epoch, index) for epoch in range(2) for index in range(6)]:
+            _ = dataset[key]
+        assert len(read) == expected
+
+
+# ----------------------------------------------------------------------------------------------- degradations
+
+
+def draws(spec: str, image: Array, count: int = 1) -> Iterator[Array]:
+    degrade = parse_degradation(spec)
+    for seed in range(count):
+        yield degrade(image, np.random.default_rng(seed))
+
+
+def test_noise_has_its_sigma_and_is_neither_clamped_nor_quantised() -> None:
+    image = np.broadcast_to(np.linspace(0, 1, 512, dtype=np.float32)[:, None, None], (512, 512, 3))
+    (noisy,) = draws("noise:25", image)
+    added = noisy.astype(np.float64) - image
+    assert noisy.dtype == np.float32
+    assert added.std() == pytest.approx(25 / 255, rel=0.005) and abs(added.mean()) < 1e-3
+    assert noisy.min() < -0.2 and noisy.max() > 1.2
+    assert 4 < np.abs(added).max() * 255 / 25 < 6  # the tails of a normal distribution, of 786,432 values
+    assert np.abs(noisy * 255 - np.round(noisy * 255)).mean() == pytest.approx(0.25, abs=0.01)
+    correlation = (
+        np.corrcoef([added[:-1].ravel(), added[1:].ravel()])[0, 1],
+        np.corrcoef(added.reshape(-1, 3).T),
+    )
+    assert abs(correlation[0]) < 0.01 and np.abs(correlation[1] - np.eye(3)).max() < 0.01  # white
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_doing_nothing_about_noise_of_25(channels: int) -> None:
+    def half_black(pair: Pair) -> tuple[Image.Image, Image.Image]:
+        image = colours(int(pair.name), 128, 128)
+        image[:64] = 0  # clamping the noise would show here
+        return Image.fromarray(image), Image.fromarray(image)
+
+    degrade = parse_degradation("noise:25")
+    dataset = PairDataset(listing(12, half_black), input_nc=channels, target_nc=channels, degrade=degrade)
+    each = [
+        doing_nothing(*(to_unit(dataset[i][key][None], 0.5, 0.5) for key in ("input", "target")))
+        for i in range(len(dataset))
+    ]
+    assert np.mean([psnr for psnr in each if psnr is not None]) == pytest.approx(NOISE_OF_25_DB, abs=0.05)
+    assert len(set(each)) == 12
+
+
+def test_a_range_of_noise_is_drawn_image_by_image() -> None:
+    flat = np.zeros((64, 64, 1), np.float32)
+    sigmas = np.array([noisy.std() * 255 for noisy in draws("noise:10-50", flat, 200)])
+    assert 9.4 < sigmas.min() < 12 and 48 < sigmas.max() < 53  # 64 x 64 values give sigma to 1 %
+    assert sigmas.mean() == pytest.approx(30, abs=3) and sigmas.std() == pytest.approx(40 / 12**0.5, abs=1.5)
+    assert np.array_equal(next(draws("noise:0", flat)), flat)
+
+
+def test_haze_follows_the_scattering_model() -> None:
+    """I = J t + A (1 - t): the same draws on black, white and an image give A and t, and agree on them."""
+    image = np.random.default_rng(0).random((40, 30, 3), dtype=np.float32)
+    strengths = set()
+    for seed in range(10):
+        degrade = parse_degradation("haze")
+        black, white, hazy = (
+            degrade(clear, np.random.default_rng(seed)).astype(np.float64)
+            for clear in (np.zeros_like(image), np.ones_like(image), image)
+        )
+        t = white - black
+        airlight = black / (1 - t)
+        assert np.ptp(airlight) < 1e-4 and 0.7 <= airlight.mean() <= 1
+        assert np.ptp(t, axis=2).max() < 1e-6 and t.min() > 0 and t.max() < 1
+        assert np.abs(hazy - (image * t + airlight * (1 - t))).max() < 1e-5
+        depth = -np.log(t[:, :, 0])
+        assert np.ptp(depth) > 0.2 * depth.mean()  # an image is not hazed evenly
+        assert depth[:10].mean() > depth[-10:].mean()  # far at the top
+        strengths.add(round(float(depth.mean()), 4))
+    assert len(strengths) == 10
+
+
+def test_a_chain_is_one_step_after_the_other() -> None:
+    image = colours(0).astype(np.float32) / 255
+    rng = np.random.default_rng(3)
+    wanted = DEGRADATIONS["noise"]("15")(DEGRADATIONS["haze"]("")(image, rng), rng)
+    chained = parse_degradation("haze+noise:15")(image, np.random.default_rng(3))
+    assert np.array_equal(chained, wanted)
+    other_way = parse_degradation("noise:15+haze")(image, np.random.default_rng(3))
+    assert np.abs(other_way - wanted).max() > 0.01
+
+
+def test_degrading_leaves_the_clean_image_alone() -> None:
+    image = colours(0).astype(np.float32) / 255
+    before = image.copy()
+    next(draws("haze+noise:15", image))
+    assert np.array_equal(image, before)
+
+
+BAD_SPECS = """noise noise: noise:x noise:-5 noise:50-10 noise:1-2-3 noise:5- noise:nan noise:inf
+noise:25+ +noise:25 noise:25,haze Noise:25 haze:3 haze+noise:x fog"""
+
+
+@pytest.mark.parametrize("spec", ["", *BAD_SPECS.split()])
+def test_a_bad_degradation_is_refused(spec: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        parse_degradation(spec)
+    assert f"--degrade {spec}" in caught.value.what and caught.value.code == 2
+    assert caught.value.why or all(name in caught.value.fix for name in DEGRADATIONS)
+
+
+@pytest.mark.parametrize("spec", DEGRADATIONS)
+def test_only_the_input_is_degraded(spec: str) -> None:
+    degrade: Degradation = parse_degradation(spec + (":25" if spec == "noise" else ""))
+    sample = PairDataset(listing(read=clean_pair), **KIND, degrade=degrade)[0]
+    assert torch.equal(to_unit(sample["target"], 0.5, 0.5).mul(255).round().byte(), as_bytes(colours(0)))
+    assert not torch.allclose(sample["input"], sample["target"], atol=0.05)
+
+
+# ------------------------------------------------------------------------------------------------------- demo
+
+
+def pairs_of_demo(split: str, size: int = 48) -> list[tuple[Array, Array]]:
+    """(hazy, clear) of all pairs, in [0, 1]."""
+    scenes = find_pairs(f"demo:16:{size}", split)
+    images = [scenes.read(pair) for pair in scenes.pairs]
+    return [(np.asarray(hazy) / 255, np.asarray(clear) / 255) for hazy, clear in images if clear is not None]
+
+
+def test_demo_is_the_same_in_every_process() -> None:
+    first = [render_pair(scene, level, 32) for scene in (0, 1_000_000) for level in range(3)]
+    render_scene.cache_clear()
+    for (scene, level), wanted in zip([(s, i) for s in (0, 1_000_000) for i in range(3)], first, strict=True):
+        again = render_pair(scene, level, 32)
+        assert again[0].tobytes() == wanted[0].tobytes() and again[1].tobytes() == wanted[1].tobytes()
+
+
+@pytest.mark.parametrize("level", range(3))
+@pytest.mark.parametrize("scene", [0, 5, 1_000_000])
+def test_demo_is_hazed_over_its_depth(scene: int, level: int) -> None:
+    """Some beta and A explain every pixel by I = J t + A (1 - t), to within rounding to 8 bit."""
+    clear, depth = (image.astype(np.float64) for image in render_scene(scene, 48))
+    hazy, saved = render_pair(scene, level, 48)
+    assert np.array_equal(saved, np.round(clear * 255))
+    assert 0 < depth.min() < 0.4 < 0.9 < depth.max() <= 1
+    residuals = {}
+    for beta in np.linspace(0.75, 2.05, 1301):
+        t = np.exp(-beta * depth)[:, :, None]
+        airlight = ((hazy / 255 - clear * t) * (1 - t)).sum((0, 1)) / ((1 - t) ** 2).sum((0, 1))
+        residuals[np.abs(clear * t + airlight * (1 - t) - hazy / 255).max()] = beta, airlight
+    beta, airlight = residuals[min(residuals)]
+    assert min(residuals) < 0.75 / 255
+    assert 0.8 <= beta <= 2 and airlight.min() > 0.65 and airlight.max() < 1
+
+
+def test_hazes_and_scenes_differ_and_test_scenes_are_others() -> None:
+    train, test = pairs_of_demo("train"), pairs_of_demo("test")
+    scenes = np.stack([clear for _, clear in train[::3] + test[::3]])
+    apart = [np.abs(scenes[i] - scenes[j]).mean() for i in range(len(scenes)) for j in range(i)]
+    assert len(train) == 48 and len(scenes) > 16
+    assert min(apart) > 0.05
+    for first in range(0, len(train), 3):
+        hazes = [hazy for hazy, _ in train[first : first + 3]]
+        assert all(np.array_equal(clear, train[first][1]) for _, clear in train[first : first + 3])
+        assert min(np.abs(hazes[i] - hazes[i - 1]).mean() for i in range(3)) > 0.002
+
+
+def test_no_change_of_colour_undoes_the_haze_of_demo() -> None:
+    """The best gain and offset a channel, fitted to each image's own target, stays below 25 dB on average."""
+    reached, nothing = [], []
+    for hazy, clear in pairs_of_demo("train"):
+        fitted = np.empty_like(clear)
+        for c in range(3):
+            gain, offset = np.polyfit(hazy[:, :, c].ravel(), clear[:, :, c].ravel(), 1)
+            fitted[:, :, c] = gain * hazy[:, :, c] + offset
+        reached.append(-10 * np.log10(((fitted - clear) ** 2).mean()))
+        nothing.append(-10 * np.log10(((hazy - clear) ** 2).mean()))
+    assert len(reached) == 48 and np.mean(nothing) < np.mean(reached) < 25 - 4
+
+
+# ---------------------------------------------------------------------------------------------- sizes, memory
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batch", "size", "crop", "message"),
+    [
+        ([(100, 64), (100, 63)], 1, None, 64, "--crop_size 64 is larger than an image"),
+        ([(63, 100)], 1, None, 64, "--crop_size 64 is larger than an image"),
+        ([(100, 64), (64, 100)], 2, None, None, "--batchSize 2 needs images of one size"),
+    ],
+)
+def test_sizes_that_cannot_be_trained_on_are_refused(
+    sizes: list[tuple[int, int]], batch: int, size: int | None, crop: int | None, message: str
+) -> None:
+    with pytest.raises(Refusal, match=message) as caught:
+        check_training_sizes(sizes, batch, size, crop)
+    assert caught.value.why and caught.value.fix and caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batch", "size", "crop"),
+    [
+        ([(100, 64), (64, 100)], 8, None, 64),
+        ([(100, 64), (64, 100)], 1, None, None),
+        ([(100, 64), (100, 64)], 8, None, None),
+        ([(10, 20), (30, 40)], 8, 64, 32),
+    ],
+)
+def test_sizes_that_can_be_trained_on_pass(
+    sizes: list[tuple[int, int]], batch: int, size: int | None, crop: int | None
+) -> None:
+    check_training_sizes(sizes, batch, size, crop)
+
+
+def test_only_what_fits_is_kept_in_memory() -> None:
+    assert fits_in_memory([(64, 64)], 10, 1)
+    assert not fits_in_memory([(64, 64), (640, 640)], 10**9, 1)
+    assert not fits_in_memory([(64, 64)], 10, 10**9)

@@ -1,0 +1,636 @@
+"""Which files make a pair, which split they belong to, and what is refused before it can be mistaken."""
+
+import io
+import random
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.layouts import FOLDERS, Listing, detect, find_pairs, hold_out, match_names, survey, validation
+from utils.errors import Refusal
+from utils.images import header, open_image
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+Colour = tuple[int, int, int]
+
+
+def put(
+    folder: Path, *names: str, size: tuple[int, int] = (8, 6), mode: str = "RGB", colour: Colour | None = None
+) -> None:
+    """Write images of one colour, black unless told."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new(mode, size, colour or 0).save(folder / name)
+
+
+def random_image(mode: str = "RGB", size: tuple[int, int] = (64, 48)) -> Image.Image:
+    values = np.random.default_rng(5).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(values).convert(mode)
+
+
+def names_of(listing: Listing) -> list[tuple[str, str]]:
+    """(input file, target file) of every pair, each behind the name of its folder."""
+    both = [(pair.input, pair.target) for pair in listing.pairs]
+    return [(f"{a.parent.name}/{a.name}", f"{b.parent.name}/{b.name}") for a, b in both if a and b]
+
+
+# --------------------------------------------------------------------------------------------- matching names
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "expected"),
+    [
+        (["b.png", "a.jpg"], ["a.png", "b.bmp"], {"a.jpg": "a.png", "b.png": "b.bmp"}),
+        (["s/a.png", "t/a.png"], ["t/a.png", "s/a.png"], {"s/a.png": "s/a.png", "t/a.png": "t/a.png"}),
+        (["x_1.png", "x_2.png"], ["x_1.png", "x_2.png"], {"x_1.png": "x_1.png", "x_2.png": "x_2.png"}),
+        (["1400_1.png"], ["1400.png"], {"1400_1.png": "1400.png"}),
+        (["1_1_0.90179.png"], ["1.png"], {"1_1_0.90179.png": "1.png"}),
+        (["0005_0.8_0.04.jpg"], ["0005.jpg"], {"0005_0.8_0.04.jpg": "0005.jpg"}),
+        (
+            ["2_1.png", "1_1.png", "1_2_0.8.png", "1_3.png"],
+            ["1.png", "2.png"],
+            {"2_1.png": "2.png", "1_1.png": "1.png", "1_2_0.8.png": "1.png", "1_3.png": "1.png"},
+        ),
+        (
+            ["a_b_1.png", "a_1.png", "a_b_c_1.png"],  # the longest prefix wins
+            ["a.png", "a_b.png", "a_b_c.png"],
+            {"a_b_1.png": "a_b.png", "a_1.png": "a.png", "a_b_c_1.png": "a_b_c.png"},
+        ),
+        (
+            ["s/1_1.png", "t/1_1.png"],
+            ["s/1.png", "t/1.png"],
+            {"s/1_1.png": "s/1.png", "t/1_1.png": "t/1.png"},
+        ),
+    ],
+)
+def test_names_that_match(inputs: list[str], targets: list[str], expected: dict[str, str]) -> None:
+    assert match_names(inputs, targets) == expected
+
+
+def test_matching_ignores_the_order_of_the_lists() -> None:
+    inputs = [f"{scene}_{level}.png" for scene in (2, 10, 1, 21) for level in range(3)]
+    targets = [f"{scene}.png" for scene in (21, 1, 10, 2)]
+    expected = {name: f"{name.split('_')[0]}.png" for name in inputs}
+    for seed in range(5):
+        random.Random(seed).shuffle(inputs)
+        random.Random(seed + 9).shuffle(targets)
+        assert match_names(inputs, targets) == expected
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets"),
+    [
+        (["a.png", "b.png"], ["c.png", "d.png"]),  # as many on each side, but other names
+        (["a.png", "b.png", "c.png"], ["b.png", "c.png", "d.png"]),  # one gap on each side
+        (["a.png", "b.png"], ["a.png"]),
+        (["a.png"], ["a.png", "b.png"]),
+        ([], ["a.png"]),
+        (["a.png"], []),
+        (["s/a.png"], ["t/a.png"]),  # a sub-folder belongs to the name
+        (["s_1.png", "s_2.png", "s_3.png"], ["s_1.png", "s_2.png", "s_4.png"]),
+        (["1_1.png", "3_1.png"], ["1.png", "2.png"]),  # RESIDE names with a gap on each side
+        (["11_1.png"], ["1.png"]),  # a prefix ends before a `_`
+        (["1-1.png"], ["1.png"]),
+        (["1.png"], ["1_1.png"]),  # the input's name is the longer one
+    ],
+)
+def test_a_missing_file_is_refused(inputs: list[str], targets: list[str]) -> None:
+    with pytest.raises(Refusal, match="have no partner"):
+        match_names(inputs, targets)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets"),
+    [
+        (["a.png", "a_1.png"], ["a.png"]),  # target a_1 is missing
+        (["a_1.png", "a_2.png"], ["a.png", "a_1.png"]),  # input a and target a_2 are missing
+        (["a.png", "a_2.png", "b.png"], ["a.png", "b.png"]),
+    ],
+)
+def test_equal_stems_and_prefixes_are_never_mixed(inputs: list[str], targets: list[str]) -> None:
+    """One rule for the whole set: an input named as its target stands for equal stems, and so must all."""
+    with pytest.raises(Refusal, match="have no partner"):
+        match_names(inputs, targets)
+
+
+def test_a_prefix_ends_inside_the_file_name() -> None:
+    with pytest.raises(Refusal, match="have no partner"):
+        match_names(["scene_1/x.png", "scene_2/x.png"], ["scene.png"])
+
+
+def test_unmatched_files_are_counted_and_the_first_five_listed() -> None:
+    inputs = ["both.png", *(f"in{i}.png" for i in (6, 3, 5, 0, 2, 1, 4))]
+    targets = ["both.png", *(f"out{i}.png" for i in range(3))]
+    with pytest.raises(Refusal) as caught:
+        match_names(inputs, targets)
+    assert caught.value.what == "7 inputs and 3 targets have no partner"
+    assert "inputs: in0.png, in1.png, in2.png, in3.png, in4.png and 2 more;" in caught.value.why
+    assert "targets: out0.png, out1.png, out2.png" in caught.value.why
+    assert "in5" not in caught.value.why and "both" not in caught.value.why
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "side"),
+    [
+        (["a.png", "a.jpg"], ["a.png"], "input"),
+        (["a.png"], ["a.png", "a.bmp"], "target"),
+        (["a_1.png", "a_1.jpg"], ["a.png"], "input"),
+    ],
+)
+def test_two_files_of_one_stem_are_refused(inputs: list[str], targets: list[str], side: str) -> None:
+    with pytest.raises(Refusal, match=f"several {side} files share one name") as caught:
+        match_names(inputs, targets)
+    assert caught.value.why.count("a") >= 2  # both are named
+
+
+# ------------------------------------------------------------------------------------------------ the layouts
+
+
+@pytest.mark.parametrize("with_split", [True, False], ids=["split", "flat"])
+@pytest.mark.parametrize("folders", FOLDERS, ids="-".join)
+def test_pairs_under_every_known_name(tmp_path: Path, folders: tuple[str, str], with_split: bool) -> None:
+    first, second = (tmp_path / "train" / name if with_split else tmp_path / name for name in folders)
+    put(first, "1.png", "2.png", colour=RED)
+    put(second, "1.jpg", "2.jpg", colour=BLUE)
+    listing = find_pairs(str(tmp_path), "train")
+    assert (listing.layout, listing.split) == ("pairs", "train")
+    one, two = folders
+    assert names_of(listing) == [(f"{one}/1.png", f"{two}/1.jpg"), (f"{one}/2.png", f"{two}/2.jpg")]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_pairs_in_folders_named_as_cyclegan_does(tmp_path: Path, split: str) -> None:
+    for place in ("train", "test"):
+        put(tmp_path / f"{place}A", f"{place}.png", colour=RED)
+        put(tmp_path / f"{place}B", f"{place}.png", colour=BLUE)
+    assert detect(str(tmp_path), split, degraded=False) == "pairs"
+    assert names_of(find_pairs(str(tmp_path), split)) == [(f"{split}A/{split}.png", f"{split}B/{split}.png")]
+    with pytest.raises(Refusal) as caught:
+        find_pairs(str(tmp_path), "val")
+    assert caught.value.why == "it has train, test"
+
+
+@pytest.mark.parametrize(("direction", "first"), [("AtoB", RED), ("BtoA", BLUE)])
+@pytest.mark.parametrize("layout", ["pairs", "aligned"])
+def test_direction_says_which_one_is_the_input(
+    tmp_path: Path, layout: str, direction: str, first: Colour
+) -> None:
+    if layout == "pairs":
+        put(tmp_path / "train/A", "1.png", colour=RED)
+        put(tmp_path / "train/B", "1.png", colour=BLUE)
+    else:
+        both = Image.new("RGB", (16, 6), RED)
+        both.paste(BLUE, (8, 0, 16, 6))
+        (tmp_path / "train").mkdir()
+        both.save(tmp_path / "train/1.png")
+    listing = find_pairs(str(tmp_path), "train", direction=direction)
+    given, target = listing.read(listing.pairs[0])
+    assert listing.layout == layout
+    assert target is not None and given.size == target.size == (8, 6)
+    second = BLUE if first == RED else RED
+    assert given.getcolors() == [(48, first)] and target.getcolors() == [(48, second)]
+
+
+def test_prefix_names_stay_matched_on_disk(tmp_path: Path) -> None:
+    put(tmp_path / "train/hazy", "1_1_0.9.png", "1_2_0.8.png", "10_1_0.9.png")
+    put(tmp_path / "train/clear", "1.png", "10.png")
+    listing = find_pairs(str(tmp_path), "train")
+    assert [(pair.name, pair.group) for pair in listing.pairs] == [
+        ("10_1_0.9.png", "10.png"),
+        ("1_1_0.9.png", "1.png"),
+        ("1_2_0.8.png", "1.png"),
+    ]
+    assert "3 images of 2 targets" in listing.describe()
+
+
+def aligned_of_width(folder: Path, width: int) -> Listing:
+    put(folder / "train", "1.png", size=(16, 6))
+    put(folder / "train", "2.png", size=(width, 6))
+    return find_pairs(str(folder), "train")
+
+
+def test_an_aligned_image_of_odd_width_is_refused(tmp_path: Path) -> None:
+    listing = aligned_of_width(tmp_path, 15)
+    listing.read(listing.pairs[0])
+    with pytest.raises(Refusal, match="odd width") as caught:
+        listing.read(listing.pairs[1])
+    assert "2.png" in caught.value.what and "15" in caught.value.why
+
+
+def test_an_odd_width_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="odd width"):
+        survey(aligned_of_width(tmp_path, 17))
+
+
+@pytest.mark.parametrize("folder", ["", "train"], ids=["flat", "split"])
+def test_clean_images_are_both_input_and_target(tmp_path: Path, folder: str) -> None:
+    put(tmp_path / folder, "1.png", "sub/2.png", colour=RED)
+    assert detect(str(tmp_path), "train", degraded=True) == "clean"
+    listing = find_pairs(str(tmp_path), "train", degraded=True)
+    assert [pair.name for pair in listing.pairs] == ["1.png", "sub/2.png"]
+    given, target = listing.read(listing.pairs[1])
+    assert target is not None and given.tobytes() == target.tobytes()
+
+
+@pytest.mark.parametrize(("layout", "degraded"), [("clean", False), ("pairs", True), ("aligned", True)])
+def test_layout_and_degrade_that_contradict_each_other(tmp_path: Path, layout: str, degraded: bool) -> None:
+    put(tmp_path, "1.png")
+    with pytest.raises(Refusal, match=f"--layout {layout}"):
+        find_pairs(str(tmp_path), "train", layout, degraded=degraded)
+
+
+@pytest.mark.parametrize("name", ["1.png", "sub/1.png"])
+def test_a_flat_folder_is_inputs_without_targets(tmp_path: Path, name: str) -> None:
+    put(tmp_path, name, colour=RED)
+    listing = find_pairs(str(tmp_path), "test")
+    assert listing.layout == "inputs" and listing.pairs[0].target is None
+    given, target = listing.read(listing.pairs[0])
+    assert given.getcolors() == [(48, RED)] and target is None
+
+
+def test_inputs_without_targets_cannot_be_trained_on(tmp_path: Path) -> None:
+    put(tmp_path, "1.png")
+    with pytest.raises(Refusal, match="no targets found") as caught:
+        find_pairs(str(tmp_path), "train", need_targets=True)
+    assert "1.png" in caught.value.why and "--degrade" in caught.value.fix
+    assert find_pairs(str(tmp_path), "train", degraded=True, need_targets=True).layout == "clean"
+
+
+@pytest.mark.parametrize(("root", "scenes", "size"), [("demo:16:32", 16, 32), ("demo:1:16", 1, 16)])
+def test_demo_needs_no_files(root: str, scenes: int, size: int) -> None:
+    train, test = find_pairs(root, "train"), find_pairs(root, "test")
+    assert train.layout == test.layout == "demo"
+    assert len({pair.group for pair in train.pairs}) == scenes
+    assert 1 <= len({pair.group for pair in test.pairs}) <= max(1, scenes // 4)
+    assert len(train.pairs) == 3 * scenes and len({pair.name for pair in train.pairs}) == 3 * scenes
+    given, target = train.read(train.pairs[0])
+    assert target is not None and given.size == target.size == (size, size)
+    assert survey(train) == (3, 3, [(size, size)])
+
+
+def test_demo_without_numbers_is_one_of_them() -> None:
+    listing = find_pairs("demo", "train")
+    scenes = len({pair.group for pair in listing.pairs})
+    (size, _), *_ = survey(listing)[2]
+    assert find_pairs(f"demo:{scenes}:{size}", "train").pairs == listing.pairs
+    assert f"{size} x {size} pixels" in listing.describe()
+
+
+@pytest.mark.parametrize(
+    "root", ["demo:", "demo:4", "demo:4:", "demo:x:32", "demo:0:32", "demo:4:8", "demo:4:32:1"]
+)
+def test_a_bad_demo_is_refused(root: str) -> None:
+    with pytest.raises(Refusal, match="bad demo data") as caught:
+        find_pairs(root, "train")
+    assert root in caught.value.what and "demo:SCENES:SIZE" in caught.value.fix
+
+
+def test_demo_has_no_val_split() -> None:
+    with pytest.raises(Refusal) as caught:
+        find_pairs("demo", "val")
+    assert caught.value.why == "it has train, test"
+
+
+@pytest.mark.parametrize("layout", ["auto", "pairs", "aligned"])
+def test_a_missing_split_lists_those_that_exist(tmp_path: Path, layout: str) -> None:
+    for split in ("train", "test"):
+        put(tmp_path / split / "input", "1.png")
+        put(tmp_path / split / "target", "1.png")
+    with pytest.raises(Refusal, match="has no split 'val'") as caught:
+        find_pairs(str(tmp_path), "val", layout)
+    assert caught.value.why == "it has train, test" and caught.value.code == 2
+
+
+def test_folders_without_pairs_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "train/foggy").mkdir(parents=True)
+    with pytest.raises(Refusal) as caught:
+        find_pairs(str(tmp_path), "train")
+    assert "foggy" in caught.value.why and "train/input" in caught.value.fix
+    with pytest.raises(Refusal) as caught:
+        find_pairs(str(tmp_path), "train", "pairs")
+    assert "hazy/clear" in caught.value.fix
+    (tmp_path / "train/hazy").mkdir()
+    (tmp_path / "train/clear").mkdir()
+    with pytest.raises(Refusal, match="no images in"):
+        find_pairs(str(tmp_path), "train")
+    with pytest.raises(Refusal, match="no such folder") as caught:
+        find_pairs(str(tmp_path / "trian"), "train")
+    assert "holds train" in caught.value.fix
+
+
+def test_hidden_files_and_foreign_ones_are_ignored(tmp_path: Path) -> None:
+    for side in ("input", "target"):
+        put(tmp_path / "train" / side, "1.png", "2.PNG", f".{side}.png", ".trash/3.png")
+        (tmp_path / "train" / side / "readme.txt").write_text(side)
+        (tmp_path / "train" / side / f"._{side}.jpg").write_bytes(b"\0\5\26\7")
+        (tmp_path / "train" / side / "Thumbs.db").write_bytes(b"")
+    assert [pair.name for pair in find_pairs(str(tmp_path), "train").pairs] == ["1.png", "2.PNG"]
+
+
+# ------------------------------------------------------------------------------------------------- validation
+
+
+def reside(root: Path, split: str, scenes: range) -> None:
+    put(root / split / "hazy", *(f"{scene}_{level}.png" for scene in scenes for level in range(3)))
+    put(root / split / "clear", *(f"{scene}.png" for scene in scenes))
+
+
+def split_off(
+    root: Path, val_from: str = "auto", share: float = 0.1, seed: int = 0
+) -> tuple[Listing, Listing]:
+    return validation(find_pairs(str(root), "train"), str(root), "auto", "AtoB", False, val_from, share, seed)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.9])
+def test_all_inputs_of_one_target_are_held_out_together(tmp_path: Path, share: float) -> None:
+    reside(tmp_path, "train", range(20))
+    train, val = split_off(tmp_path, share=share)
+    kept, held = ({pair.target for pair in part.pairs} for part in (train, val))
+    assert len(held) == round(20 * share) and len(val.pairs) == 3 * len(held)
+    assert not kept & held and len(kept | held) == 20
+    assert {pair.input for pair in train.pairs}.isdisjoint(pair.input for pair in val.pairs)
+
+
+def test_what_is_held_out_depends_on_the_seed_alone(tmp_path: Path) -> None:
+    reside(tmp_path, "train", range(20))
+    chosen = [{pair.group for pair in split_off(tmp_path, seed=seed)[1].pairs} for seed in (0, 0, 1, 2, 3)]
+    assert chosen[0] == chosen[1]
+    assert len({frozenset(part) for part in chosen}) > 1
+    listing = find_pairs(str(tmp_path), "train")
+    backwards = listing._replace(pairs=listing.pairs[::-1])
+    assert {pair.group for pair in hold_out(backwards, 0.1, 0)[1].pairs} == chosen[0]
+
+
+def test_a_share_of_0_holds_nothing_out(tmp_path: Path) -> None:
+    reside(tmp_path, "train", range(4))
+    train, val = split_off(tmp_path, share=0)
+    assert len(train.pairs) == 12 and val.pairs == []
+
+
+@pytest.mark.parametrize(("scenes", "share", "held"), [(4, 0.01, 1), (2, 0.9, 1), (1, 0.5, 0)])
+def test_a_small_set_keeps_something_on_both_sides(
+    tmp_path: Path, scenes: int, share: float, held: int
+) -> None:
+    reside(tmp_path, "train", range(scenes))
+    train, val = split_off(tmp_path, share=share)
+    assert (len(train.pairs), len(val.pairs)) == (3 * (scenes - held), 3 * held)
+
+
+def test_a_val_folder_is_used_or_left_alone(tmp_path: Path) -> None:
+    reside(tmp_path, "train", range(10))
+    reside(tmp_path, "val", range(100, 102))
+    train, val = split_off(tmp_path)
+    assert len(train.pairs) == 30
+    assert {pair.target for pair in val.pairs} == {tmp_path / f"val/clear/{i}.png" for i in (100, 101)}
+    train, val = split_off(tmp_path, val_from="train")
+    assert len(train.pairs) == 27
+    everything = [path for pair in train.pairs + val.pairs for path in (pair.input, pair.target) if path]
+    assert all(path.is_relative_to(tmp_path / "train") for path in everything)
+
+
+@pytest.mark.parametrize("val_from", ["auto", "train"])
+def test_the_test_split_is_never_validated_on(tmp_path: Path, val_from: str) -> None:
+    reside(tmp_path, "train", range(10))
+    reside(tmp_path, "test", range(10))
+    train, val = split_off(tmp_path, val_from)
+    assert len(val.pairs) == 3
+    everything = [path for pair in train.pairs + val.pairs for path in (pair.input, pair.target) if path]
+    assert not any(path.is_relative_to(tmp_path / "test") for path in everything)
+
+
+def test_demo_is_validated_on_scenes_of_its_own() -> None:
+    listing = find_pairs("demo:10:16", "train")
+    train, val = validation(listing, "demo:10:16", "auto", "AtoB", False, "auto", 0.2, 0)
+    assert len({pair.group for pair in val.pairs}) == 2
+    assert {pair.group for pair in train.pairs}.isdisjoint(pair.group for pair in val.pairs)
+
+
+# ----------------------------------------------------------------------------------------------------- survey
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "expected"),
+    [
+        (["L", "L"], ["L", "L"], (1, 1)),
+        (["L", "L"], ["RGB", "RGB"], (1, 3)),
+        (["L", "RGB"], ["L", "L"], (3, 1)),
+        (["LA", "1"], ["RGBA", "P"], (1, 3)),
+    ],
+)
+def test_survey_finds_channels_and_sizes(
+    tmp_path: Path, inputs: list[str], targets: list[str], expected: tuple[int, int]
+) -> None:
+    sizes = [(8, 6), (9, 5)]
+    for i, size in enumerate(sizes):
+        put(tmp_path / "train/input", f"{i}.png", size=size, mode=inputs[i])
+        put(tmp_path / "train/target", f"{i}.png", size=size, mode=targets[i])
+    assert survey(find_pairs(str(tmp_path), "train")) == (*expected, sizes)
+
+
+def test_survey_of_aligned_images_counts_the_halves(tmp_path: Path) -> None:
+    put(tmp_path / "train", "1.png", size=(16, 6), mode="L")
+    assert survey(find_pairs(str(tmp_path), "train")) == (1, 1, [(8, 6)])
+
+
+def test_a_pair_of_unequal_sizes_is_refused_with_both_files(tmp_path: Path) -> None:
+    put(tmp_path / "train/input", "1.png", "2.png", size=(8, 6))
+    put(tmp_path / "train/target", "1.png", size=(8, 6))
+    put(tmp_path / "train/target", "2.png", size=(6, 8))
+    listing = find_pairs(str(tmp_path), "train")
+    for look in (lambda: survey(listing), lambda: listing.read(listing.pairs[1])):
+        with pytest.raises(Refusal, match="differ in size") as caught:
+            look()
+        assert f"{tmp_path}/train/input/2.png is 8 x 6" in caught.value.why
+        assert f"{tmp_path}/train/target/2.png is 6 x 8" in caught.value.why
+
+
+def test_an_unreadable_header_is_refused_with_its_file(tmp_path: Path) -> None:
+    put(tmp_path / "train/input", "1.png")
+    put(tmp_path / "train/target", "1.png")
+    (tmp_path / "train/target/1.png").write_bytes(b"not a picture")
+    with pytest.raises(Refusal, match=r"target/1\.png cannot be read"):
+        survey(find_pairs(str(tmp_path), "train"))
+
+
+# --------------------------------------------------------------------------------------------- reading images
+
+
+@pytest.mark.parametrize(
+    ("mode", "read_as"),
+    [("1", "L"), ("L", "L"), ("LA", "L"), ("P", "RGB"), ("RGB", "RGB"), ("RGBA", "RGB")],
+)
+def test_every_kind_of_png_is_read_as_gray_or_colour(tmp_path: Path, mode: str, read_as: str) -> None:
+    path = tmp_path / "1.png"
+    random_image(mode).save(path)
+    image = open_image(path)
+    assert image.mode == read_as and image.size == (64, 48)
+    assert header(path) == (64, 48, len(image.getbands()))
+
+
+def test_alpha_is_dropped_without_touching_the_colours(tmp_path: Path) -> None:
+    plain = random_image("RGB")
+    alpha = plain.copy()
+    alpha.putalpha(Image.linear_gradient("L").resize(plain.size))
+    plain.save(tmp_path / "plain.png")
+    alpha.save(tmp_path / "alpha.png")
+    assert open_image(tmp_path / "alpha.png").tobytes() == open_image(tmp_path / "plain.png").tobytes()
+
+
+@pytest.mark.parametrize("transparency", [None, 3, bytes(range(256))], ids=["opaque", "one", "each"])
+def test_a_palette_reads_as_the_colours_that_it_holds(
+    tmp_path: Path, transparency: bytes | int | None
+) -> None:
+    image = random_image("RGB").quantize(200)
+    if transparency is None:
+        image.save(tmp_path / "1.png")
+    else:
+        image.save(tmp_path / "1.png", transparency=transparency)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a warning an image would drown the terminal
+        read = open_image(tmp_path / "1.png")
+    assert read.tobytes() == image.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_exif_rotation_is_applied_to_pixels_and_header(tmp_path: Path, orientation: int) -> None:
+    turn = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    stored = random_image("RGB")
+    upright = stored.transpose(turn[orientation]) if orientation > 1 else stored
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "1.png", exif=exif)
+    assert open_image(tmp_path / "1.png").tobytes() == upright.tobytes()
+    assert header(tmp_path / "1.png") == (*upright.size, 3)
+    stored.save(tmp_path / "1.jpg", exif=exif)
+    assert open_image(tmp_path / "1.jpg").size == header(tmp_path / "1.jpg")[:2] == upright.size
+
+
+def test_a_rotated_input_fits_its_upright_target(tmp_path: Path) -> None:
+    stored, exif = random_image("RGB"), Image.Exif()
+    exif[0x0112] = 6
+    for side in ("input", "target"):
+        (tmp_path / "train" / side).mkdir(parents=True)
+    stored.save(tmp_path / "train/input/1.png", exif=exif)
+    stored.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "train/target/1.png")
+    listing = find_pairs(str(tmp_path), "train")
+    given, target = listing.read(listing.pairs[0])
+    assert target is not None and given.tobytes() == target.tobytes()
+    assert survey(listing) == (3, 3, [(48, 64)])
+
+
+def png_of_16_bit(kind: int) -> bytes:
+    """A PNG with 16 bits a channel, which Pillow cannot write; 0 gray, 2 RGB, 4 gray and alpha, 6 RGBA."""
+    width, height, channels = 5, 4, {0: 1, 2: 3, 4: 2, 6: 4}[kind]
+    rows = np.random.default_rng(1).integers(0, 65536, (height, width * channels)).astype(">u2")
+    packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    shape = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    chunks = [(b"IHDR", shape), (b"IDAT", packed), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+
+
+def tiff_of_16_bit(order: str) -> bytes:
+    """An uncompressed RGB TIFF with 16 bits a channel; `order` is struct's `<` or `>`."""
+    width, height, entries = 5, 4, 9
+    bits = 8 + 2 + 12 * entries + 4  # where BitsPerSample lies, and the pixels behind it
+    pixels = np.random.default_rng(1).integers(0, 65536, (height, width, 3)).astype(f"{order}u2").tobytes()
+    short, long = 3, 4
+    tags = [
+        (256, long, 1, width),
+        (257, long, 1, height),
+        (258, short, 3, bits),
+        (259, short, 1, 1),  # not compressed
+        (262, short, 1, 2),  # RGB
+        (273, long, 1, bits + 6),
+        (277, short, 1, 3),  # samples a pixel
+        (278, long, 1, height),
+        (279, long, 1, len(pixels)),
+    ]
+    body = b"".join(
+        struct.pack(f"{order}HHI", tag, kind, count)
+        + (
+            struct.pack(f"{order}HH", value, 0)
+            if (kind, count) == (short, 1)
+            else struct.pack(f"{order}I", value)
+        )
+        for tag, kind, count, value in tags
+    )
+    start = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8)
+    directory = struct.pack(f"{order}H", entries) + body + struct.pack(f"{order}I", 0)
+    return start + directory + struct.pack(f"{order}HHH", 16, 16, 16) + pixels
+
+
+DEEP = {
+    "gray.png": png_of_16_bit(0),
+    "rgb.png": png_of_16_bit(2),
+    "gray_alpha.png": png_of_16_bit(4),
+    "rgba.png": png_of_16_bit(6),
+    "rgb_intel.tif": tiff_of_16_bit("<"),
+    "rgb_motorola.tif": tiff_of_16_bit(">"),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_more_than_8_bits_a_channel_are_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(DEEP[name])
+    with Image.open(path) as file:  # the file itself is sound
+        file.load()
+        assert file.size == (5, 4)
+    with pytest.raises(Refusal, match="more than 8 bits a channel") as caught:
+        open_image(path)
+    assert str(path) in caught.value.what
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_deep_gray_images_of_pillow_are_refused(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (5, 4), 7).save(tmp_path / "1.tif")
+    with pytest.raises(Refusal, match="more than 8 bits a channel"):
+        open_image(tmp_path / "1.tif")
+
+
+def test_16_bit_files_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    for side in ("input", "target"):
+        (tmp_path / "train" / side).mkdir(parents=True)
+        (tmp_path / "train" / side / "1.png").write_bytes(DEEP["rgb.png"])
+    with pytest.raises(Refusal, match="more than 8 bits a channel"):
+        survey(find_pairs(str(tmp_path), "train"))
+
+
+@pytest.mark.filterwarnings("ignore:.*EXIF|Truncated File Read:UserWarning")  # Pillow's own, on the TIFF
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "bmp", "tiff"])
+@pytest.mark.parametrize("part", [0.0, 0.01, 0.5, 0.9])
+def test_a_truncated_file_is_refused(tmp_path: Path, kind: str, part: float) -> None:
+    whole = io.BytesIO()
+    random_image("RGB").save(whole, kind)
+    path = tmp_path / f"1.{kind}"
+    path.write_bytes(whole.getvalue())
+    assert open_image(path).size == (64, 48)
+    path.write_bytes(whole.getvalue()[: int(part * len(whole.getvalue()))])
+    with pytest.raises(Refusal, match="cannot be read") as caught:
+        open_image(path)
+    assert str(path) in caught.value.what and caught.value.why
+
+
+def test_a_format_that_is_not_ours_is_refused_whatever_its_name(tmp_path: Path) -> None:
+    random_image("RGB").save(tmp_path / "1.png", "GIF")
+    with pytest.raises(Refusal, match="cannot be read"):
+        open_image(tmp_path / "1.png")

@@ -1,0 +1,252 @@
+"""Learning rates against closed forms and torch's own schedulers, at any step and after any resume."""
+
+import math
+import warnings
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import SGD, Adam, Optimizer, lr_scheduler
+
+from utils.schedules import SCHEDULES, Plan, build_scheduler, factor
+
+LR = 0.0002
+TOTAL = 40
+PLAN = Plan(total=TOTAL, decay=13, step_size=6, milestones=(5, 11, 30), gamma=0.3)
+WARM = PLAN._replace(warmup=4)
+
+
+def optimizer_at(lr: float = LR, **options: Any) -> Optimizer:
+    return Adam([torch.nn.Parameter(torch.zeros(2))], lr, **options)
+
+
+def curve(scheduler: lr_scheduler.LRScheduler, steps: int = TOTAL) -> list[float]:
+    """The learning rate of each of the next `steps` optimizer steps."""
+    rates = []
+    for _ in range(steps):
+        rates.append(float(scheduler.optimizer.param_groups[0]["lr"]))
+        assert scheduler.get_last_lr() == rates[-1:]
+        scheduler.optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def ours(name: str, plan: Plan = PLAN, step: int = 0) -> list[float]:
+    """The curve from `step` to the end."""
+    return curve(build_scheduler(optimizer_at(), name, plan, LR, step), plan.total - step)
+
+
+# --------------------------------------------------------------------------------------- what each of them is
+
+
+def half_cosine(done: float, start: float, end: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
+
+
+CLOSED_FORMS: dict[str, Callable[[int], float]] = {
+    "lambda": lambda s: 1 if s < 13 else 1 - (s - 13) / 27,
+    "step": lambda s: 0.3 ** (s // 6),
+    "multiplicative": lambda s: 0.3 ** (s // 6),
+    "multistep": lambda s: 0.3 ** ((s >= 5) + (s >= 11) + (s >= 30)),
+    "cosine": lambda s: half_cosine(s / 40, 1, 0),
+    "onecycle": lambda s: half_cosine(s / 12, 0.04, 1) if s < 12 else half_cosine((s - 12) / 28, 1, 4e-6),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_are_their_closed_forms(name: str) -> None:
+    wanted = [LR * CLOSED_FORMS[name](step) for step in range(TOTAL)]
+    assert ours(name) == pytest.approx(wanted, rel=1e-9)
+    assert [LR * factor(name, step, PLAN) for step in range(TOTAL)] == pytest.approx(wanted, rel=1e-9)
+
+
+TORCH: dict[str, Callable[[Optimizer], lr_scheduler.LRScheduler]] = {
+    "step": lambda o: lr_scheduler.StepLR(o, 6, 0.3),
+    "multiplicative": lambda o: lr_scheduler.StepLR(o, 6, 0.3),
+    "multistep": lambda o: lr_scheduler.MultiStepLR(o, [5, 11, 30], 0.3),
+    "cosine": lambda o: lr_scheduler.CosineAnnealingLR(o, TOTAL),
+    "onecycle": lambda o: lr_scheduler.OneCycleLR(  # its cycle ends one step later, at the step not taken
+        o, LR, TOTAL + 1, pct_start=(0.3 * TOTAL + 1) / (TOTAL + 1), cycle_momentum=False
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_schedules_are_those_of_torch(name: str) -> None:
+    assert ours(name) == pytest.approx(curve(TORCH[name](optimizer_at())), rel=1e-6)
+
+
+def test_lambda_without_a_plateau_is_torchs_linear() -> None:
+    linear = lr_scheduler.LinearLR(optimizer_at(), 1.0, 1 / TOTAL, TOTAL - 1)
+    assert ours("lambda", PLAN._replace(decay=0)) == pytest.approx(curve(linear), rel=1e-9)
+
+
+@pytest.mark.parametrize("decay", [TOTAL, TOTAL + 5, 10**9])
+def test_lambda_that_never_falls_is_constant(decay: float) -> None:
+    assert ours("lambda", PLAN._replace(decay=decay)) == [LR] * TOTAL
+
+
+@pytest.mark.parametrize("decay", [0, 0.5, 12.5, 38, 38.7, 39])
+def test_lambda_falls_by_equal_parts(decay: float) -> None:
+    rates = ours("lambda", PLAN._replace(decay=decay))
+    assert all(rate == LR for rate in rates[: int(decay) + 1])
+    falling = rates[math.ceil(decay) :]
+    parts = {round((a - b) / LR, 9) for a, b in pairwise(falling)}
+    assert len(parts) <= 1 and all(part > 0 for part in parts)
+    assert rates[-1] == pytest.approx(LR / max(TOTAL - decay, 1), rel=1e-9)  # 0 would be the next
+
+
+def test_milestones_count_in_any_order() -> None:
+    mixed = ours("multistep", PLAN._replace(milestones=(30, 5, 11)))
+    assert mixed == ours("multistep")
+    assert ours("multistep", PLAN._replace(milestones=())) == [LR] * TOTAL
+
+
+def test_cuts_at_fractions_of_a_step() -> None:
+    wanted = [LR * 0.3 ** sum(2.5 * k <= step for k in range(1, 20)) for step in range(TOTAL)]
+    assert ours("step", PLAN._replace(step_size=2.5)) == pytest.approx(wanted, rel=1e-9)
+    assert ours("multiplicative", PLAN._replace(step_size=2.5)) == pytest.approx(wanted, rel=1e-9)
+
+
+# ---------------------------------------------------------------------------------------------------- warm-up
+
+
+@pytest.mark.parametrize("warmup", [1, 4, 2.5])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_warm_up_is_a_line_up_to_the_schedule(name: str, warmup: float) -> None:
+    warm = ours(name, PLAN._replace(warmup=warmup))
+    done = [min(1, (step + 1) / (warmup + 1)) for step in range(TOTAL)]
+    if name == "cosine":  # begins after it
+        plain = [LR * half_cosine(max(0, step - warmup) / (TOTAL - warmup), 1, 0) for step in range(TOTAL)]
+    else:
+        plain = ours(name)
+    assert warm == pytest.approx([a * b for a, b in zip(plain, done, strict=True)], rel=1e-9)
+    assert warm[0] == pytest.approx(plain[0] / (warmup + 1), rel=1e-9)
+
+
+def test_warm_up_is_torchs_linear() -> None:
+    constant = PLAN._replace(decay=TOTAL, warmup=4)
+    linear = lr_scheduler.LinearLR(optimizer_at(), 1 / 5, 1.0, 4)
+    assert ours("lambda", constant) == pytest.approx(curve(linear), rel=1e-9)
+
+
+# ------------------------------------------------------------------------------------------------- never at 0
+
+PLANS = {
+    "usual": PLAN,
+    "warm": WARM,
+    "one_step": PLAN._replace(total=1, decay=0),
+    "two_steps": PLAN._replace(total=2, decay=1),
+    "decay_at_once": PLAN._replace(decay=0),
+    "decay_near_the_end": PLAN._replace(decay=TOTAL - 0.5),
+    "only_warm_up": PLAN._replace(warmup=2 * TOTAL),
+    "long": PLAN._replace(total=3000, decay=2999, step_size=300, milestones=(1000, 2999)),
+    "many_cuts": PLAN._replace(total=1000, step_size=1, milestones=tuple(range(1000)), gamma=0.1),
+}
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_no_step_is_taken_at_0(name: str, plan: Plan) -> None:
+    factors = [factor(name, step, plan) for step in range(plan.total)]
+    assert all(0 < value <= 1 + 1e-12 for value in factors)
+    rates = ours(name, plan)
+    assert len(rates) == plan.total and min(rates) > 0
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_there_is_a_rate_after_the_last_step_too(name: str) -> None:
+    """The loop steps the scheduler once more than the optimizer needs."""
+    scheduler = build_scheduler(optimizer_at(), name, PLAN, LR, 0)
+    curve(scheduler)
+    assert scheduler.get_last_lr()[0] > 0
+    assert factor(name, TOTAL + 10, PLAN) == factor(name, TOTAL - 1, PLAN)
+
+
+# --------------------------------------------------------------------------------------------------- momentum
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_momentum_and_betas_stay(name: str) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    for optimizer, key, kept in (
+        (Adam([parameter], LR, betas=(0.5, 0.99)), "betas", (0.5, 0.99)),
+        (SGD([parameter], LR, momentum=0.8), "momentum", 0.8),
+    ):
+        scheduler = build_scheduler(optimizer, name, WARM, LR, 0)
+        for _ in range(TOTAL):
+            assert optimizer.param_groups[0][key] == kept
+            optimizer.step()
+            scheduler.step()
+
+
+# ----------------------------------------------------------------------------------------------------- resume
+
+
+@pytest.mark.parametrize("held", [LR, 0.7], ids=["own", "another"])
+@pytest.mark.parametrize("step", [0, 1, 6, 7, TOTAL - 1])  # 6: a cut
+@pytest.mark.parametrize("plan", [PLAN, WARM], ids=["plain", "warm"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_starting_at_a_step_is_having_come_there(name: str, plan: Plan, step: int, held: float) -> None:
+    """To the bit, and from there on; whatever the restored optimizer holds."""
+    unbroken = ours(name, plan)
+    optimizer = optimizer_at()
+    if step:
+        optimizer.param_groups[0]["lr"] = held
+    resumed = curve(build_scheduler(optimizer, name, plan, LR, step), TOTAL - step)
+    assert [rate.hex() for rate in resumed] == [rate.hex() for rate in unbroken[step:]]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_fresh_run_starts_at_its_own_rate(name: str) -> None:
+    """An optimizer that was built with another rate than the schedule's base."""
+    rates = curve(build_scheduler(optimizer_at(0.7), name, WARM, LR, 0))
+    assert rates == ours(name, WARM)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_an_optimizer_that_has_been_scheduled_before_is_taken_over(name: str) -> None:
+    """A restored optimizer brings the `initial_lr` of the run that saved it."""
+    old = optimizer_at(0.7)
+    curve(build_scheduler(old, "cosine", PLAN, 0.7, 0), 7)
+    new = optimizer_at()
+    new.load_state_dict(old.state_dict())
+    assert curve(build_scheduler(new, name, PLAN, LR, 7), TOTAL - 7) == ours(name)[7:]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_group_of_parameters_follows(name: str) -> None:
+    parameters = [{"params": [torch.nn.Parameter(torch.zeros(1))]} for _ in range(2)]
+    optimizer = Adam(parameters, 0.7)
+    scheduler = build_scheduler(optimizer, name, WARM, LR, 7)
+    one, two = scheduler.get_last_lr()
+    assert one == two == ours(name, WARM)[7]
+
+
+@pytest.mark.parametrize("name", ["lambda", "cosine", "onecycle"])
+def test_a_longer_run_recomputes_its_curve(name: str) -> None:
+    longer = PLAN._replace(total=60, decay=20)
+    going_on = ours(name, longer, step=TOTAL)
+    assert going_on == ours(name, longer)[TOTAL:] and len(going_on) == 20
+    assert going_on[0] > ours(name)[-1]  # the shorter one had come down further
+
+
+# --------------------------------------------------------------------------------------------- order of calls
+
+
+@pytest.mark.parametrize("step", [0, 7])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_order_of_the_loop_is_that_which_torch_wants(name: str, step: int) -> None:
+    layer = torch.nn.Linear(2, 1)
+    optimizer = Adam(layer.parameters(), LR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scheduler = build_scheduler(optimizer, name, WARM, LR, step)
+        for _ in range(3):
+            optimizer.zero_grad()
+            layer(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+            scheduler.step()
+    assert scheduler.get_last_lr() == [ours(name, WARM)[step + 3]]
