@@ -11,7 +11,9 @@ def norm_layer(norm: str, channels: int) -> nn.Module:
     layers: dict[str, Callable[[], nn.Module]] = {
         "instance": lambda: nn.InstanceNorm2d(channels),
         "batch": lambda: nn.BatchNorm2d(channels),
-        "group": lambda: nn.GroupNorm(next((g for g in (8, 4, 2) if channels % (2 * g) == 0), 1), channels),
+        "group": lambda: nn.GroupNorm(
+            next((g for g in (8, 4, 2) if channels % g == 0 and channels > g), 1), channels
+        ),
         "none": nn.Identity,
     }
     return layers[norm]()
