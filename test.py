@@ -114,7 +114,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     results.write_csv(f"{CONVENTION}; {opt.degrade or 'input as given'}; {run.net(tag)}")
     if plot:
         plot.add(results.window, "mean", 0, reached)
-        plot.picture(f"grid_{results.dataset}", "input | output | target", grid)
+        plot.picture(f"grid_{results.dataset}", f"{results.dataset}: input | output | target", grid)
     gain = "" if math.isnan(nothing) else f", doing nothing {nothing:.2f}, gain {reached - nothing:+.2f}"
     print(f"per image {results.csv}")
     print(f"PSNR {reached:.2f} dB{gain} ({len(results.rows)} images; {CONVENTION})")

@@ -102,9 +102,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         generator=torch.Generator(),  # its own: iterating draws from the global one otherwise
     )
     val_count = min(len(val_set), 1) if opt.dry_run else len(val_set)
-    val_share = range(place.rank, val_count, place.world)  # not padded: each image once over all processes
-    shown_at = spread(len(val_share), 4)
-    val_loader = DataLoader(val_set, sampler=val_share, collate_fn=collate, generator=torch.Generator())
+    val_indices = range(place.rank, val_count, place.world)  # not padded: each image once over all processes
+    shown_at = spread(len(val_indices), 4)
+    val_loader = DataLoader(val_set, sampler=val_indices, collate_fn=collate, generator=torch.Generator())
 
     # ----------------------------------------------------------------------------------------------- network
     # Wrapped in this order: build, to the device, average, load, compile, distribute. `net` is the bare

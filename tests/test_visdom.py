@@ -188,7 +188,7 @@ def test_testing_shows_the_psnr_of_every_image(server: Server, trained_copy: Wor
     assert clear["x"] == list(range(1, len(values) + 1)) and clear["y"] == pytest.approx(values, abs=1e-6)
     assert mean["x"] == [0] and mean["y"] == pytest.approx([statistics.mean(values)], abs=1e-6)
     assert "markers" in mean["mode"]
-    assert server.windows("run")["grid_demo"]["title"] == "input | output | target"
+    assert server.windows("run")["grid_demo"]["title"] == "demo: input | output | target"
 
 
 def redraw(patch: pytest.MonkeyPatch, folder: Path, name: str, port: int) -> int:
@@ -219,7 +219,10 @@ def test_redraw_rebuilds_everything(
     test = {"test_demo": {"clear": [(1, 20.5), (2, None), (3, 30.25)], "mean": [(0, None)]}}
     assert curves(windows) == logged(trained_copy, "again") | test
     pictures = {key: window["title"] for key, window in windows.items() if window["type"] == "image"}
-    assert pictures == {"grid": "input | output | target, step 9", "grid_demo": "input | output | target"}
+    assert pictures == {
+        "grid": "input | output | target, step 9",
+        "grid_demo": "demo: input | output | target",
+    }
 
 
 def test_redraw_fails_where_no_server_answers(
@@ -574,9 +577,9 @@ def test_plots_do_not_slow_training(cores: set[int], own_server: Server, work: W
     os.sched_setaffinity(
         0, {max(cores)}
     )  # one for training and the thread that sends, another for the server
-    rounds, states = 5, ["off", "live", "frozen", "no server", "off again"]
+    rounds, states = 3, ["off", "live", "frozen", "no server", "off again"]
     step_s: dict[str, list[float]] = {state: [] for state in states}
-    size = ("--dataroot", "demo:6:128", "--model", "resunet", "--width", "48", "--crop_size", "128")
+    size = ("--dataroot", "demo:6:96", "--model", "resunet", "--width", "48")
     length = ("--repeat", "40", "--max_steps", "60")
     for number in range(rounds):
         for state in states[number:] + states[:number]:
@@ -584,7 +587,7 @@ def test_plots_do_not_slow_training(cores: set[int], own_server: Server, work: W
             port = free_port() if state == "no server" else own_server.port
             seeing = ("--visdom", "off") if "off" in state else flags(port)
             script = work.start(
-                "train.py", *size, *length, *FAST, *seeing, "--crop_size", "128", "--name", name
+                "train.py", *size, *length, *FAST, *seeing, "--crop_size", "96", "--name", name
             )
             if state == "frozen":  # in the middle of the run
                 wait_until(partial(own_server.curves, name), 60)

@@ -3,8 +3,10 @@
 import os
 import resource
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -111,7 +113,9 @@ def bfloat16_pays(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
+        able: Mapping[str, Any] = getattr(
+            torch.cpu, "get_capabilities", dict
+        )()  # older torch does not tell: float32
         return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
     return False
 

@@ -46,7 +46,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         for i, value in enumerate(values):
             plot.add(f"test_{name}", "clear", i + 1, value)
         plot.add(f"test_{name}", "mean", 0, sum(values) / len(values))
-        show(f"grid_{name}", "input | output | target", path.with_name("grid.png"))
+        show(f"grid_{name}", f"{name}: input | output | target", path.with_name("grid.png"))
     if not plot.close(timeout_s=30):
         place = f"{opt.visdom_server}:{opt.visdom_port}"
         raise Refusal(f"{place} did not take the plots [--visdom_port]", fix="start visdom first", code=1)
