@@ -29,7 +29,8 @@ class Workplace:
         self.folder = folder
 
     def start(self, script: str, *flags: str, **env: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-W", "error", str(ROOT / script), *flags]
+        fork = "ignore:This process:DeprecationWarning"  # Python 3.12+ on torch's fork of loader workers
+        command = [sys.executable, "-W", "error", "-W", fork, str(ROOT / script), *flags]
         environment = {**os.environ, "PYTHONWARNINGS": "", **env}
         return subprocess.Popen(
             command,

@@ -572,6 +572,7 @@ def test_the_environment_is_the_name_of_the_run(server: Server) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_plots_do_not_slow_training(cores: set[int], own_server: Server, work: Workplace) -> None:
     """Median step of runs in turn: without plots (twice: the noise), and with a server in three states."""
     os.sched_setaffinity(
