@@ -195,6 +195,7 @@ def redraw(patch: pytest.MonkeyPatch, folder: Path, name: str, port: int) -> int
     """`python -m utils.redraw` in this process; its exit code."""
     patch.chdir(folder)
     patch.setattr(sys, "argv", ["redraw", name, "--visdom_server", LOCAL, "--visdom_port", str(port)])
+    patch.delitem(sys.modules, "utils.redraw", raising=False)  # the doctests have imported it
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("utils.redraw", run_name="__main__")
     return int(ended.value.code or 0)
