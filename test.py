@@ -10,7 +10,7 @@ from argparse import Namespace
 from contextlib import ExitStack
 
 from utils.errors import Refusal, run_script
-from utils.options import NETWORK_FLAGS, parse_or_exit, parse_test
+from utils.options import parse_or_exit, parse_test
 
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:
@@ -24,7 +24,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from data.datasets import PairDataset
     from data.degrade import parse_degradation
     from data.layouts import find_pairs, splits_of
-    from models import build_network, network_defaults
+    from models import build_network, own_arguments
     from utils import checkpoint, distributed
     from utils.evaluate import judge
     from utils.loading import Batches, collate
@@ -45,7 +45,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
     # ----------------------------------------------------------------------------------------------- network
     tag = f"epoch_{int(opt.load):04d}" if opt.load.isdigit() else opt.load
-    arguments = {flag: trained[flag] for flag in NETWORK_FLAGS if flag in network_defaults(trained["model"])}
+    arguments = own_arguments(trained["model"], trained)
     net = build_network(
         trained["model"], input_nc=trained["input_nc"], output_nc=trained["output_nc"], **arguments
     )

@@ -11,7 +11,7 @@ from argparse import Namespace
 from contextlib import ExitStack
 
 from utils.errors import Refusal, run_script
-from utils.options import NETWORK_FLAGS, describe, parse_or_exit, parse_train
+from utils.options import describe, parse_or_exit, parse_train
 
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:
@@ -35,7 +35,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from data.layouts import find_pairs, splits_of, survey, validation
     from data.sampler import EpochSampler
     from data.transforms import to_unit
-    from models import LOSSES, build_network, network_defaults
+    from models import LOSSES, build_network, own_arguments
     from utils import checkpoint, distributed
     from utils.control import Signals, read_flags
     from utils.ema import Average
@@ -110,7 +110,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     # Wrapped in this order: build, to the device, average, load, compile, distribute. `net` is the bare
     # network (saved, averaged, evaluated), `model` the wrapped one (trained).
     torch.manual_seed(opt.seed)
-    arguments = {flag: getattr(opt, flag) for flag in NETWORK_FLAGS if flag in network_defaults(opt.model)}
+    arguments = own_arguments(opt.model, vars(opt))
     net = build_network(opt.model, input_nc=input_nc, output_nc=output_nc, **arguments)
     going_on = opt.resume or opt.epoch > 0
     if opt.weights and not going_on:

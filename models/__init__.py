@@ -61,6 +61,11 @@ def network_defaults(model: str) -> dict[str, Any]:
     return dict(NETWORKS[model].keywords)
 
 
+def own_arguments(model: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of `options` that network `model` takes."""
+    return {flag: options[flag] for flag in network_defaults(model)}
+
+
 def build_network(model: str, **arguments: Any) -> "nn.Module":
     """Build an initialised network.
 

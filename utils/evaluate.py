@@ -21,9 +21,8 @@ class Judged(NamedTuple):
     input: Tensor
     output: Tensor
     target: Tensor | None
-    psnr_input: (
-        float | None
-    )  # of doing nothing; None where input and target have other channels, or no target
+    # of doing nothing, and of the output; None without a target, or where its channels have no counterpart
+    psnr_input: float | None
     psnr: float | None
     seconds: float  # forward pass
 
