@@ -1,8 +1,9 @@
-"""Measure a trained run: PSNR per image beside doing nothing, at native size.
+"""Measure a trained run, or weights of any origin: PSNR per image beside doing nothing, at native size.
 
 python test.py --name demo_resunet                                               # the run's own test split
 python test.py --name denoise --dataroot datasets/set12 --degrade noise:25       # clean images, noise added
 python test.py --name dehaze --dataroot my_photos                                # no targets: outputs only
+python test.py --weights dncnn.pth --model dncnn --input_nc 1 --mean 0 --std 1 --dataroot datasets/set12 ...
 """
 
 import sys
@@ -10,73 +11,104 @@ from argparse import Namespace
 from contextlib import ExitStack
 
 from utils.errors import Refusal, run_script
-from utils.options import parse_or_exit, parse_test
+from utils.options import parse_or_exit, parse_test, source_of
 
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:
     """The whole of testing, top to bottom; returns the exit code."""
-    import math
     from pathlib import Path
 
     import torch
     from torch.utils.data import DataLoader
 
-    from data.datasets import PairDataset
+    from data.datasets import PairDataset, WholeDataset
     from data.degrade import parse_degradation
-    from data.layouts import find_pairs, splits_of
+    from data.layouts import Source, find_pairs, shared_files
     from models import build_network, own_arguments
-    from utils import checkpoint, distributed
-    from utils.evaluate import judge
-    from utils.loading import Batches, collate
+    from utils import distributed
+    from utils.evaluate import Judge
+    from utils.images import save_image
+    from utils.loading import Batches, as_it_is
     from utils.logger import say_on
-    from utils.metrics import CONVENTION
+    from utils.metrics import Protocol
+    from utils.perceptual import open_lpips
     from utils.pictures import comparison_grid, side_by_side, spread, to_pil
     from utils.progress import Progress
+    from utils.report import Report
     from utils.results import Results
-    from utils.runs import Run
+    from utils.runs import Run, versions
+    from utils.summary import facts_in_words, headline
+    from utils.tiling import Tiling
     from utils.visdom_plot import TEST, open_plot
+    from utils.weights import load_weights
 
     # ----------------------------------------------------------------------------------- the run, the device
     run = Run.named(opt.name)
-    trained = run.options()
+    trained = vars(opt) if opt.model else run.options()
     place = distributed.join(opt.gpu_ids)
     amp = distributed.amp_enabled(opt.amp, place.device)
     say = say_on(place.first)
 
     # ----------------------------------------------------------------------------------------------- network
     tag = f"epoch_{int(opt.load):04d}" if opt.load.isdigit() else opt.load
+    weights = Path(opt.weights) if opt.weights else run.net(tag)
     arguments = own_arguments(trained["model"], trained)
-    net = build_network(
-        trained["model"], input_nc=trained["input_nc"], output_nc=trained["output_nc"], **arguments
-    )
-    checkpoint.load_weights(net, run.net(tag))
+    net = build_network(trained["model"], **arguments)
+    how = "" if arguments.get("weights") == str(weights) else load_weights(net, weights)
     net.to(place.device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
+    scale = getattr(net, "scale", 1)
 
     # -------------------------------------------------------------------------------------------------- data
-    dataroot = opt.dataroot or trained["dataroot"]
-    folder = Path(dataroot)
-    if folder.is_dir() and folder.resolve() == Path(trained["dataroot"]).resolve() and not splits_of(folder):
-        raise Refusal(
-            f"{folder} is what the run was trained on", "it has no splits", "name other images by --dataroot"
-        )
-    direction = opt.direction or trained["direction"]
-    pairs = find_pairs(dataroot, opt.split, opt.layout, direction, degraded=opt.degrade is not None)
+    degrade = parse_degradation(opt.degrade) if opt.degrade else None
+    own = trained if opt.dataroot is None else {}  # of the run's data only while it is the run's data
+    source = Source(
+        root=opt.dataroot or trained["dataroot"],
+        layout=own.get("layout", "auto") if opt.layout == "auto" else opt.layout,
+        direction=opt.direction or trained["direction"] or "AtoB",
+        degraded=degrade is not None,
+        input_dir=opt.input_dir or own.get("input_dir"),
+        target_dir=opt.target_dir or own.get("target_dir"),
+        pair_by=opt.pair_by or own.get("pair_by"),
+        scale=scale if degrade is None else 1,
+    )
+    pairs = find_pairs(source, opt.split)
+    measured = pairs.layout == "demo" or all(pair.target for pair in pairs.pairs)
+    if measured and opt.split != "train" and not opt.model:
+        known = shared_files(pairs, source_of(trained), "train")
+        if known:
+            raise Refusal(
+                f"{known} of these files are what the run was trained on",
+                pairs.where,
+                "name other images by --dataroot, or say --split train",
+            )
     dataset = PairDataset(
         pairs,
         input_nc=trained["input_nc"],
         target_nc=trained["output_nc"],
-        degrade=parse_degradation(opt.degrade) if opt.degrade else None,
+        degrade=degrade,
         mean=trained["mean"],
         std=trained["std"],
         seed=opt.seed,
     )
-    loader = DataLoader(dataset, num_workers=opt.num_workers, collate_fn=collate, generator=torch.Generator())
-    measured = pairs.layout != "inputs"
+    if measured and dataset.scale != scale:
+        made = f"the targets are {dataset.scale} times the size of the inputs, the network's outputs {scale}"
+        raise Refusal(
+            "inputs and network do not fit in scale", made, f"--degrade sr:{scale}" if scale > 1 else ""
+        )
+    loader = DataLoader(
+        WholeDataset(dataset),
+        batch_size=None,
+        num_workers=opt.num_workers,
+        collate_fn=as_it_is,
+        generator=torch.Generator(),
+    )
 
     # ----------------------------------------------------------------------------------------------- measure
-    results = Results(Path(opt.results_dir) / run.name, dataroot)
-    say(f"run     {run.net(tag)}, {trained['model']}")
-    say(f"data    {pairs.describe()}" + (f", degraded by {opt.degrade}" if opt.degrade else ""))
+    protocol = Protocol(opt.psnr_channel, opt.crop_border, not opt.no_quantize)
+    lpips = open_lpips(place.device, say) if measured and "lpips" in opt.metrics else None
+    results = Results(Path(opt.results_dir) / run.name, source.root)
+    say(f"run     {weights}, {trained['model']}" + (f" ({how})" if how else ""))
+    say(f"data    {pairs.describe()}" + (f", degraded by {opt.degrade}" if degrade else ""))
     say(f"device  {place.note}, {'bfloat16' if amp else 'float32'}")
     plot = None
     if measured:
@@ -85,20 +117,30 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         )
     if plot:
         cleanup.callback(plot.close)
-    progress = Progress(results.dataset, 0, len(dataset))
-    shown = spread(len(dataset), 8)
-    rows = []
-    for i, image in enumerate(
-        judge(net, Batches(loader), place.device, amp, trained["mean"], trained["std"])
-    ):
-        to_pil(image.output).save(results.output(image.name))
-        if image.psnr is not None:
-            results.add(image)
-            if plot:
-                plot.add(results.window, "clear", i + 1, image.psnr)
+    judge = Judge(
+        net,
+        place.device,
+        amp,
+        trained["mean"],
+        trained["std"],
+        protocol,
+        opt.metrics,
+        Tiling(opt.tile, opt.tile_overlap),
+        opt.x8,
+        say,
+    )
+    progress = Progress(results.dataset, 0, len(pairs.pairs))
+    shown = spread(len(pairs.pairs), 8)
+    rows, report = [], Report()
+    for i, image in enumerate(judge(Batches(loader))):
+        save_image(image.output, results.output(image.name, image.output.dtype))
+        scores = image.scores | (lpips(image) if lpips else {})
+        results.add(image.name, scores, image.seconds)
+        report.add(image.name, image.input, image.output, image.target)
+        if plot and "psnr" in scores:
+            plot.add(results.window, "clear", i + 1, scores["psnr"])
         if i in shown:
-            columns = (image.input, image.output, image.target)
-            rows.append(side_by_side(*[column for column in columns if column is not None]))
+            rows.append(side_by_side(image.input, image.output, image.target))
         progress.step()
         progress.show(f"PSNR {results.mean('psnr'):.2f}" if measured else "")
     progress.close()
@@ -106,18 +148,36 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     # ------------------------------------------------------------------------------------------------ report
     grid = comparison_grid(rows)
     to_pil(grid).save(results.grid)
-    print(f"outputs {results.folder}, grid {results.grid}")
+    facts = {
+        "run": run.name,
+        "weights": str(weights),
+        "model": trained["model"],
+        "dataset": results.dataset,
+        "split": pairs.split,
+        "data": pairs.describe(),
+        "degrade": opt.degrade,
+        "seed": opt.seed,
+        "scale": scale,
+        "protocol": protocol.describe(),
+        "x8": opt.x8,
+        "device": f"{place.note}, {'bfloat16' if amp else 'float32'}",
+        "notes": judge.notes,
+        "peak_mib": round(distributed.peak_memory_mib(place.device)),
+        "versions": versions(),
+    }
+    results.write(facts)
+    report.write(
+        results.page, f"{run.name} on {results.dataset}", facts_in_words(facts, results), results.rows
+    )
+    print(f"outputs {results.folder}, page {results.page}, grid {results.grid}")
     if not measured:
         print(f"no targets in {pairs.where}: nothing to measure")
         return 0
-    reached, nothing = results.mean("psnr"), results.mean("psnr_input")
-    results.write_csv(f"{CONVENTION}; {opt.degrade or 'input as given'}; {run.net(tag)}")
     if plot:
-        plot.add(results.window, "mean", 0, reached)
+        plot.add(results.window, "mean", 0, results.mean("psnr"))
         plot.picture(f"grid_{results.dataset}", f"{results.dataset}: input | output | target", grid)
-    gain = "" if math.isnan(nothing) else f", doing nothing {nothing:.2f}, gain {reached - nothing:+.2f}"
     print(f"per image {results.csv}")
-    print(f"PSNR {reached:.2f} dB{gain} ({len(results.rows)} images; {CONVENTION})")
+    print("\n".join(headline(results, protocol)))
     return 0
 
 

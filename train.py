@@ -11,7 +11,7 @@ from argparse import Namespace
 from contextlib import ExitStack
 
 from utils.errors import Refusal, run_script
-from utils.options import describe, parse_or_exit, parse_train
+from utils.options import describe, parse_or_exit, parse_train, source_of
 
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:
@@ -30,18 +30,19 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from torch.nn.parallel import DistributedDataParallel
     from torch.utils.data import DataLoader
 
-    from data.datasets import PairDataset, check_training_sizes, fits_in_memory
+    from data.datasets import PairDataset, WholeDataset, check_training_sizes, fits_in_memory
     from data.degrade import parse_degradation
-    from data.layouts import find_pairs, splits_of, survey, validation
+    from data.doctor import check_data
+    from data.layouts import find_pairs, splits_present, survey, validation
     from data.sampler import EpochSampler
     from data.transforms import to_unit
     from models import LOSSES, build_network, own_arguments
     from utils import checkpoint, distributed
     from utils.control import Signals, read_flags
     from utils.ema import Average
-    from utils.evaluate import judge, mean_psnr
+    from utils.evaluate import Judge, mean_psnr
     from utils.files import write_text
-    from utils.loading import Batches, collate
+    from utils.loading import Batches, as_it_is, collate
     from utils.logger import Logger, open_logger, say_on
     from utils.metrics import psnr
     from utils.optimizers import OPTIMIZERS
@@ -50,6 +51,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from utils.runs import Run, Status, cut_log, versions
     from utils.schedules import Plan, build_scheduler
     from utils.visdom_plot import TRAINING, open_plot
+    from utils.weights import load_weights
 
     started = time.monotonic()
 
@@ -65,30 +67,37 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     run = Run(Path(cleanup.enter_context(tempfile.TemporaryDirectory()))) if opt.dry_run else own
 
     # -------------------------------------------------------------------------------------------------- data
-    degraded = opt.degrade is not None
-    pairs = find_pairs(opt.dataroot, "train", opt.layout, opt.direction, degraded, need_targets=True)
-    input_nc, output_nc, sizes = survey(pairs)
-    input_nc, output_nc = opt.input_nc or input_nc, opt.output_nc or output_nc
-    check_training_sizes(sizes, opt.batchSize // place.world, opt.size, opt.crop_size)
-    train_pairs, val_pairs = validation(
-        pairs, opt.dataroot, opt.layout, opt.direction, degraded, opt.val_from, opt.val_share, opt.seed
-    )
+    degrade = parse_degradation(opt.degrade) if opt.degrade else None
+    source = source_of(vars(opt))
+    if opt.check_data:
+        return check_data(source, degrade, opt.seed, say)
+    pairs = find_pairs(source, "train", need_targets=True)
+    found = survey(pairs)
+    input_nc = opt.input_nc or (1 if degrade and degrade.gray else found.input_nc)
+    output_nc = opt.output_nc or found.target_nc
+    train_pairs, val_pairs = validation(pairs, source, opt.val_from, opt.val_share, opt.seed)
     workers = opt.num_workers if opt.num_workers is not None else (0 if device.type == "cpu" else 4)
-    fits = opt.cache == "auto" and fits_in_memory(sizes, len(pairs.pairs), copies=max(1, workers))
+    fits = fits_in_memory(found.sizes, len(pairs.pairs), copies=max(1, workers), depth=found.depth)
     alike = {
         "input_nc": input_nc,
         "target_nc": output_nc,
         "size": opt.size,
-        "degrade": parse_degradation(opt.degrade) if degraded else None,
+        "degrade": degrade,
         "mean": opt.mean,
         "std": opt.std,
         "seed": opt.seed,
-        "cache": fits or opt.cache == "ram",
+        "cache": opt.cache == "ram" or (opt.cache == "auto" and fits),
     }
     train_set = PairDataset(
         train_pairs, crop_size=opt.crop_size, augment=opt.augment, repeat=opt.repeat, **alike
     )
-    val_set = PairDataset(val_pairs, **alike)
+    val_set = WholeDataset(PairDataset(val_pairs, **alike))
+    scale = train_set.scale
+    if opt.scale not in (None, scale):
+        raise Refusal(
+            f"--scale {opt.scale} and --degrade {opt.degrade} contradict each other", fix="leave one out"
+        )
+    check_training_sizes(found.sizes, opt.batchSize // place.world, opt.size, opt.crop_size, scale)
     sampler = EpochSampler(len(train_set), opt.batchSize, opt.seed, place.rank, place.world)
     loader = DataLoader(
         train_set,
@@ -104,17 +113,24 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     val_count = min(len(val_set), 1) if opt.dry_run else len(val_set)
     val_indices = range(place.rank, val_count, place.world)  # not padded: each image once over all processes
     shown_at = spread(len(val_indices), 4)
-    val_loader = DataLoader(val_set, sampler=val_indices, collate_fn=collate, generator=torch.Generator())
+    val_loader = DataLoader(
+        val_set, batch_size=None, sampler=val_indices, collate_fn=as_it_is, generator=torch.Generator()
+    )
 
     # ----------------------------------------------------------------------------------------------- network
     # Wrapped in this order: build, to the device, average, load, compile, distribute. `net` is the bare
     # network (saved, averaged, evaluated), `model` the wrapped one (trained).
     torch.manual_seed(opt.seed)
-    arguments = own_arguments(opt.model, vars(opt))
-    net = build_network(opt.model, input_nc=input_nc, output_nc=output_nc, **arguments)
+    resolved = {key: value for key, value in vars(opt).items() if key != "changed"}
+    resolved |= {"input_nc": input_nc, "output_nc": output_nc, "scale": scale, "versions": versions()}
+    arguments = own_arguments(opt.model, resolved)
+    net = build_network(opt.model, **arguments)
+    if getattr(net, "scale", 1) != scale:
+        raise Refusal(f"the network enlarges {net.scale} times, the pairs want {scale} [--scale, --degrade]")
     going_on = opt.resume or opt.epoch > 0
-    if opt.weights and not going_on:
-        checkpoint.load_weights(net, Path(opt.weights))
+    how = ""
+    if opt.weights and not going_on and arguments.get("weights") != opt.weights:
+        how = load_weights(net, Path(opt.weights))
     net.to(device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
     trained = checkpoint.freeze(net, opt.freeze)
     average = Average(net, opt.ema)
@@ -155,8 +171,6 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     loss_scale = place.world if opt.reduction == "sum" else 1  # gradients are averaged over the processes
 
     # ----------------------------------------------------------------------------------- the run on the disk
-    resolved = {key: value for key, value in vars(opt).items() if key != "changed"}
-    resolved |= {"input_nc": input_nc, "output_nc": output_nc, "versions": versions()}
     resolved["data"] = [train_pairs.describe(), val_pairs.describe()]
     logger = Logger(None, [])
     if place.first:
@@ -169,7 +183,10 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         kept = "kept in memory" if train_set.decoded is not None else "not cached"
         say(describe(opt))
         say(f"data    {train_pairs.describe()}; {val_pairs.describe()}; {kept}")
+        say(f"        {found.describe()}")
         say(f"network {opt.model}, {millions(net.parameters())} parameters, {millions(trained)} trained")
+        if how:
+            say(f"weights {opt.weights}: {how}")
         say(f"device  {place.note}, {'bfloat16' if amp else 'float32'}")
         say(f"run     {run.folder}, steps {step} to {total}, {epoch_steps} an epoch")
     cleanup.enter_context(closing(logger))
@@ -268,8 +285,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         if not val_count:
             best = {"psnr": None, "psnr_input": None, "step": step}
         elif over or (epoch + 1) % opt.val_freq == 0:
-            judged = judge(average.net, Batches(val_loader), device, amp, opt.mean, opt.std)
-            reached, nothing, shown = mean_psnr(judged, place, shown_at)
+            judge = Judge(average.net, device, amp, opt.mean, opt.std, say=say)
+            reached, nothing, shown = mean_psnr(judge(Batches(val_loader)), place, shown_at)
             better = reached > (-math.inf if best["psnr"] is None else best["psnr"])  # never true of NaN
             if better:
                 best = {"psnr": reached, "psnr_input": nothing, "step": step}
@@ -303,11 +320,10 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         if best["psnr"] is not None:
             beside = f"doing nothing {best['psnr_input']:.2f}"
             say(f"best validation PSNR {best['psnr']:.2f} dB at step {best['step']}, {beside}")
-        own_test = opt.dataroot.startswith("demo") or "test" in splits_of(Path(opt.dataroot))
-        where = opt.dataroot if own_test else "FOLDER"
-        degrade = f" --degrade {opt.degrade}" if degraded else ""
+        where = opt.dataroot if "test" in splits_present(source) else "FOLDER"
+        degraded = f" --degrade {opt.degrade}" if degrade else ""
         say(f"weights {run.net('best')}, {clock(time.monotonic() - started)} in all")
-        say(f"next    python test.py --name {run.name} --dataroot {where}{degrade}")
+        say(f"next    python test.py --name {run.name} --dataroot {where}{degraded}")
     return 0
 
 

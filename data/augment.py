@@ -12,13 +12,22 @@ Array = np.ndarray
 Images = Sequence[Array]
 
 
-def random_crop(images: Images, size: int, rng: np.random.Generator) -> list[Array]:
-    """The same `size` x `size` window of every image; ValueError where one is smaller."""
-    height, width = images[0].shape[:2]
+def random_crop(images: Images, size: int, rng: np.random.Generator, scale: int = 1) -> list[Array]:
+    """The same `size` x `size` window of every image; ValueError where one is smaller.
+
+    `size` is measured on the last image, the target. It begins at a multiple of `scale`, and an image that is
+    `scale` times smaller (the input of super-resolution) is cut accordingly.
+    """
+    height, width = images[-1].shape[:2]
     if height < size or width < size:
         raise ValueError(f"{width} x {height} pixels are less than --crop_size {size}")
-    top, left = int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
-    return [image[top : top + size, left : left + size] for image in images]
+    top, left = (int(rng.integers((side - size) // scale + 1)) for side in (height, width))
+    crops = []
+    for image in images:
+        unit = scale * image.shape[0] // height  # pixels of this image for `scale` of the target's
+        y, x, side = top * unit, left * unit, size // scale * unit
+        crops.append(image[y : y + side, x : x + side])
+    return crops
 
 
 def keep(images: Images, rng: np.random.Generator) -> list[Array]:

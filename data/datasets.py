@@ -1,8 +1,8 @@
-"""Pairs as tensors: one sample is a pure function of (seed, epoch, index)."""
+"""Pairs for training as tensors, and whole for judging as arrays: pure functions of (seed, epoch, index)."""
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -12,23 +12,33 @@ from data.degrade import Degradation
 from data.layouts import Listing
 from data.transforms import Array, normalization, preparation
 from utils.errors import Refusal
+from utils.images import to_float
+
+
+class Whole(NamedTuple):
+    """One whole image to be judged; arrays `(H, W, C)` of any depth, full scale as in `utils.images`."""
+
+    name: str
+    input: Array
+    target: Array | None
+    depth: Any  # dtype of the input's file, and so of the output's
 
 
 class PairDataset(Dataset[dict[str, Any]]):
     """`{'input', 'target', 'name'}`: two float32 `(C, H, W)` tensors, normalised, and the sample's name.
 
-    Indexed by (epoch, index) a sample is cropped and turned at random (training); indexed by a plain number
-    it is whole (validation, test). `target` is missing where the layout has none.
+    Indexed by (epoch, index) a sample is cropped and turned at random; indexed by a plain number it is whole.
+    `target` is missing where the layout has none, and `scale` times the size of the input.
 
     Args:
         listing: the pairs of a split.
         input_nc, target_nc: 1 or 3 channels.
         size: resize both images to `size` x `size`, bicubic.
-        crop_size, augment: training only, see `data.augment`.
+        crop_size, augment: training only, see `data.augment`; the crop is measured on the target.
         degrade: makes the input, see `data.degrade`.
         mean, std: of Normalize; 0.5 and 0.5 give [-1, 1].
         repeat: passes over the set that make one epoch.
-        cache: keep decoded images (uint8) in memory.
+        cache: keep decoded images in memory.
     """
 
     def __init__(
@@ -49,8 +59,10 @@ class PairDataset(Dataset[dict[str, Any]]):
     ):
         self.listing, self.crop_size, self.degrade = listing, crop_size, degrade
         self.seed, self.repeat = seed, repeat
+        self.scale = listing.scale * (degrade.scale if degrade else 1)
         self.augment = AUGMENTATIONS[augment]
-        self.prepare = preparation(size, input_nc), preparation(size, target_nc)
+        given_nc = target_nc if degrade and degrade.gray else input_nc  # made gray by the degradation itself
+        self.prepare = preparation(size, given_nc), preparation(size and size * listing.scale, target_nc)
         self.normalize = normalization(mean, std)
         self.decoded: dict[int, list[Array]] | None = {} if cache else None
 
@@ -65,50 +77,99 @@ class PairDataset(Dataset[dict[str, Any]]):
             return refusal
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        training = isinstance(key, tuple)
-        epoch, index = key if isinstance(key, tuple) else (-1, key)
-        rng = np.random.default_rng([self.seed, epoch + 1, index + 1])
+        if isinstance(key, int):
+            whole = self.whole(key)
+            images = [to_float(image) for image in (whole.input, whole.target) if image is not None]
+            return self._sample(whole.name, images)
+        epoch, index = key
+        rng = self._generator(epoch, index)
         which = index % len(self.listing.pairs)
         name = self.listing.pairs[which].name
-        images: Sequence[Array] = self.read(which)
+        images = self.read(which)
         try:
-            if training and self.crop_size:
-                images = random_crop(images, self.crop_size, rng)
+            if self.crop_size:
+                images = random_crop(images, self.crop_size, rng, self.scale)
         except ValueError as error:
             raise Refusal(f"{name}: {error}", fix="lower --crop_size", code=1) from None
-        if training:
-            images = self.augment(images, rng)
-        arrays = [image.astype(np.float32) / 255 for image in images]  # (H, W, C) in [0, 1]
+        images = [to_float(image) for image in self.augment(images, rng)]
         if self.degrade:
-            arrays[0] = self.degrade(arrays[0], rng)
-        tensors = [self.normalize(array) for array in arrays]
-        return {"name": name, **dict(zip(("input", "target"), tensors, strict=False))}
+            images[0] = self.degrade(images[0], rng)
+        return self._sample(name, images)
+
+    def whole(self, index: int) -> Whole:
+        """The pair `index` uncropped, its input degraded as in every run with this seed."""
+        given, *target = self.read(index)
+        depth = given.dtype
+        if self.degrade:
+            given = self.degrade(to_float(given), self._generator(-1, index))
+        return Whole(self.listing.pairs[index].name, given, target[0] if target else None, depth)
 
     def read(self, which: int) -> list[Array]:
-        """The decoded images of one pair, uint8 `(H, W, C)`, from memory where they are kept."""
+        """The decoded images `(H, W, C)` of one pair, from memory where they are kept."""
         if self.decoded is not None and which in self.decoded:
             return self.decoded[which]
         read = self.listing.read(self.listing.pairs[which])
         images = [
             prepare(image) for prepare, image in zip(self.prepare, read, strict=True) if image is not None
         ]
+        if self.degrade and self.degrade.scale > 1:
+            images = [_whole_blocks(image, self.degrade.scale) for image in images]
         if self.decoded is not None:
             self.decoded[which] = images
         return images
 
+    def _generator(self, epoch: int, index: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, epoch + 1, index + 1])
+
+    def _sample(self, name: str, images: Sequence[Array]) -> dict[str, Any]:
+        tensors = [self.normalize(image) for image in images]
+        return {"name": name, **dict(zip(("input", "target"), tensors, strict=False))}
+
+
+class WholeDataset(Dataset["Whole | Refusal"]):
+    """The pairs of a PairDataset one by one and whole, for judging; its loader takes `batch_size=None`."""
+
+    def __init__(self, pairs: PairDataset):
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs.listing.pairs)
+
+    def __getitem__(self, index: int) -> "Whole | Refusal":
+        try:
+            return self.pairs.whole(index)
+        except Refusal as refusal:
+            return refusal
+
+
+def _whole_blocks(image: Array, scale: int) -> Array:
+    """The image without the last rows and columns that do not fill a block of `scale` (as SR papers crop)."""
+    height, width = image.shape[:2]
+    if height < scale or width < scale:
+        raise Refusal(f"an image of {width} x {height} pixels cannot be made {scale} times smaller")
+    return image[: height - height % scale, : width - width % scale]
+
 
 def check_training_sizes(
-    sizes: Sequence[tuple[int, int]], batch_size: int, size: int | None, crop_size: int | None
+    sizes: Sequence[tuple[int, int]],
+    batch_size: int,
+    size: int | None,
+    crop_size: int | None,
+    scale: int = 1,
 ) -> None:
-    """Refuse sizes `(W, H)` that cannot be trained on, before the first step.
+    """Refuse sizes `(W, H)` of targets that cannot be trained on, before the first step.
 
     Raises:
-        Refusal: an image smaller than the crop, or whole images of several sizes in one batch.
+        Refusal: an image smaller than the crop, whole images of several sizes in one batch, or a square that
+            is no multiple of the scale.
     """
+    for flag, side in (("crop_size", crop_size), ("size", size)):
+        if side and side % scale:
+            raise Refusal(f"--{flag} {side} is no multiple of the scale {scale}", fix="raise or lower it")
     if size:
         return
     smallest = min(min(pair) for pair in sizes)
-    if crop_size and smallest < crop_size:
+    if crop_size and smallest - smallest % scale < crop_size:
         raise Refusal(
             f"--crop_size {crop_size} is larger than an image", f"one side has {smallest} pixels", "lower it"
         )
@@ -120,8 +181,9 @@ def check_training_sizes(
         )
 
 
-def fits_in_memory(sizes: Sequence[tuple[int, int]], pairs: int, copies: int) -> bool:
+def fits_in_memory(sizes: Sequence[tuple[int, int]], pairs: int, copies: int, depth: int = 8) -> bool:
     """Whether all pairs, decoded, take at most a quarter of the free memory, kept by `copies` processes."""
-    mean = sum(width * height * 6 for width, height in sizes) / len(sizes)  # bytes of a pair of colour images
+    pair = 6 * depth / 8  # bytes a pixel of two colour images
+    mean = sum(width * height * pair for width, height in sizes) / len(sizes)
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return mean * pairs * copies <= free / 4

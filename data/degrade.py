@@ -1,47 +1,196 @@
-"""Degradations that make the input out of a clean image: `noise:25`, `haze`, and chains joined by `+`.
+"""Degradations that make the input out of a clean image: `noise:25`, `sr:4`, chains such as `blur:2+noise:5`.
 
-Each is a function `(image, rng) -> image` on float32 `(H, W, C)` arrays in [0, 1]; all its draws come from
-`rng`. The result is neither clamped nor quantised.
+Each step is a function `(image, rng) -> image` on float32 `(H, W, C)` arrays of any size, C 1 or 3, in
+[0, 1]. All its draws come from `rng`, and it leaves its argument alone. A chain is applied from left to
+right; as noise is not clamped, a later step may get values outside [0, 1], and says what it does with them.
 """
 
+import difflib
+import io
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+from PIL import Image
 
 from utils.errors import Refusal
 
 Array = np.ndarray
-Degradation = Callable[[Array, np.random.Generator], Array]
+Action = Callable[[Array, np.random.Generator], Array]
+LUMA = 0.299, 0.587, 0.114  # ITU-R BT.601, full range
 
 
-def noise(spec: str) -> Degradation:
+@dataclass(frozen=True)
+class Step:
+    """One part of a chain: what it does, by what it divides the size, and whether it leaves one channel."""
+
+    action: Action
+    scale: int = 1
+    gray: bool = False
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """A chain of steps: call it with an image and a generator.
+
+    Args:
+        spec: what it was parsed from.
+        steps: in the order of application.
+        scale: the target's size over the input's; the product of the `sr` factors, 1 without.
+        gray: the input has one channel whatever the image has.
+    """
+
+    spec: str
+    steps: tuple[Action, ...]
+    scale: int
+    gray: bool
+
+    def __call__(self, image: Array, rng: np.random.Generator) -> Array:
+        """Degrade a float32 `(H, W, C)` image in [0, 1] to float32 `(H / scale, W / scale, C or 1)`.
+
+        Raises:
+            ValueError: a side is no multiple of `scale`.
+        """
+        for step in self.steps:
+            image = step(image, rng)
+        return image
+
+
+def noise(value: str) -> Step:
     """White Gaussian noise: `noise:S`, or `noise:A-B` with one sigma an image drawn from [A, B]; in 1/255."""
-    low, to, high = spec.partition("-")
-    bounds = float(low), float(high if to else low)
-    if not 0 <= bounds[0] <= bounds[1] < math.inf:
-        raise ValueError("sigma must be a number, or a range A-B with 0 <= A <= B")
-
-    def degrade(image: Array, rng: np.random.Generator) -> Array:
-        sigma = rng.uniform(*bounds) / 255
-        return image + np.float32(sigma) * rng.standard_normal(image.shape, dtype=np.float32)
-
-    return degrade
+    return Step(partial(add_noise, sigma=parse_range(value, 0, 1e6)))
 
 
-def haze(spec: str) -> Degradation:
+def add_noise(image: Array, rng: np.random.Generator, sigma: tuple[float, float]) -> Array:
+    """Add noise of a sigma drawn from a range, in 1/255; neither clamped nor quantised."""
+    drawn = rng.uniform(*sigma) / 255
+    return image + np.float32(drawn) * rng.standard_normal(image.shape, dtype=np.float32)
+
+
+def poisson(value: str) -> Step:
+    """Photon noise: `poisson:PEAK` photons at full scale (100 by default), or a range `poisson:A-B`."""
+    return Step(partial(count_photons, peak=parse_range(value or "100", 1e-3, 1e9)))
+
+
+def count_photons(image: Array, rng: np.random.Generator, peak: tuple[float, float]) -> Array:
+    """Poisson(image * peak) / peak: mean `image`, variance `image / peak`; neither clamped nor quantised.
+
+    Values below 0 count as 0.
+    """
+    drawn = rng.uniform(*peak)
+    return (rng.poisson(np.maximum(image, 0) * np.float64(drawn)) / drawn).astype(np.float32)
+
+
+def blur(value: str) -> Step:
+    """Isotropic Gaussian blur: `blur:S` (1.6 by default), or `blur:A-B`, one sigma an image; in pixels."""
+    return Step(partial(random_blur, sigma=parse_range(value or "1.6", 0.1, 100)))
+
+
+def random_blur(image: Array, rng: np.random.Generator, sigma: tuple[float, float]) -> Array:
+    """Blur with a sigma drawn from a range, in pixels."""
+    return gaussian(image, rng.uniform(*sigma))
+
+
+def gaussian(image: Array, sigma: float) -> Array:
+    """Filter `(H, W, C)` by a Gaussian of `sigma` pixels, cut at 4 sigma; borders mirror, edge included."""
+    radius = int(4 * sigma + 0.5)
+    kernel = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
+    kernel = (kernel / (kernel[0] + 2 * kernel[1:].sum())).astype(np.float32)
+    return convolve(convolve(image, kernel, axis=0), kernel, axis=1)
+
+
+def convolve(image: Array, kernel: Array, axis: int) -> Array:
+    """Convolve along an axis with a symmetric kernel, given from its middle outwards."""
+    length, radius = image.shape[axis], len(kernel) - 1
+    padded = np.pad(image, [(radius, radius) if i == axis else (0, 0) for i in range(3)], mode="symmetric")
+
+    def shifted(by: int) -> Array:
+        part = slice(radius + by, radius + by + length)
+        return padded[part] if axis == 0 else padded[:, part]
+
+    result = kernel[0] * image
+    term = np.empty_like(result)
+    for by in range(1, radius + 1):
+        np.add(shifted(-by), shifted(by), out=term)
+        term *= kernel[by]
+        result += term
+    return result
+
+
+def jpeg(value: str) -> Step:
+    """JPEG compression: `jpeg:Q` of quality 1..100, or `jpeg:A-B`, one integer quality an image."""
+    return Step(partial(compress, quality=parse_integers(value, 1, 100)))
+
+
+def compress(image: Array, rng: np.random.Generator, quality: tuple[int, int]) -> Array:
+    """Clamp, round to 8 bits, encode and decode by Pillow: colour in 4:2:0, its default, gray as L."""
+    drawn = int(rng.integers(quality[0], quality[1] + 1))
+    levels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(levels[:, :, 0] if levels.shape[2] == 1 else levels).save(file, "JPEG", quality=drawn)
+    with Image.open(file) as decoded:
+        return np.asarray(decoded).reshape(image.shape).astype(np.float32) / 255
+
+
+def gray(value: str) -> Step:
+    """Colour to gray, one channel: the input of colourisation."""
+    refuse_value(value)
+    return Step(to_gray, gray=True)
+
+
+def to_gray(image: Array, rng: np.random.Generator) -> Array:
+    """The BT.601 luma `(H, W, 1)`, not rounded; an image that is gray already stays as it is."""
+    if image.shape[2] == 1:
+        return image.copy()
+    red, green, blue = (np.float32(weight) * image[:, :, c] for c, weight in enumerate(LUMA))
+    return (red + green + blue)[:, :, None]
+
+
+def sr(value: str) -> Step:
+    """Reduction of both sides by an integer factor: `sr:K`, K 2..8; the input of super-resolution."""
+    if value not in [str(factor) for factor in range(2, 9)]:
+        raise ValueError("takes one whole number from 2 to 8")
+    return Step(partial(reduce, factor=int(value)), scale=int(value))
+
+
+def reduce(image: Array, rng: np.random.Generator, factor: int) -> Array:
+    """Make an image `factor` times smaller by Pillow's antialiased BICUBIC; in [0, 1], not rounded.
+
+    Clamped after the rows and after the columns, as Pillow does with bytes: the result is that of resizing an
+    8-bit file with Pillow to within the rounding.
+
+    Raises:
+        ValueError: a side is no multiple of `factor`.
+    """
+    height, width = image.shape[:2]
+    if height % factor or width % factor:
+        raise ValueError(f"sr:{factor} needs sides that are multiples of {factor}, not {width}x{height}")
+    narrow = resize(image, (width // factor, height))
+    return resize(narrow, (width // factor, height // factor))
+
+
+def resize(image: Array, size: tuple[int, int]) -> Array:
+    """Resize float `(H, W, C)` to `(width, height)` by Pillow's BICUBIC in mode F, and clamp to [0, 1]."""
+    channels = [Image.fromarray(np.ascontiguousarray(image[:, :, c])) for c in range(image.shape[2])]
+    resized = [np.asarray(channel.resize(size, Image.Resampling.BICUBIC)) for channel in channels]
+    return np.clip(np.stack(resized, axis=2), 0, 1)
+
+
+def haze(value: str) -> Step:
     """Haze of random strength over a random smooth depth (bottom near, top far): for images without depth."""
-    if spec:
-        raise ValueError("haze takes no value")
+    refuse_value(value)
+    return Step(add_haze)
 
-    def degrade(image: Array, rng: np.random.Generator) -> Array:
-        height, width = image.shape[:2]
-        depth = np.linspace(1, 0.4, height, dtype=np.float32)[:, None] + 0.4 * smooth_field(
-            (height, width), 4, rng
-        )
-        return scatter(image, depth, beta=rng.uniform(0.6, 1.8), airlight=rng.uniform(0.7, 1.0))
 
-    return degrade
+def add_haze(image: Array, rng: np.random.Generator) -> Array:
+    """Draw a depth, a strength and an airlight, and `scatter`; not clamped."""
+    height, width = image.shape[:2]
+    depth = np.linspace(1, 0.4, height, dtype=np.float32)[:, None] + 0.4 * smooth_field(
+        (height, width), 4, rng
+    )
+    return scatter(image, depth, beta=rng.uniform(0.6, 1.8), airlight=rng.uniform(0.7, 1.0))
 
 
 def scatter(clear: Array, depth: Array, beta: float, airlight: float | Array) -> Array:
@@ -68,7 +217,60 @@ def smooth_field(shape: tuple[int, int], cells: int, rng: np.random.Generator) -
     return above * (1 - down) + below * down
 
 
-DEGRADATIONS: dict[str, Callable[[str], Degradation]] = {"noise": noise, "haze": haze}
+def rain(value: str) -> Step:
+    """Bright streaks of one direction, of random density, length and angle."""
+    refuse_value(value)
+    return Step(add_rain)
+
+
+def add_rain(image: Array, rng: np.random.Generator) -> Array:
+    """The additive model O = min(B + S, 1) with streaks S (Yang et al. 2017, of Rain100L)."""
+    return np.minimum(image + rain_streaks(image.shape[:2], rng)[:, :, None], np.float32(1))
+
+
+def rain_streaks(shape: tuple[int, int], rng: np.random.Generator) -> Array:
+    """The light that rain adds, float32 `(H, W)` >= 0.
+
+    One image has one direction, within 30 degrees of vertical, one width and about one length; the drops,
+    uniform over the image and a margin around it, differ in place, length and brightness.
+    """
+    height, width = shape
+    angle = math.radians(rng.uniform(-30, 30))
+    length = rng.uniform(12, 45) * math.cos(angle)  # in rows
+    sigma = rng.uniform(0.5, 0.9) / math.cos(angle)  # across, in columns
+    reach = math.ceil(0.65 * length)  # of the longest, from its middle
+    margin = math.ceil(reach * abs(math.tan(angle))) + 2
+    drops = rng.poisson(rng.uniform(0.001, 0.004) * (height + 2 * reach) * (width + 2 * margin))
+    middle_row = rng.integers(-reach, height + reach, (drops, 1))
+    middle_column = rng.uniform(-margin, width + margin, (drops, 1))
+    half = 0.5 * length * rng.uniform(0.7, 1.3, (drops, 1))
+    bright = 0.05 + 0.7 * rng.random((drops, 1)) ** 2  # most are faint
+
+    along = np.arange(-reach, reach + 1)
+    rows = middle_row + along
+    exact = middle_column + math.tan(angle) * along
+    fade = bright * np.clip(1 - (along / half) ** 2, 0, 1)
+    nearest = np.round(exact).astype(int)
+    light = np.zeros(height * width)
+    for side in range(-2, 3):
+        columns = nearest + side
+        inside = (fade > 0) & (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        share = np.exp(-0.5 * ((columns[inside] - exact[inside]) / sigma) ** 2)
+        places = rows[inside] * width + columns[inside]
+        light += np.bincount(places, weights=fade[inside] * share, minlength=light.size)
+    return light.reshape(shape).astype(np.float32)
+
+
+DEGRADATIONS: dict[str, Callable[[str], Step]] = {
+    "noise": noise,
+    "poisson": poisson,
+    "blur": blur,
+    "jpeg": jpeg,
+    "gray": gray,
+    "sr": sr,
+    "haze": haze,
+    "rain": rain,
+}
 
 
 def parse_degradation(spec: str) -> Degradation:
@@ -77,21 +279,62 @@ def parse_degradation(spec: str) -> Degradation:
     Raises:
         Refusal: an unknown name or a bad value.
     """
-    chain = []
-    for part in spec.split("+"):
-        name, _, value = part.partition(":")
-        try:
-            chain.append(DEGRADATIONS[name](value))
-        except KeyError:
-            raise Refusal(
-                f"unknown degradation {name!r} [--degrade {spec}]", fix=f"one of {', '.join(DEGRADATIONS)}"
-            ) from None
-        except ValueError as error:
-            raise Refusal(f"bad value in [--degrade {spec}]", str(error)) from None
+    steps = [parse_step(part, spec) for part in spec.split("+")]
+    return Degradation(
+        spec,
+        tuple(step.action for step in steps),
+        scale=math.prod(step.scale for step in steps),
+        gray=any(step.gray for step in steps),
+    )
 
-    def degrade(image: Array, rng: np.random.Generator) -> Array:
-        for step in chain:
-            image = step(image, rng)
-        return image
 
-    return degrade
+def parse_step(part: str, spec: str) -> Step:
+    """One part of a spec; `spec` is the whole, for the messages."""
+    name, colon, value = part.partition(":")
+    known = f"one of {', '.join(DEGRADATIONS)}"
+    if not name:
+        raise Refusal(f"a part without a name [--degrade {spec}]", f"{part!r} between the +", known)
+    if name not in DEGRADATIONS:
+        close = difflib.get_close_matches(name.lower(), DEGRADATIONS, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise Refusal(f"unknown degradation {name!r} [--degrade {spec}]", fix=hint + known)
+    try:
+        if colon and not value:
+            raise ValueError("nothing after the colon")
+        return DEGRADATIONS[name](value)
+    except ValueError as error:
+        raise Refusal(f"bad value in [--degrade {spec}]", f"{part}: {error}") from None
+
+
+def parse_range(value: str, least: float, most: float) -> tuple[float, float]:
+    """The numbers (S, S) of `S`, or (A, B) of `A-B`.
+
+    Raises:
+        ValueError: something else, or not `least <= A <= B <= most`.
+    """
+    low, dash, high = value.partition("-")
+    try:
+        ends = float(low), float(high if dash else low)
+    except ValueError:
+        ends = math.nan, math.nan
+    if not least <= ends[0] <= ends[1] <= most:
+        raise ValueError(f"takes a number from {least:g} to {most:g}, or a range A-B of such with A <= B")
+    return ends
+
+
+def parse_integers(value: str, least: int, most: int) -> tuple[int, int]:
+    """As `parse_range`, of whole numbers.
+
+    Raises:
+        ValueError: as there, or not whole.
+    """
+    low, high = parse_range(value, least, most)
+    if low % 1 or high % 1:
+        raise ValueError("takes whole numbers")
+    return int(low), int(high)
+
+
+def refuse_value(value: str) -> None:
+    """Raise ValueError where a degradation without a value got one."""
+    if value:
+        raise ValueError("takes no value")

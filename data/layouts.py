@@ -1,32 +1,55 @@
-"""Which files make a pair: the layouts that users have on disk, and how names are matched.
+"""Which files make a pair: the layouts that users have on disk.
 
-A layout is a function `(root, split, direction) -> Listing`; listing decodes no pixel.
+A layout is a function `(source, split) -> Listing`; listing decodes no pixel.
 """
 
+import csv
+import functools
 import os
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from PIL import Image
+import numpy as np
 
-from utils.errors import Refusal
-from utils.images import SUFFIXES, header, open_image
-
-SPLITS = ("train", "val", "test")
-FOLDERS = (  # (input, target): names that data sets use
-    ("input", "target"),
-    ("A", "B"),
-    ("hazy", "clear"),
-    ("hazy", "GT"),
-    ("rain", "norain"),
-    ("noisy", "clean"),
-    ("blur", "sharp"),
-    ("low", "high"),
-    ("LQ", "GT"),
+from data.files import (
+    FOLDERS,
+    SPLITS,
+    first_five,
+    held_by,
+    images_in,
+    list_images,
+    named_folder,
+    pair_folders,
+    split_folder,
+    splits_of,
 )
+from data.matching import match_endings, match_names
+from utils.errors import Refusal
+from utils.images import SUFFIXES, Header, header, read_image
+
+Array = np.ndarray
+
+
+class Source(NamedTuple):
+    """Where pairs come from, as the flags of these names say.
+
+    Args:
+        root: a folder, one image, a manifest (`.csv`), or `demo`.
+        degraded: inputs are made from clean images.
+        scale: targets are so many times the size of the inputs.
+    """
+
+    root: str
+    layout: str = "auto"
+    direction: str = "AtoB"
+    degraded: bool = False
+    input_dir: str | None = None
+    target_dir: str | None = None
+    pair_by: str | None = None
+    scale: int = 1
 
 
 class Pair(NamedTuple):
@@ -39,229 +62,158 @@ class Pair(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The pairs of one split, and how to read one of them as (input, target) Pillow images."""
+    """The pairs of one split, and how to read one of them as two arrays (see `utils.images`)."""
 
     layout: str
     split: str
     where: str
     pairs: list[Pair]
-    read: Callable[[Pair], tuple[Image.Image, Image.Image | None]]
+    read: Callable[[Pair], tuple[Array, Array | None]]
+    scale: int = 1
 
     def describe(self) -> str:
         targets = len({pair.group for pair in self.pairs})
         return f"{self.split}: {len(self.pairs)} images of {targets} targets, {self.layout} ({self.where})"
 
-
-# --------------------------------------------------------------------------------------------- files on disk
-
-
-def list_images(folder: Path) -> list[str]:
-    """Image files below `folder`, as sorted relative paths with `/`; hidden ones are left out."""
-    found = []
-    for place, folders, files in os.walk(folder, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inner = Path(place).relative_to(folder)
-        found += [
-            (inner / name).as_posix()
-            for name in files
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
-    return sorted(found)
-
-
-def split_folder(root: Path, split: str) -> Path:
-    """`root/split`, or `root` itself where it has no split folders at all.
-
-    Raises:
-        Refusal: no such folder, or other splits exist but not this one.
-    """
-    if not root.is_dir():
-        raise Refusal(
-            f"no such folder [--dataroot {root}]", fix=f"name a folder, or 'demo'{_neighbours(root)}"
-        )
-    present = splits_of(root)
-    if split in present:
-        return root / split
-    if present:
-        raise Refusal(f"{root} has no split '{split}'", f"it has {', '.join(present)}", "choose one of these")
-    return root
-
-
-def splits_of(root: Path) -> list[str]:
-    """The split folders that exist: `train`, and also `trainA` next to `trainB`."""
-    return [
-        s for s in SPLITS if (root / s).is_dir() or ((root / f"{s}A").is_dir() and (root / f"{s}B").is_dir())
-    ]
-
-
-def _neighbours(root: Path) -> str:
-    near = sorted(p.name for p in root.parent.iterdir() if p.is_dir()) if root.parent.is_dir() else []
-    return f" ({root.parent} holds {', '.join(near[:6])})" if near else ""
-
-
-def pair_folders(root: Path, split: str) -> tuple[Path, Path] | None:
-    """The input and target folder of a split under one of the known names, or None."""
-    if (root / f"{split}A").is_dir() and (root / f"{split}B").is_dir():
-        return root / f"{split}A", root / f"{split}B"
-    folder = split_folder(root, split)
-    for first, second in FOLDERS:
-        if (folder / first).is_dir() and (folder / second).is_dir():
-            return folder / first, folder / second
-    return None
-
-
-# -------------------------------------------------------------------------------------------- matching names
-
-
-def match_names(inputs: Iterable[str], targets: Iterable[str]) -> dict[str, str]:
-    """Map each input to its target by name, sub-folder included, never by position.
-
-    Equal stems for the whole set; else, for the whole set, the longest prefix of the input's stem that ends
-    before a `_` and is a target's stem (several inputs may share a target, as in RESIDE).
-
-    >>> match_names(["a.png", "b.jpg"], ["a.png", "b.png"])
-    {'a.png': 'a.png', 'b.jpg': 'b.png'}
-    >>> match_names(["1_1_0.9.png", "1_2_0.8.png"], ["1.png"])
-    {'1_1_0.9.png': '1.png', '1_2_0.8.png': '1.png'}
-
-    Raises:
-        Refusal: two files of one stem on a side, or files left over; names the first five of each side.
-    """
-    sources, goals = _by_stem(inputs, "input"), _by_stem(targets, "target")
-    if sources.keys() == goals.keys():
-        return {sources[stem]: goals[stem] for stem in sources}
-    found = {stem: _longest_prefix(stem, goals) for stem in sources}
-    lone_inputs = [sources[stem] for stem, goal in found.items() if goal is None]
-    lone_targets = [goals[stem] for stem in goals.keys() - found.values()]
-    if len(lone_inputs) == len(
-        sources
-    ):  # prefixes are not how this set is named: report the equal stems' gaps
-        lone_inputs = [sources[stem] for stem in sources.keys() - goals.keys()]
-        lone_targets = [goals[stem] for stem in goals.keys() - sources.keys()]
-    if lone_inputs or lone_targets:
-        raise Refusal(
-            f"{len(lone_inputs)} inputs and {len(lone_targets)} targets have no partner",
-            f"inputs: {_first_five(lone_inputs)}; targets: {_first_five(lone_targets)}",
-            "give both files of a pair one name, or inputs the target's name followed by _ and anything",
-        )
-    return {sources[stem]: goals[goal] for stem, goal in found.items() if goal is not None}
-
-
-def _stem(name: str) -> str:
-    return re.sub(r"\.[^./]+$", "", name)
-
-
-def _by_stem(names: Iterable[str], side: str) -> dict[str, str]:
-    stems = defaultdict(list)
-    for name in names:
-        stems[_stem(name)].append(name)
-    double = [name for group in stems.values() if len(group) > 1 for name in group]
-    if double:
-        raise Refusal(f"several {side} files share one name", _first_five(double), "keep one of each")
-    return {stem: group[0] for stem, group in stems.items()}
-
-
-def _longest_prefix(stem: str, goals: dict[str, str]) -> str | None:
-    """The longest part of `stem` before a `_` of its file name that is a goal."""
-    while "_" in stem.rpartition("/")[2]:
-        stem = stem.rpartition("_")[0]
-        if stem in goals:
-            return stem
-    return None
-
-
-def _first_five(names: Iterable[str]) -> str:
-    names = sorted(names)
-    return (", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "none"
+    def files(self) -> set[str]:
+        """Every file that it reads, by one name each."""
+        folder = functools.cache(os.path.realpath)
+        paths = (path for pair in self.pairs for path in (pair.input, pair.target) if path)
+        return {f"{folder(path.parent)}/{path.name}" for path in paths}
 
 
 # --------------------------------------------------------------------------------------------------- layouts
 
 
-def pairs(root: str, split: str, direction: str) -> Listing:
-    """`ROOT/{train,val,test}/{input,target}`, or another known pair of folder names."""
-    folders = pair_folders(Path(root), split)
-    if folders is None:
-        known = ", ".join(f"{a}/{b}" for a, b in FOLDERS)
-        raise Refusal(
-            f"no pair of folders under {split_folder(Path(root), split)}", fix=f"name them as one of {known}"
-        )
-    first, second = folders
-    if direction == "BtoA":
-        first, second = second, first
-    names = match_names(list_images(first), list_images(second))
+def pairs(source: Source, split: str) -> Listing:
+    """`ROOT/{train,val,test}/{input,target}`, other known names of the two, or `--input_dir --target_dir`."""
+    root = Path(source.root)
+    if source.input_dir and source.target_dir:
+        first = named_folder(root, split, source.input_dir, "input_dir")
+        second = named_folder(root, split, source.target_dir, "target_dir")
+    else:
+        folders = pair_folders(root, split)
+        if folders is None:
+            known = ", ".join(f"{a}/{b}" for a, b in FOLDERS)
+            raise Refusal(
+                f"no pair of folders under {split_folder(root, split)}",
+                f"it holds {held_by(split_folder(root, split))}",
+                f"name them by --input_dir and --target_dir, or as one of {known}",
+            )
+        first, second = folders if source.direction == "AtoB" else reversed(folders)
+    names = match_names(list_images(first), list_images(second), source.pair_by)
     found = [Pair(a, first / a, second / b, b) for a, b in sorted(names.items())]
-
-    def read(pair: Pair) -> tuple[Image.Image, Image.Image | None]:
-        assert pair.input is not None and pair.target is not None
-        images = open_image(pair.input), open_image(pair.target)
-        if images[0].size != images[1].size:
-            raise _unequal(pair, images[0].size, images[1].size)
-        return images
-
-    return Listing("pairs", split, f"{first} -> {second.name}", found, read)
+    where = f"{first} -> {second.name if second.parent == first.parent else second}"
+    return Listing("pairs", split, where, found, two_files(source.scale), source.scale)
 
 
-def _unequal(pair: Pair, one: tuple[int, int], two: tuple[int, int]) -> Refusal:
-    sizes = "{} is {} x {}, {} is {} x {}".format(pair.input, *one, pair.target, *two)
-    return Refusal("the two images of a pair differ in size", sizes, "crop, resize or remove them")
+def suffix(source: Source, split: str) -> Listing:
+    """Both images of a pair in one folder, told apart by the end of their names: `x_LR.png`, `x_HR.png`."""
+    folder = split_folder(Path(source.root), split)
+    names = match_endings(list_images(folder))
+    if names is None:
+        raise Refusal(f"no pairs such as x_LR.png and x_HR.png in {folder}", f"it holds {held_by(folder)}")
+    if source.direction == "BtoA":
+        names = {target: given for given, target in names.items()}
+    found = [Pair(a, folder / a, folder / b, b) for a, b in sorted(names.items())]
+    return Listing("suffix", split, str(folder), found, two_files(source.scale), source.scale)
 
 
-def aligned(root: str, split: str, direction: str) -> Listing:
+def manifest(source: Source, split: str) -> Listing:
+    """A CSV file with the columns `input`, `target` (or `target` alone, with --degrade) and perhaps `split`.
+
+    Paths are relative to its folder. Without the column `split` its rows belong to any split.
+    """
+    path = Path(source.root)
+    rows = manifest_rows(path)
+    needed = "target" if source.degraded else "input"
+    holes = [str(i + 2) for i, row in enumerate(rows) if not row.get(needed)]
+    if holes:
+        raise Refusal(f"{path} lacks a value of '{needed}'", f"lines {first_five(holes)}", "fill the column")
+    present = sorted({row["split"] for row in rows if row.get("split")})
+    if present and split not in present:
+        raise Refusal(f"{path} has no split '{split}'", f"it has {', '.join(present)}", "choose one of these")
+    found = []
+    for row in rows:
+        if present and row.get("split") != split:
+            continue
+        target = path.parent / row["target"] if row.get("target") else None
+        given = target if source.degraded else path.parent / row["input"]
+        named = PurePosixPath(row[needed])
+        inside = not named.is_absolute() and ".." not in named.parts
+        found.append(Pair(str(named) if inside else named.name, given, target, row.get("target", str(named))))
+    reads = one_file if source.degraded else two_files(source.scale)
+    return Listing("manifest", split, str(path), found, reads, 1 if source.degraded else source.scale)
+
+
+def manifest_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a manifest.
+
+    Raises:
+        Refusal: not readable as a CSV file, or without a column that is needed.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise Refusal(
+            f"{path} cannot be read", str(error), "name a CSV file with a line of headers"
+        ) from None
+    columns = set(rows[0]) if rows else set()
+    if not columns & {"input", "target"}:
+        raise Refusal(
+            f"{path} is no manifest", f"its columns are {first_five(map(str, columns))}", "input,target"
+        )
+    holes = [str(i + 2) for i, row in enumerate(rows) if any(v is None or k is None for k, v in row.items())]
+    if holes:
+        raise Refusal(f"{path} has rows of another length", f"lines {', '.join(holes[:5])}")
+    return rows
+
+
+def aligned(source: Source, split: str) -> Listing:
     """`ROOT/{train,val,test}/` holding images of two halves side by side; A is the left one."""
-    folder = split_folder(Path(root), split)
+    folder = split_folder(Path(source.root), split)
     found = [Pair(name, folder / name, folder / name, name) for name in list_images(folder)]
 
-    def read(pair: Pair) -> tuple[Image.Image, Image.Image | None]:
+    def read(pair: Pair) -> tuple[Array, Array | None]:
         assert pair.input is not None
-        both = open_image(pair.input)
-        half = _half(pair.input, both.width)
-        left, right = both.crop((0, 0, half, both.height)), both.crop((half, 0, both.width, both.height))
-        return (left, right) if direction == "AtoB" else (right, left)
+        both = read_image(pair.input)
+        half = _half(pair.input, both.shape[1])
+        left, right = both[:, :half], both[:, half:]
+        return (left, right) if source.direction == "AtoB" else (right, left)
 
-    return Listing("aligned", split, f"{folder}, {direction}", found, read)
-
-
-def _half(path: Path, width: int) -> int:
-    half, odd = divmod(width, 2)
-    if odd:
-        raise Refusal(f"{path} has an odd width", f"{width} pixels cannot be halved")
-    return half
+    return Listing("aligned", split, f"{folder}, {source.direction}", found, read)
 
 
-def clean(root: str, split: str, direction: str) -> Listing:
+def clean(source: Source, split: str) -> Listing:
     """Clean images in one folder or in `ROOT/{train,val,test}/`; `--degrade` makes the inputs."""
-    folder = split_folder(Path(root), split)
-    found = [Pair(name, folder / name, folder / name, name) for name in list_images(folder)]
-
-    def read(pair: Pair) -> tuple[Image.Image, Image.Image | None]:
-        assert pair.target is not None
-        image = open_image(pair.target)
-        return image, image
-
-    return Listing("clean", split, str(folder), found, read)
+    folder, names = images_in(split_folder(Path(source.root), split))
+    found = [Pair(name, folder / name, folder / name, name) for name in names]
+    return Listing("clean", split, str(folder), found, one_file)
 
 
-def inputs(root: str, split: str, direction: str) -> Listing:
-    """A folder of inputs without targets: outputs, but no metrics."""
-    folder = split_folder(Path(root), split)
-    found = [Pair(name, folder / name, None, name) for name in list_images(folder)]
+def inputs(source: Source, split: str) -> Listing:
+    """A folder of inputs, or one image, without targets: outputs, but no metrics."""
+    root = Path(source.root)
+    place = named_folder(root, split, source.input_dir, "input_dir") if source.input_dir else None
+    folder, names = images_in(place or split_folder(root, split))
+    found = [Pair(name, folder / name, None, name) for name in names]
 
-    def read(pair: Pair) -> tuple[Image.Image, Image.Image | None]:
+    def read(pair: Pair) -> tuple[Array, Array | None]:
         assert pair.input is not None
-        return open_image(pair.input), None
+        return read_image(pair.input), None
 
     return Listing("inputs", split, str(folder), found, read)
 
 
-def demo(root: str, split: str, direction: str) -> Listing:
+def demo(source: Source, split: str) -> Listing:
     """`demo` or `demo:SCENES:SIZE`: rendered scenes, no files (default 160 scenes of 160 x 160 to train on).
 
     An eighth as many other scenes make the test split; each scene comes in several strengths of haze.
     """
     from data.demo import HAZES, render_pair
 
-    shape = re.fullmatch(r"demo(?::(\d+):(\d+))?", root)
+    shape = re.fullmatch(r"demo(?::(\d+):(\d+))?", source.root)
     scenes, size = (
         (int(value or default) for value, default in zip(shape.groups(), (160, 160), strict=True))
         if shape
@@ -269,7 +221,8 @@ def demo(root: str, split: str, direction: str) -> Listing:
     )
     if scenes < 1 or size < 16:
         raise Refusal(
-            f"bad demo data [--dataroot {root}]", fix="demo or demo:SCENES:SIZE, with SIZE of at least 16"
+            f"bad demo data [--dataroot {source.root}]",
+            fix="demo or demo:SCENES:SIZE, with SIZE of at least 16",
         )
     if split not in ("train", "test"):
         raise Refusal(f"demo has no split '{split}'", "it has train, test")
@@ -279,19 +232,21 @@ def demo(root: str, split: str, direction: str) -> Listing:
     found = [
         Pair(f"{scene:04d}_{level}.png", None, None, f"{scene:04d}")
         for scene in range(count)
-        for level in range(HAZES)
+        for level in range(1 if source.degraded else HAZES)
     ]
 
-    def read(pair: Pair) -> tuple[Image.Image, Image.Image | None]:
+    def read(pair: Pair) -> tuple[Array, Array | None]:
         scene, level = Path(pair.name).stem.split("_")
         hazy, clear = render_pair(first + int(scene), int(level), size)
-        return Image.fromarray(hazy), Image.fromarray(clear)
+        return (clear, clear) if source.degraded else (hazy, clear)
 
     return Listing("demo", split, f"{size} x {size} pixels, rendered", found, read)
 
 
-LAYOUTS: dict[str, Callable[[str, str, str], Listing]] = {
+LAYOUTS: dict[str, Callable[[Source, str], Listing]] = {
     "pairs": pairs,
+    "suffix": suffix,
+    "manifest": manifest,
     "aligned": aligned,
     "clean": clean,
     "inputs": inputs,
@@ -299,82 +254,147 @@ LAYOUTS: dict[str, Callable[[str, str, str], Listing]] = {
 }
 
 
-def detect(root: str, split: str, degraded: bool) -> str:
-    """The layout of `root` (what `--layout auto` does)."""
-    if root == "demo" or root.startswith("demo:"):
+# --------------------------------------------------------------------------------------------- reading a pair
+
+
+def one_file(pair: Pair) -> tuple[Array, Array | None]:
+    """A clean image as both; a degradation makes the input out of it."""
+    assert pair.target is not None
+    image = read_image(pair.target)
+    return image, image
+
+
+def two_files(scale: int) -> Callable[[Pair], tuple[Array, Array | None]]:
+    """Read input and target from a file each, the target `scale` times the input's size."""
+
+    def read(pair: Pair) -> tuple[Array, Array | None]:
+        assert pair.input is not None and pair.target is not None
+        given, target = read_image(pair.input), read_image(pair.target)
+        check_sizes(pair, given.shape[1::-1], target.shape[1::-1], scale)
+        return given, target
+
+    return read
+
+
+def check_sizes(pair: Pair, given: tuple[int, ...], target: tuple[int, ...], scale: int) -> None:
+    """Refuse a pair whose target is not exactly `scale` times its input, (width, height) each."""
+    if (given[0] * scale, given[1] * scale) == tuple(target):
+        return
+    factor, rest = divmod(target[0], given[0])
+    hint = f"add --scale {factor}" if not rest and given[1] * factor == target[1] else ""
+    what = "the two images of a pair differ in size"
+    if scale > 1:
+        what = f"a target is not {scale} times the size of its input"
+    sizes = "{} is {} x {}, {} is {} x {}".format(pair.input, *given, pair.target, *target)
+    raise Refusal(what, sizes, hint or "crop, resize or remove them")
+
+
+def _half(path: Path, width: int) -> int:
+    half, odd = divmod(width, 2)
+    if odd:
+        raise Refusal(f"{path} has an odd width", f"{width} pixels cannot be halved")
+    return half
+
+
+# ------------------------------------------------------------------------------------------ finding the pairs
+
+
+def detect(source: Source, split: str) -> str:
+    """The layout of a source (what `--layout auto` does)."""
+    root = Path(source.root)
+    if source.root == "demo" or source.root.startswith("demo:"):
         return "demo"
-    if degraded:
+    if root.suffix.lower() == ".csv":
+        return "manifest"
+    if source.input_dir:
+        return "pairs" if source.target_dir else "inputs"
+    if source.degraded:
         return "clean"
-    if pair_folders(Path(root), split):
+    if pair_folders(root, split):
         return "pairs"
-    folder = split_folder(Path(root), split)
-    if folder != Path(root) and any(path.suffix.lower() in SUFFIXES for path in folder.iterdir()):
+    folder, names = images_in(split_folder(root, split))
+    flat = [name for name in names if "/" not in name]
+    if names and match_endings(names):
+        return "suffix"
+    if folder != root and flat and root.is_dir():
         return "aligned"
-    if folder == Path(root) and list_images(folder):
+    if names:
         return "inputs"
-    holds = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    holds = first_five(path.name for path in folder.iterdir() if path.is_dir())
     raise Refusal(
         f"no pairs found [--dataroot {root}]",
-        f"{folder} holds {_first_five(holds)}",
+        f"{folder} holds {holds}",
         "name the folder of one set, with its pairs in train/input and train/target (see the README)",
     )
 
 
-def find_pairs(
-    root: str,
-    split: str,
-    layout: str = "auto",
-    direction: str = "AtoB",
-    degraded: bool = False,
-    need_targets: bool = False,
-) -> Listing:
+def find_pairs(source: Source, split: str, need_targets: bool = False) -> Listing:
     """List the pairs of one split.
 
     Raises:
         Refusal: nothing found, no targets though needed, names that do not match, or a layout and `--degrade`
             that contradict each other.
     """
-    name = detect(root, split, degraded) if layout == "auto" else layout
-    if (name == "clean") != degraded and not (name == "demo" and degraded):
+    if source.target_dir and not source.input_dir:
+        raise Refusal("--target_dir needs --input_dir", fix="give both")
+    name = detect(source, split) if source.layout == "auto" else source.layout
+    if (name == "clean") != source.degraded and not (name in ("demo", "manifest") and source.degraded):
         raise Refusal(
-            f"--layout {name} {'takes no' if degraded else 'needs'} --degrade", fix="give both or neither"
+            f"--layout {name} {'takes no' if source.degraded else 'needs'} --degrade",
+            fix="give both or neither",
         )
+    if source.scale > 1 and name in ("aligned", "demo"):
+        raise Refusal(f"--layout {name} holds no targets of --scale {source.scale}", fix="leave --scale out")
     if name == "inputs" and need_targets:
-        holds = _first_five(path.name for path in Path(root).iterdir() if not path.name.startswith("."))
         raise Refusal(
-            f"no targets found [--dataroot {root}]",
-            f"it holds {holds}",
+            f"no targets found [--dataroot {source.root}]",
+            f"it holds {held_by(Path(source.root))}",
             "name the folder of one set; its pairs in train/input and train/target; or give --degrade",
         )
-    listing = LAYOUTS[name](root, split, direction)
+    listing = LAYOUTS[name](source, split)
     if not listing.pairs:
         raise Refusal(f"no images in {listing.where}", fix=f"known kinds: {', '.join(SUFFIXES)}")
+    if need_targets and any(pair.target is None for pair in listing.pairs) and name == "manifest":
+        raise Refusal(f"{listing.where} has rows without a target", fix="fill the column 'target'")
     return listing
 
 
+def splits_present(source: Source) -> list[str]:
+    """The splits that a source has; none where its images belong to no split."""
+    if source.root.startswith("demo"):
+        return ["train", "test"]
+    if Path(source.root).suffix.lower() == ".csv":
+        found = {row.get("split", "") for row in manifest_rows(Path(source.root))}
+        return [split for split in SPLITS if split in found]
+    if source.input_dir:
+        folders = (Path(source.root) / split for split in SPLITS)
+        inside = [f.name for f in folders if (f / source.input_dir).is_dir()]
+        return inside or [s for s in SPLITS if (Path(source.root) / source.input_dir / s).is_dir()]
+    return splits_of(Path(source.root))
+
+
+def shared_files(listing: Listing, source: Source, split: str) -> int:
+    """How many files of a listing also belong to `split` of a source; 0 where that is no more."""
+    try:
+        return len(listing.files() & find_pairs(source, split).files())
+    except Refusal:
+        return 0
+
+
 def validation(
-    listing: Listing,
-    root: str,
-    layout: str,
-    direction: str,
-    degraded: bool,
-    val_from: str,
-    share: float,
-    seed: int,
+    listing: Listing, source: Source, val_from: str, share: float, seed: int
 ) -> tuple[Listing, Listing]:
     """(training, validation) pairs: the `val` split where it exists and may be used, else a part of train.
 
     Never the test split: choosing a checkpoint on the test images is a leak.
     """
-    if val_from == "auto" and listing.layout != "demo" and "val" in splits_of(Path(root)):
-        return listing, find_pairs(root, "val", layout, direction, degraded)
+    if val_from == "auto" and "val" in splits_present(source):
+        return listing, find_pairs(source, "val", need_targets=True)
     return hold_out(listing, share, seed)
 
 
 def hold_out(listing: Listing, share: float, seed: int) -> tuple[Listing, Listing]:
     """Part the targets, with all their inputs, into (training, validation); a share of 0 holds none out."""
-    import numpy as np
-
     groups = sorted({pair.group for pair in listing.pairs})
     count = min(max(1, round(share * len(groups))), len(groups) - 1) if share > 0 else 0
     held = {groups[i] for i in np.random.default_rng([seed, 2]).permutation(len(groups))[:count]}
@@ -383,27 +403,55 @@ def hold_out(listing: Listing, share: float, seed: int) -> tuple[Listing, Listin
     return listing._replace(pairs=kept), listing._replace(pairs=out, split="val", where="held out of train")
 
 
-def survey(listing: Listing, limit: int = 1000) -> tuple[int, int, list[tuple[int, int]]]:
-    """(input channels, target channels, sizes of the inputs) from at most `limit` headers.
+# -------------------------------------------------------------------------------------------- reading headers
+
+
+class Survey(NamedTuple):
+    """What the headers of a listing say: channels, and how often each size and each kind of input occurs."""
+
+    input_nc: int
+    target_nc: int
+    depth: int  # the deepest, of 8, 16 and 32 bits
+    sizes: list[tuple[int, int]]  # (width, height) of the targets
+    kinds: Counter[str]  # such as "RGB 8 bit", with the number of pairs that have it
+
+    def describe(self) -> str:
+        """One line: how many sizes from which to which, and the kinds of files."""
+        small, large = min(self.sizes), max(self.sizes)
+        size = "{} x {}".format(*small) + ("" if small == large else " to {} x {}".format(*large))
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common(4))
+        return f"{len(self.sizes)} headers read: {size}; {kinds}"
+
+
+def survey(listing: Listing, limit: int | None = 1000) -> Survey:
+    """Read at most `limit` headers of a listing.
 
     Raises:
-        Refusal: an unreadable header, or the two images of a pair differ in size.
+        Refusal: an unreadable header, or the two images of a pair do not fit in size.
     """
-    input_nc = target_nc = 1
-    sizes = []
     if listing.layout == "demo":
         image, _ = listing.read(listing.pairs[0])
-        return 3, 3, [image.size]
+        return Survey(3, 3, 8, [(image.shape[1], image.shape[0])], Counter({"rendered": len(listing.pairs)}))
+    input_nc = target_nc = depth = 1
+    sizes = []
+    kinds: Counter[str] = Counter()
     for pair in listing.pairs[:limit]:
-        assert pair.input is not None
-        *size, channels = header(pair.input)
-        input_nc = max(input_nc, channels)
-        if listing.layout == "aligned":
-            size[0] = _half(pair.input, size[0])
-        if pair.target is not None and pair.target != pair.input:
-            *other, channels = header(pair.target)
-            if other != size:
-                raise _unequal(pair, (size[0], size[1]), (other[0], other[1]))
-        target_nc = max(target_nc, channels)
-        sizes.append((size[0], size[1]))
-    return input_nc, target_nc, sizes
+        given, target = pair_headers(pair, listing)
+        input_nc, target_nc = max(input_nc, given.channels), max(target_nc, target.channels)
+        depth = max(depth, given.depth, target.depth)
+        sizes.append((target.width, target.height))
+        kinds.update({given.kind, target.kind})
+    return Survey(input_nc, target_nc, depth, sizes, kinds)
+
+
+def pair_headers(pair: Pair, listing: Listing) -> tuple[Header, Header]:
+    """(input's header, target's header) of a pair of files, checked; see `survey`."""
+    assert pair.input is not None
+    given = header(pair.input)
+    if listing.layout == "aligned":
+        given = given._replace(width=_half(pair.input, given.width))
+    if pair.target is None or pair.target == pair.input:
+        return given, given
+    target = header(pair.target)
+    check_sizes(pair, given[:2], target[:2], listing.scale)
+    return given, target

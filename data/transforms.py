@@ -1,28 +1,54 @@
 """From decoded images to tensors: the classic torchvision transforms, without a random one among them."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from PIL import Image
 
+from utils.images import levels_of
 from utils.tvcompat import transforms
 
 Array = np.ndarray
+BICUBIC = transforms.InterpolationMode.BICUBIC
 
 
-def preparation(size: int | None, channels: int) -> transforms.Compose:
-    """Pillow image to uint8 `(H, W, C)`: `Resize((size, size), BICUBIC)` if asked, then 1 or 3 channels."""
-    bicubic = transforms.InterpolationMode.BICUBIC
-    resize = [transforms.Resize((size, size), bicubic)] if size else []
-    return transforms.Compose([*resize, transforms.Grayscale(1) if channels == 1 else to_rgb, as_array])
+def preparation(size: int | None, channels: int) -> Callable[[Array], Array]:
+    """Image `(H, W, C)` to the same depth: `Resize((size, size), BICUBIC)` if asked, then 1 or 3 channels."""
+    resize = transforms.Resize((size, size), BICUBIC, antialias=True) if size else None
+    gray = transforms.Grayscale(1)
+
+    def prepare(image: Array) -> Array:
+        if resize:
+            image = transformed(image, resize)
+        if channels == 1 and image.shape[2] == 3:
+            image = transformed(image, gray)
+        return np.repeat(image, 3, axis=2) if channels == 3 and image.shape[2] == 1 else image
+
+    return prepare
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    return image.convert("RGB")
+def enlarge(image: Array, height: int, width: int) -> Array:
+    """Bicubic to `height` x `width`, by Pillow for 8 bits: super-resolution by doing nothing."""
+    return transformed(image, transforms.Resize((height, width), BICUBIC, antialias=True))
 
 
-def as_array(image: Image.Image) -> Array:
-    array = np.asarray(image)
-    return array if array.ndim == 3 else array[:, :, None]
+def transformed(image: Array, transform: Callable[..., object]) -> Array:
+    """Apply a torchvision transform to an image `(H, W, C)`: with 8 bits as Pillow's, deeper as a tensor.
+
+    The depth stays; float values stay unclamped.
+    """
+    if image.dtype == np.uint8:
+        carrier = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+        return as_array(np.asarray(transform(carrier)))
+    levels = levels_of(image.dtype)
+    tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32))
+    changed = transform(tensor).numpy().transpose(1, 2, 0)  # type: ignore[attr-defined]
+    return np.rint(np.clip(changed, 0, levels)).astype(image.dtype) if levels else changed
+
+
+def as_array(image: Array) -> Array:
+    return image if image.ndim == 3 else image[:, :, None]
 
 
 def normalization(mean: float, std: float) -> transforms.Compose:

@@ -4,6 +4,7 @@ To add a network: one file in this folder, one line in NETWORKS. The keywords of
 and their defaults; a flag that a network does not name is refused for it.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,10 @@ NETWORKS = {
         act="relu",
         init="kaiming",
     ),
+    "spandrel": partial(_build, "zoo", "Zoo", weights=None),  # whatever network the weights are of
 }
+
+UNIT_RANGE = ("spandrel",)  # networks of images in [0, 1]: mean 0, std 1 unless told
 
 LOSSES = {
     "l1": partial(_build, "losses", "L1Loss"),
@@ -61,16 +65,29 @@ def network_defaults(model: str) -> dict[str, Any]:
     return dict(NETWORKS[model].keywords)
 
 
-def own_arguments(model: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Those of `options` that network `model` takes."""
-    return {flag: options[flag] for flag in network_defaults(model)}
+def own_arguments(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `build_network` that `options` (of a run, by their flags' names) hold for `model`."""
+    own = {flag: options[flag] for flag in network_defaults(model)}
+    channels = {"input_nc": options["input_nc"], "output_nc": options["output_nc"]}
+    return own | channels | {"scale": options.get("scale") or 1, "residual": options.get("residual", False)}
 
 
-def build_network(model: str, **arguments: Any) -> "nn.Module":
+def build_network(model: str, *, scale: int = 1, residual: bool = False, **arguments: Any) -> "nn.Module":
     """Build an initialised network.
 
     Args:
         model: a key of NETWORKS.
-        arguments: `input_nc`, `output_nc`, and any of `network_defaults(model)`.
+        scale: the output is so many times larger than the input.
+        residual: its output is what has to be subtracted from the input.
+        arguments: `input_nc`, `output_nc`, and all of `network_defaults(model)`.
     """
-    return NETWORKS[model](**arguments)
+    net = NETWORKS[model](**arguments)
+    if scale > 1 and not hasattr(net, "scale"):  # one that does not enlarge by itself
+        from models.layers import enlarge_input
+
+        enlarge_input(net, scale)
+    if residual:
+        from models.layers import subtract_output
+
+        subtract_output(net)
+    return net

@@ -1,6 +1,7 @@
 """Layers that several networks share, each by the name that its flag has."""
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -70,6 +71,30 @@ def residual_base(x: Tensor, channels: int) -> Tensor | float:
     if x.shape[1] == channels:
         return x
     return x.expand(-1, channels, -1, -1) if x.shape[1] == 1 else 0.0
+
+
+def enlarge_input(net: nn.Module, scale: int) -> None:
+    """Let a network of equal sizes super-resolve: its input is enlarged `scale` times, bicubic, before it.
+
+    By a hook, so that the names of its weights stay. The kernel (antialiased, a = -0.5) is that of Pillow
+    and MATLAB.
+    """
+    net.register_forward_pre_hook(partial(_enlarge, scale))
+    net.scale = scale  # type: ignore[assignment]
+
+
+def _enlarge(scale: int, net: nn.Module, args: tuple[Tensor]) -> Tensor:
+    height, width = (side * scale for side in args[0].shape[-2:])
+    return F.interpolate(args[0], (height, width), mode="bicubic", antialias=True)
+
+
+def subtract_output(net: nn.Module) -> None:
+    """Let a network that predicts what is wrong with its input (noise, rain) give the image instead."""
+    net.register_forward_hook(_subtract)
+
+
+def _subtract(net: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+    return residual_base(args[0], output.shape[1]) - output
 
 
 class ResidualBlock(nn.Module):

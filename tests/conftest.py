@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models import NETWORKS
 from utils.control import STOPPING
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASETS = ROOT / "datasets"
+OURS = [name for name in NETWORKS if name != "spandrel"]  # those that need no file of weights
 TINY = ("--dataroot", "demo:6:48", "--model", "resunet", "--width", "8", "--depth", "1", "--levels", "2")
 FAST = ("--crop_size", "32", "--batchSize", "4", "--log_freq", "1", "--visdom", "off", "--seed", "3")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.layouts import find_pairs
+from data.layouts import Source, find_pairs
 from utils.results import read_csv
 
 
@@ -27,7 +27,7 @@ def affine_psnr(given: np.ndarray, target: np.ndarray) -> float:
 
 def main(name: str) -> int:
     rows = read_csv(Path("results") / name / "demo" / "metrics.csv")
-    listing = find_pairs("demo", "test")
+    listing = find_pairs(Source("demo"), "test")
     fits = [affine_psnr(*(np.asarray(image) for image in listing.read(pair))) for pair in listing.pairs]
     reached, nothing = (float(np.mean([float(row[key]) for row in rows])) for key in ("psnr", "psnr_input"))
     fit = float(np.mean(fits))

@@ -1,19 +1,17 @@
 """PSNR against scikit-image, image by image, and the mean of a network over a set."""
 
 import math
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
+from data.datasets import Whole
 from utils.distributed import Place
-from utils.evaluate import Judged, doing_nothing, eval_mode, judge, mean_psnr
-from utils.metrics import psnr, quantize
+from utils.evaluate import Judge, Judged, doing_nothing, eval_mode, mean_psnr
+from utils.metrics import Protocol, psnr, quantize
 
 CPU = torch.device("cpu")
 ALONE = Place(CPU, 0, 1, "CPU")
@@ -109,28 +107,24 @@ def test_an_output_is_clamped_and_rounded_before_it_is_measured() -> None:
 
 
 class Affine(nn.Module):
-    """`scale` times the input; with a batch norm and a dropout, which must not act in eval mode."""
+    """`factor` times the input; with a batch norm and a dropout, which must not act in eval mode."""
 
-    def __init__(self, scale: float = 1.0):
+    def __init__(self, factor: float = 1.0):
         super().__init__()
-        self.scale, self.drop, self.norm = scale, nn.Dropout(0.5), nn.BatchNorm2d(3, affine=False, eps=0.0)
+        self.factor, self.drop, self.norm = factor, nn.Dropout(0.5), nn.BatchNorm2d(3, affine=False, eps=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.drop(x)) * self.scale if x.shape[1] == 3 else self.drop(x) * self.scale
+        return self.norm(self.drop(x)) * self.factor if x.shape[1] == 3 else self.drop(x) * self.factor
 
 
-def set_of(pairs: list[tuple[Array, Array | None]], mean: float, std: float) -> Iterator[dict[str, Any]]:
-    """Batches of one image, normalised, as the loader of a validation set gives them."""
-    samples = []
-    for i, (given, target) in enumerate(pairs):
-        sample: dict[str, Any] = {"name": f"{i}.png", "input": (unit(given)[0] - mean) / std}
-        if target is not None:
-            sample["target"] = (unit(target)[0] - mean) / std
-        samples.append(sample)
-    return iter(DataLoader(samples, generator=torch.Generator()))  # type: ignore[arg-type]
+Pairs = list[tuple[Array, Array | None]]
 
 
-def noisy_pairs(count: int = 4, channels: int = 3) -> list[tuple[Array, Array | None]]:
+def set_of(pairs: Pairs) -> list[Whole]:
+    return [Whole(f"{i}.png", given, target, given.dtype) for i, (given, target) in enumerate(pairs)]
+
+
+def noisy_pairs(count: int = 4, channels: int = 3) -> Pairs:
     """Pairs of several sizes and of very different quality."""
     targets = [bytes_of(seed, channels, 11 + seed, 14) for seed in range(count)]
     return [(near(target, 50 + seed, 4 ** (seed + 1)), target) for seed, target in enumerate(targets)]
@@ -140,65 +134,65 @@ def noisy_pairs(count: int = 4, channels: int = 3) -> list[tuple[Array, Array | 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_network_that_does_nothing_gains_nothing(channels: int, mean: float, std: float) -> None:
     pairs = noisy_pairs(channels=channels)
-    judged = list(judge(Affine(), set_of(pairs, mean, std), CPU, False, mean, std))
+    judged = list(Judge(Affine(), CPU, False, mean, std)(set_of(pairs)))
     wanted = [referee(given, target) for given, target in pairs if target is not None]
     assert [image.name for image in judged] == [f"{i}.png" for i in range(4)]
-    assert [image.psnr for image in judged] == pytest.approx(wanted, abs=1e-6)
-    assert [image.psnr_input for image in judged] == pytest.approx(wanted, abs=1e-4)  # not quantised
+    assert [image.scores["psnr"] for image in judged] == pytest.approx(wanted, abs=1e-6)
+    assert [image.scores["psnr_input"] for image in judged] == pytest.approx(wanted, abs=1e-6)
     for image, (given, target) in zip(judged, pairs, strict=True):
         assert target is not None and image.target is not None and image.seconds > 0
-        assert torch.equal(image.output, unit(given)[0]) and torch.equal(image.target, unit(target)[0])
-        assert torch.allclose(image.input, unit(given)[0], atol=1e-6)
+        assert np.array_equal(image.output, given) and image.output.dtype == np.uint8
+        assert np.array_equal(image.target, target) and np.array_equal(image.input, given)
     reached, nothing, _ = mean_psnr(judged, ALONE, set())
     assert reached == pytest.approx(np.mean(wanted), abs=1e-6)
-    assert nothing == pytest.approx(np.mean(wanted), abs=1e-4)
+    assert nothing == pytest.approx(np.mean(wanted), abs=1e-6)
 
 
 def test_outputs_are_measured_as_they_would_be_saved() -> None:
     pairs = noisy_pairs()
-    judged = list(judge(Affine(1.7), set_of(pairs, 0.5, 0.5), CPU, False, 0.5, 0.5))
-    for image, (given, target) in zip(judged, pairs, strict=True):
+    for image, (given, target) in zip(Judge(Affine(1.7), CPU, False)(set_of(pairs)), pairs, strict=True):
         assert target is not None
         exact = (given.astype(np.float64) / 255 - 0.5) * 1.7 + 0.5
         saved = np.rint(np.clip(exact, 0, 1) * 255).astype(np.uint8)
-        assert image.psnr == pytest.approx(referee(saved, target), abs=0.01)  # a tie may round either way
-        assert image.output.min() >= 0 and image.output.max() <= 1
+        assert np.abs(image.output.astype(int) - saved).max() <= 1  # a tie may round either way
+        assert image.scores["psnr"] == pytest.approx(referee(image.output, target), abs=1e-6)
 
 
 def test_noise_that_leaves_the_range_counts_in_full_for_doing_nothing() -> None:
     """The input is measured as it is given: neither clamped nor rounded."""
-    target = torch.zeros(1, 3, 32, 32)
-    given = torch.full_like(target, -0.25)
-    assert doing_nothing(given, target) == pytest.approx(-20 * math.log10(0.25))
-    sample = {"name": ["a"], "input": (given - 0.5) / 0.5, "target": (target - 0.5) / 0.5}
-    (image,) = judge(nn.Identity(), [sample], CPU, False, 0.5, 0.5)
-    assert image.psnr_input == pytest.approx(-20 * math.log10(0.25), abs=1e-5) and image.psnr == math.inf
+    target = np.zeros((32, 32, 3), np.uint8)
+    given = np.full((32, 32, 3), -0.25, np.float32)
+    wanted = -20 * math.log10(0.25)
+    assert doing_nothing(given, target, Protocol())["psnr"] == pytest.approx(wanted)
+    (image,) = Judge(nn.Identity(), CPU, False)([Whole("a", given, target, np.uint8)])
+    assert image.scores["psnr_input"] == pytest.approx(wanted, abs=1e-5)
+    assert image.scores["psnr"] == math.inf
 
 
 def test_doing_nothing_repeats_gray_for_a_colour_target() -> None:
     gray, target = bytes_of(0, 1), bytes_of(1, 3)
-    assert doing_nothing(unit(gray), unit(target)) == pytest.approx(
-        referee(np.repeat(gray, 3, axis=2), target), abs=1e-6
-    )
-    assert doing_nothing(unit(target), unit(gray)) is None  # there is no such thing for colour to gray
+    repeated = referee(np.repeat(gray, 3, axis=2), target)
+    assert doing_nothing(gray, target, Protocol())["psnr"] == pytest.approx(repeated, abs=1e-6)
+    assert doing_nothing(target, gray, Protocol()) == {}  # there is no such thing for colour to gray
 
 
 def test_inputs_without_targets_are_not_measured() -> None:
-    (image,) = judge(Affine(), set_of([(bytes_of(0, 3), None)], 0.5, 0.5), CPU, False, 0.5, 0.5)
-    assert image.target is image.psnr is image.psnr_input is None
-    assert torch.equal(image.output, unit(bytes_of(0, 3))[0])
+    (image,) = Judge(Affine(), CPU, False)(set_of([(bytes_of(0, 3), None)]))
+    assert image.target is None and image.scores == {}
+    assert np.array_equal(image.output, bytes_of(0, 3))
 
 
 def result(reached: float, nothing: float | None) -> Judged:
-    blank = torch.zeros(3, 2, 2)
-    return Judged("a", blank, blank, blank, nothing, reached, 0.1)
+    blank = np.zeros((2, 2, 3), np.uint8)
+    scores = {"psnr": reached} | ({} if nothing is None else {"psnr_input": nothing})
+    return Judged("a", blank, blank, blank, scores, 0.1, None)
 
 
 def test_every_image_counts_once_and_those_asked_for_are_kept() -> None:
     images = [result(10.0 * i, i) for i in range(5)]
     reached, nothing, shown = mean_psnr(iter(images), ALONE, {0, 3})
     assert (reached, nothing) == (20, 2)
-    assert shown == [images[0], images[3]]
+    assert [image.scores["psnr"] for image in shown] == [0, 30]
 
 
 def test_a_mean_without_anything_to_compare_with_is_no_number() -> None:
@@ -206,8 +200,9 @@ def test_a_mean_without_anything_to_compare_with_is_no_number() -> None:
     assert reached == 15 and math.isnan(nothing)
 
 
-def test_a_perfect_image_does_not_hide_a_broken_one() -> None:
+def test_identical_images_leave_the_mean_and_a_broken_one_does_not() -> None:
     assert mean_psnr([result(math.inf, 1)], ALONE, set())[0] == math.inf
+    assert mean_psnr([result(math.inf, 1), result(30, 2)], ALONE, set())[:2] == (30, 1.5)
     assert math.isnan(mean_psnr([result(math.nan, 1), result(30, 1)], ALONE, set())[0])
 
 
@@ -218,14 +213,14 @@ def test_a_perfect_image_does_not_hide_a_broken_one() -> None:
 def test_judging_leaves_the_network_as_it_was(training: bool) -> None:
     net = Affine().train(training)
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    list(judge(net, set_of(noisy_pairs(), 0.5, 0.5), CPU, False, 0.5, 0.5))
+    list(Judge(net, CPU, False)(set_of(noisy_pairs())))
     assert [module.training for module in net.modules()] == [training] * 3
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
 def test_the_mode_comes_back_when_judging_is_broken_off() -> None:
     net = Affine().train()
-    images = judge(net, set_of(noisy_pairs(), 0.5, 0.5), CPU, False, 0.5, 0.5)
+    images = Judge(net, CPU, False)(set_of(noisy_pairs()))
     next(images)
     assert not net.training
     images.close()  # type: ignore[attr-defined]

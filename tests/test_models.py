@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from models import ACTIVATIONS, INITS, LOSSES, NETWORKS, NORMS, build_network, network_defaults
 from models.layers import ResidualBlock, init_weights, pad_to, residual_base
-from tests.conftest import ROOT
+from tests.conftest import OURS, ROOT
 from utils import checkpoint
 from utils.errors import Refusal
 
@@ -66,11 +66,11 @@ def shaken(net: nn.Module, seed: int = 1) -> nn.Module:
 
 
 def test_every_network_is_covered_here() -> None:
-    assert TINY.keys() == NETWORKS.keys()
+    assert list(TINY) == OURS
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("model", OURS)
 def test_output_is_as_large_as_the_input(model: str, size: tuple[int, int]) -> None:
     net = tiny(model).eval()
     with torch.inference_mode():
@@ -79,7 +79,7 @@ def test_output_is_as_large_as_the_input(model: str, size: tuple[int, int]) -> N
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("model", OURS)
 def test_even_one_pixel_goes_through_with_every_norm(model: str, norm: str) -> None:
     net = tiny(model, norm=norm).eval()
     with torch.inference_mode():
@@ -88,13 +88,13 @@ def test_even_one_pixel_goes_through_with_every_norm(model: str, norm: str) -> N
 
 
 @pytest.mark.parametrize(("input_nc", "output_nc"), CHANNELS)
-@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("model", OURS)
 def test_channels_are_those_asked_for(model: str, input_nc: int, output_nc: int) -> None:
     output = tiny(model, input_nc, output_nc)(image(input_nc, 9, 11, count=2))
     assert output.shape == (2, output_nc, 9, 11) and output.isfinite().all()
 
 
-@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("model", OURS)
 def test_images_of_a_batch_do_not_touch_each_other(model: str) -> None:
     net, batch = shaken(tiny(model)).eval(), image(3, 16, 24, count=3)
     with torch.inference_mode():
@@ -102,7 +102,7 @@ def test_images_of_a_batch_do_not_touch_each_other(model: str) -> None:
     assert together.std() > 0.01 and torch.allclose(together, alone, atol=1e-4)
 
 
-@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("model", OURS)
 def test_the_stated_multiple_needs_no_padding(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net: Any = tiny(model).eval()
     assert net.min_size % net.multiple == 0
@@ -167,7 +167,7 @@ def test_what_a_residual_is_added_to() -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("act", ACTIVATIONS)
-@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("model", OURS)
 def test_every_norm_act_and_init_learns(model: str, norm: str, act: str) -> None:
     given = image(3, 32, 32, count=2)
     for init in INITS:
@@ -181,7 +181,7 @@ def test_every_norm_act_and_init_learns(model: str, norm: str, act: str) -> None
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
-@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("model", OURS)
 def test_gradients_are_those_of_finite_differences(model: str, act: str) -> None:
     """Activations work in place: a gradient that used an overwritten value would be off."""
     net = shaken(tiny(model, act=act)).double()
@@ -204,7 +204,7 @@ def count(net: nn.Module, *kinds: type[nn.Module]) -> int:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("model", OURS)
 def test_a_network_has_the_norm_that_was_asked_for_and_no_other(model: str, norm: str) -> None:
     net = tiny(model, norm=norm)
     for name, kind in NORM_LAYERS.items():
@@ -212,7 +212,7 @@ def test_a_network_has_the_norm_that_was_asked_for_and_no_other(model: str, norm
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
-@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("model", OURS)
 def test_a_network_has_the_activation_that_was_asked_for(model: str, act: str) -> None:
     net = tiny(model, act=act)
     assert count(net, ACT_LAYERS[act]) > 0
@@ -381,7 +381,7 @@ def test_listing_the_names_imports_no_torch() -> None:
     assert run.stdout.split(maxsplit=1) == [str(len(NETWORKS) + len(LOSSES)), "[]\n"]
 
 
-@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("model", OURS)
 def test_a_flag_that_a_network_does_not_have_is_an_error(model: str) -> None:
     with pytest.raises(TypeError, match="nonsense"):
         tiny(model, nonsense=1)
@@ -428,7 +428,7 @@ def test_transposed_convolutions_are_initialised_too() -> None:
 
 
 @pytest.mark.parametrize("init", INITS)
-@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("model", OURS)
 def test_a_network_is_built_from_the_seed_and_with_its_init(model: str, init: str) -> None:
     one, two = (tiny(model, init=init).state_dict() for _ in range(2))
     assert all(torch.equal(one[key], two[key]) for key in one)

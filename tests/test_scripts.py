@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-from data.layouts import find_pairs
+from data.layouts import Source, find_pairs
 from tests.conftest import FAST, ROOT, TINY, Workplace, pixels
 from tests.test_train import write_images
 from utils.results import read_csv
@@ -79,9 +79,9 @@ def test_train_then_test_on_demo(work: Workplace) -> None:
     out = work.test(*command.split()[3:], "--visdom", "off").stdout
     folder = work.folder / "results" / "demo_resunet" / "demo"
     text = (folder / "metrics.csv").read_text()
-    assert text.startswith("# PSNR per image")
+    assert text.startswith("# per image, all channels, clamped, rounded to the bit depth")
     rows = read_csv(folder / "metrics.csv")
-    listing = find_pairs("demo:6:48", "test")
+    listing = find_pairs(Source("demo:6:48"), "test")
     assert [row["name"] for row in rows] == [pair.name for pair in listing.pairs]
     for row, pair in zip(rows, listing.pairs, strict=True):
         hazy, clear = (np.asarray(image) for image in listing.read(pair))
@@ -146,12 +146,12 @@ def test_status_and_options_are_json_for_scripts(work: Workplace) -> None:
 
 
 def test_csv_is_plain_csv_below_its_comment(tmp_path: Path) -> None:
-    from utils.evaluate import Judged
-    from utils.results import Results
+    from utils.results import Results, read_csv
 
     results = Results(tmp_path, "my set")
-    results.add(Judged('a, "b".png', None, None, None, 20.0, float("inf"), 0.1))  # type: ignore[arg-type]
-    results.write_csv("how")
+    results.add('#a, "b".png', {"psnr": float("inf"), "psnr_input": 20.0, "ssim": float("nan")}, 0.1)
+    results.write({"protocol": "how", "degrade": None, "weights": "net.pth"})
     lines = results.csv.read_text().splitlines()
-    assert lines[0] == "# how"
-    assert list(csv.reader(lines[1:]))[1] == ['a, "b".png', "inf", "20.000000", "0.100000"]
+    assert lines[0] == "# how; input as given; net.pth"
+    assert list(csv.reader(lines[1:]))[1] == ['#a, "b".png', "inf", "20.000000", "inf", "", "0.100000"]
+    assert read_csv(results.csv)[0]["name"] == '#a, "b".png'

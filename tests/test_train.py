@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader
 
 from data.datasets import PairDataset
 from data.degrade import parse_degradation
-from data.layouts import find_pairs, hold_out
+from data.layouts import Source, find_pairs, hold_out
 from data.sampler import EpochSampler
-from models import LOSSES, NETWORKS, build_network, network_defaults
-from tests.conftest import FAST, TINY, dataset, pixels, records
+from models import LOSSES, build_network, network_defaults
+from tests.conftest import FAST, OURS, TINY, dataset, pixels, records
 from utils.errors import Refusal
 from utils.optimizers import OPTIMIZERS
 from utils.options import parse_train
@@ -39,7 +39,7 @@ def plain_training(
     clip: float = 0.0,
 ) -> dict[str, torch.Tensor]:
     """TINY trained by an independent ten-line loop; the state_dict it ends with."""
-    pairs, _ = hold_out(find_pairs("demo:6:48", "train"), 0.1, seed=3)
+    pairs, _ = hold_out(find_pairs(Source("demo:6:48"), "train"), 0.1, seed=3)
     data = PairDataset(pairs, input_nc=3, target_nc=3, crop_size=32, augment="flip", seed=3, repeat=8)
     sampler = EpochSampler(len(data), 4, seed=3)
     torch.manual_seed(3)
@@ -68,7 +68,7 @@ def weights(run: Path, tag: str = "latest") -> dict[str, torch.Tensor]:
 # ------------------------------------------------------------------------------------------------- networks
 
 
-@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("model", OURS)
 def test_each_network_learns(trained: Trained, model: str) -> None:
     demo = ("--dataroot", "demo:6:48", "--model", model, *SMALL[model])
     run = trained(*demo, *FAST, *STEPS, "--lr", "2e-3", "--n_epochs", "2")
@@ -136,7 +136,7 @@ def test_loss_of_the_first_step(trained: Trained, loss: str, reduction: str) -> 
     run = trained(
         *TINY, *FAST, *STEPS, "--loss", loss, "--reduction", reduction, "--amp", "off", "--lr", "1e-4"
     )
-    pairs, _ = hold_out(find_pairs("demo:6:48", "train"), 0.1, seed=3)
+    pairs, _ = hold_out(find_pairs(Source("demo:6:48"), "train"), 0.1, seed=3)
     data = PairDataset(pairs, input_nc=3, target_nc=3, crop_size=32, augment="flip", seed=3, repeat=8)
     batch = next(iter(DataLoader(data, batch_size=4, sampler=EpochSampler(len(data), 4, seed=3))))
     d = (batch["input"] - batch["target"]).double()
@@ -348,11 +348,12 @@ def test_validation_grid_shows_input_output_target(trained: Trained) -> None:
     run = trained(*TINY, *FAST, *STEPS)
     grid = pixels(run / "val_grid.png").astype(float)
     left, middle, right = (grid[4:244, 4 + 240 * i : 244 + 240 * i] for i in range(3))
-    _, held = hold_out(find_pairs("demo:6:48", "train"), 0.1, seed=3)
+    _, held = hold_out(find_pairs(Source("demo:6:48"), "train"), 0.1, seed=3)
     hazy, clear = held.read(held.pairs[0])
     assert clear is not None
     for shown, expected in ((left, hazy), (right, clear)):
-        enlarged = np.asarray(expected.resize((240, 240), Image.Resampling.BILINEAR), dtype=float)
+        picture = Image.fromarray(expected).resize((240, 240), Image.Resampling.BILINEAR)
+        enlarged = np.asarray(picture, dtype=float)
         assert np.abs(shown - enlarged).mean() < 2
     assert np.abs(middle - left).mean() > 1
 
@@ -391,7 +392,7 @@ def test_compiled_training(trained: Trained) -> None:
 def test_doing_nothing_on_set12_is_the_papers_figure() -> None:
     folder = dataset("set12")
     data = PairDataset(
-        find_pairs(str(folder), "test", degraded=True),
+        find_pairs(Source(str(folder), degraded=True), "test"),
         input_nc=1,
         target_nc=1,
         degrade=parse_degradation("noise:25"),
@@ -403,9 +404,9 @@ def test_doing_nothing_on_set12_is_the_papers_figure() -> None:
 
 
 def test_real_layouts_are_found() -> None:
-    dehaze = find_pairs(str(dataset("sots-indoor")), "train")
+    dehaze = find_pairs(Source(str(dataset("sots-indoor"))), "train")
     assert (dehaze.layout, len(dehaze.pairs), len({p.group for p in dehaze.pairs})) == ("pairs", 42, 24)
-    derain = find_pairs(str(dataset("rain100L")), "test")
+    derain = find_pairs(Source(str(dataset("rain100L"))), "test")
     assert (derain.layout, len(derain.pairs)) == ("pairs", 3)
-    facades = find_pairs(str(dataset("facades")), "train", direction="BtoA")
+    facades = find_pairs(Source(str(dataset("facades")), direction="BtoA"), "train")
     assert (facades.layout, len(facades.pairs)) == ("aligned", 48)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from utils.errors import Refusal, first_sentence
 from utils.files import whole_file
@@ -30,10 +30,14 @@ def save(value: Any, path: Path) -> None:
         torch.save(value, file)
 
 
-def load(path: Path) -> Any:
+def load(path: Path, older: bool = False) -> Any:
     """Read a file of plain types and tensors onto the CPU, after checking the checksums that its zip holds.
 
     torch itself does not check them, and loads a damaged file with wrong values.
+
+    Args:
+        older: also accept the format without a zip that torch wrote before 1.6. It has no checksums: of its
+            damages only a missing end is noticed.
 
     Raises:
         Refusal: not there, damaged, or holding anything that wants to run code.
@@ -41,14 +45,25 @@ def load(path: Path) -> Any:
     if not path.is_file():
         raise Refusal(f"no such file: {path}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+        damaged = damaged_member(path) if not older or starts_as_zip(path) else None
         if damaged is None:
             return torch.load(path, map_location="cpu", weights_only=True)
         reason = f"checksum of {damaged} does not match"
     except Exception as error:  # zipfile and torch raise at least six kinds for bad files
         reason = f"{type(error).__name__}: {first_sentence(error)}"
     raise Refusal(f"{path} is damaged or no checkpoint", reason, "use another checkpoint")
+
+
+def damaged_member(path: Path) -> str | None:
+    """The first member of a zip whose checksum does not match, if any."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
+
+
+def starts_as_zip(path: Path) -> bool:
+    """By its first bytes, as torch decides it: a zip without its end is still no older format."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\3\4"
 
 
 def collect(**parts: Stateful) -> dict[str, Any]:
@@ -60,49 +75,6 @@ def restore(state: dict[str, Any], **parts: Stateful) -> None:
     """Give each named object its state back."""
     for name, part in parts.items():
         part.load_state_dict(state[name])
-
-
-def load_weights(net: nn.Module, path: Path) -> None:
-    """Load a file of weights, ours or one with a wrapper's prefixes, into `net`; every tensor must fit.
-
-    Raises:
-        Refusal: names missing, left over or of another shape; lists five of each.
-    """
-    found = bare_weights(load(path))
-    wanted = net.state_dict()
-    missing = sorted(wanted.keys() - found.keys())
-    extra = sorted(found.keys() - wanted.keys())
-    shapes = [
-        f"{key} {tuple(found[key].shape)} for {tuple(wanted[key].shape)}"
-        for key in sorted(wanted.keys() & found.keys())
-        if found[key].shape != wanted[key].shape
-    ]
-    if missing or extra or shapes:
-        lists = [("missing", missing), ("left over", extra), ("of another shape", shapes)]
-        why = "; ".join(f"{len(keys)} {kind}: {', '.join(keys[:5])}" for kind, keys in lists if keys)
-        raise Refusal(
-            f"{path} does not fit the network", why, "give the network's flags that the file was made with"
-        )
-    net.load_state_dict(found)
-
-
-def bare_weights(value: Any) -> dict[str, Tensor]:
-    """The state_dict inside `value`, without the names of containers and wrappers round it.
-
-    >>> list(bare_weights({"params": {"module._orig_mod.a": torch.zeros(1), "n_averaged": torch.tensor(3)}}))
-    ['a']
-    """
-    containers = ("params_ema", "params", "state_dict", "net", "model")
-    while isinstance(value, dict) and (
-        inner := next((value[c] for c in containers if isinstance(value.get(c), dict)), None)
-    ):
-        value = inner
-    weights = {}
-    for key, tensor in value.items() if isinstance(value, dict) else ():
-        name = re.sub(r"^((module|_orig_mod)\.)+", "", str(key))
-        if isinstance(tensor, Tensor) and name != "n_averaged":
-            weights[name] = tensor
-    return weights
 
 
 def freeze(net: nn.Module, pattern: str | None) -> list[nn.Parameter]:

@@ -1,89 +1,268 @@
-"""PSNR of a network over a set of whole images. Nothing here logs or saves."""
+"""What a network makes of whole images, and how that compares with their targets; nothing logs or saves."""
 
 import math
+import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.transforms import to_unit
+from data.transforms import enlarge, normalization, to_unit
 from utils.distributed import Place
-from utils.metrics import psnr, quantize
+from utils.ensemble import dihedral_mean
+from utils.images import full_scale, levels_of, to_float
+from utils.metrics import Protocol, Score
+from utils.tiling import SMALLEST_TILE, Tiling, bands, fitting_tile, memory_per_pixel
+
+if TYPE_CHECKING:
+    from data.datasets import Whole
+
+Array = np.ndarray
 
 
 class Judged(NamedTuple):
-    """One image after the network; pictures are `(C, H, W)` float32 on the CPU, outputs as they are saved."""
+    """One image after the network; images are arrays `(H, W, C)`, the output as it is saved.
+
+    `scores` holds `psnr`, `mae`, `ssim` of the output, with the ending `_input` those of doing nothing, and
+    `psnr_single` without the ensemble; a value is missing without a target, or where channels do not compare.
+    """
 
     name: str
-    input: Tensor
-    output: Tensor
-    target: Tensor | None
-    # of doing nothing, and of the output; None without a target, or where its channels have no counterpart
-    psnr_input: float | None
-    psnr: float | None
-    seconds: float  # forward pass
+    input: Array
+    output: Array
+    target: Array | None
+    scores: dict[str, float]
+    seconds: float  # of the forward pass
+    tile: int | None  # None: the whole image at once
 
 
-def judge(
-    net: nn.Module,
-    batches: Iterable[dict[str, Any]],
-    device: torch.device,
-    amp: bool,
-    mean: float,
-    std: float,
-) -> Iterator[Judged]:
-    """Run `net` in eval mode over batches of one image and measure each, as the PSNR convention says."""
-    with eval_mode(net), torch.inference_mode():
-        for batch in batches:
-            given = batch["input"].to(device, non_blocking=True)
-            started = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                output = net(given)
-            output = quantize(to_unit(output.float(), mean, std)).cpu()
-            seconds = time.perf_counter() - started
-            given = to_unit(batch["input"], mean, std)
-            target = scores = None
-            if "target" in batch:
-                target = quantize(to_unit(batch["target"], mean, std))  # exact 8-bit values again
-                scores = doing_nothing(given, target), psnr(output, target).item()
-            nothing, reached = scores or (None, None)
-            yield Judged(
-                batch["name"][0],
-                given[0],
-                output[0],
-                None if target is None else target[0],
-                nothing,
-                reached,
-                seconds,
-            )
+@dataclass
+class Judge:
+    """Run a network over whole images and measure each.
+
+    Args:
+        net: the bare network, on `device`; states `multiple` and `min_size`, and `scale` where it enlarges.
+        mean, std: of the Normalize that it was trained with.
+        metrics: `psnr` and `mae` are always measured; `ssim` if named here.
+        x8: average over eight flips and turns of the input.
+        say: is told each note when it arises: tiles, and what they change.
+    """
+
+    net: nn.Module
+    device: torch.device
+    amp: bool
+    mean: float = 0.5
+    std: float = 0.5
+    protocol: Protocol = field(default_factory=Protocol)
+    metrics: Sequence[str] = ("psnr",)
+    tiling: Tiling = field(default_factory=Tiling)
+    x8: bool = False
+    say: Callable[[str], object] = print
+    notes: list[str] = field(default_factory=list)  # what the reader of the figures should know, said once
+
+    def __post_init__(self) -> None:
+        self.scale: int = getattr(self.net, "scale", 1)
+        self.multiple: int = getattr(self.net, "multiple", 1)
+        self.normalize = normalization(self.mean, self.std)
+        self.pixel_bytes: float | None = None
+
+    def __call__(self, images: "Iterable[Whole]") -> Iterator[Judged]:
+        """Judge images one by one; the network is in eval mode meanwhile."""
+        with eval_mode(self.net), torch.inference_mode():
+            for image in images:
+                yield self.judge(image)
+
+    def judge(self, image: "Whole") -> Judged:
+        """Predict, and measure band by band, so that a large image needs no float copy of the whole."""
+        height, width = (side * self.scale for side in image.input.shape[:2])
+        measured: list[Score] = []
+        output: Array | None = None
+        row, seconds = 0, 0.0
+        began = time.perf_counter()
+        tile, parts = self.parts(image.input)
+        for band in parts:  # (1 or 2, C, h, W)
+            seconds += time.perf_counter() - began
+            if output is None:
+                output = np.empty((height, width, band.shape[1]), image.depth)
+                measured = self.scores(image.target, band)
+            rows = slice(row, row + band.shape[2])
+            output[rows] = as_saved(band[0], image.depth)
+            for score, predicted in zip(measured, band, strict=False):
+                assert image.target is not None
+                score.add(predicted, tensor_of(image.target[rows]))
+            row = rows.stop
+            began = time.perf_counter()
+        assert output is not None
+        if tile is not None and max(image.input.shape[:2]) > tile:
+            self.compare_tiles(image.input, tile)
+        values = self.values(image, measured)
+        return Judged(image.name, image.input, output, image.target, values, seconds, tile)
+
+    def scores(self, target: Array | None, band: Tensor) -> list[Score]:
+        """One Score for each prediction of a band: the output, and with x8 the one without the ensemble."""
+        if target is None or target.shape[2] != band.shape[1]:
+            return []
+        levels, wanted = levels_of(target.dtype), "ssim" in self.metrics
+        return [
+            Score(self.protocol, len(target), levels, with_ssim=wanted and i == 0) for i in range(len(band))
+        ]
+
+    def values(self, image: "Whole", measured: list[Score]) -> dict[str, float]:
+        """The scores of one image, those of doing nothing among them."""
+        values: dict[str, float] = {}
+        for score, ending in zip(measured, ("", "_single"), strict=False):
+            values |= {name + ending: value for name, value in score.result().items()}
+        values.pop("mae_single", None)
+        if image.target is not None:
+            nothing = doing_nothing(image.input, image.target, self.protocol, "ssim" in self.metrics)
+            values |= {f"{name}_input": value for name, value in nothing.items()}
+        return values
+
+    # -------------------------------------------------------------------------------------------- predicting
+
+    def parts(self, image: Array) -> tuple[int | None, Iterator[Tensor]]:
+        """(tile, bands of rows) of a prediction; smaller tiles where the memory does not suffice."""
+        tile = self.first_tile(image)
+        while True:
+            found = bands(self.forward, image, tile, self.tiling.overlap, self.multiple, self.scale)
+            try:
+                first = next(found)  # every tile needs as much memory as the first
+            except torch.OutOfMemoryError:
+                smaller = (tile or max(image.shape[:2])) // 2 // self.multiple * self.multiple
+                if smaller < max(SMALLEST_TILE, self.tiling.overlap + self.multiple):
+                    raise
+                torch.cuda.empty_cache()
+                tile = min(smaller, 1024)
+                self.note(f"out of memory: going on with tiles of {tile}")
+                continue
+            return tile, _chain(first, found)
+
+    def first_tile(self, image: Array) -> int | None:
+        """The tile to try first: the one asked for, or 512 where the whole image would not fit."""
+        if self.tiling.size is not None:
+            return self.tiling.size
+        pixels = image.shape[0] * image.shape[1]
+        if pixels < 2**19:  # not worth asking
+            return None
+        if self.pixel_bytes is None:
+            side = -(-max(64, getattr(self.net, "min_size", 1)) // self.multiple) * self.multiple
+            example = torch.zeros(1, image.shape[2], side, side, device=self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+                self.pixel_bytes = memory_per_pixel(self.net, example)
+        needed, available = self.pixel_bytes * pixels, free_memory(self.device)
+        tile = fitting_tile(self.tiling, needed, available, self.multiple)
+        if tile:
+            gib = f"about {needed / 2**30:.1f} GiB needed for the whole, {available / 2**30:.1f} free"
+            self.note(f"{image.shape[1]} x {image.shape[0]} pixels go in tiles of {tile}: {gib}")
+        return tile
+
+    def forward(self, part: Array) -> Tensor:
+        """`(h, w, C)` of any depth to `(1, C, h, w)` of full scale 1, not clamped; with x8 `(2, C, h, w)`."""
+        given = self.normalize(to_float(part))[None].to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+            outputs = dihedral_mean(self.net, given) if self.x8 else self.net(given)
+        return to_unit(outputs.float(), self.mean, self.std).cpu()
+
+    def compare_tiles(self, image: Array, tile: int) -> None:
+        """Say once by how much tiles differ from the whole, on a part of one and a half tiles."""
+        if any(note.startswith("tiles") for note in self.notes):
+            return
+        side = 3 * tile // 2
+        part = image[:side, :side]
+        try:
+            whole = self.forward(part)[0]
+        except torch.OutOfMemoryError:
+            return
+        tiled = torch.cat(
+            list(bands(self.forward, part, tile, self.tiling.overlap, self.multiple, self.scale)), 2
+        )[0]
+        mse = (whole - tiled).double().square().mean().item()
+        decibel = f"{-10 * math.log10(mse):.1f} dB" if mse else "none"
+        most = (whole - tiled).abs().max().item()
+        self.note(
+            f"tiles of {tile}, overlap {self.tiling.overlap}, differ from the whole by at most {most:.1e} "
+            f"(PSNR between the two: {decibel}), on {part.shape[1]} x {part.shape[0]} pixels"
+        )
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+            self.say(text)
 
 
-def doing_nothing(given: Tensor, target: Tensor) -> float | None:
-    """PSNR of the input as given, gray repeated where the target has colours; `(1, C, H, W)`."""
-    if given.shape[1] == 1:
-        given = given.expand_as(target)
-    return psnr(given, target).item() if given.shape == target.shape else None
+def _chain(first: Tensor, rest: Iterator[Tensor]) -> Iterator[Tensor]:
+    yield first
+    yield from rest
+
+
+def as_saved(image: Tensor, depth: Any) -> Array:
+    """`(C, h, W)` in [0, 1] to the array `(h, W, C)` that a file of this depth holds; NaN becomes 0."""
+    scaled, levels = image.clamp(0, 1).nan_to_num(), levels_of(depth)
+    if levels:
+        scaled = scaled.mul(levels).round().to(torch.int32)
+    return scaled.permute(1, 2, 0).numpy().astype(depth)
+
+
+def tensor_of(image: Array) -> Tensor:
+    """`(h, W, C)` of any depth to float64 `(C, h, W)` of full scale 1."""
+    scaled = image.astype(np.float64) / full_scale(image.dtype)
+    return torch.from_numpy(scaled).permute(2, 0, 1)
+
+
+def doing_nothing(
+    given: Array, target: Array, protocol: Protocol, with_ssim: bool = False
+) -> dict[str, float]:
+    """Scores of the input as given: not clamped, not rounded; gray repeated where the target has colours.
+
+    A smaller input is enlarged by bicubic interpolation. Empty where the channels have no counterpart.
+    """
+    if given.shape[2] not in (1, target.shape[2]):
+        return {}
+    if given.shape[:2] != target.shape[:2]:
+        given = enlarge(given, *target.shape[:2])
+    score = Score(protocol, len(target), levels_of(target.dtype), clean=False, with_ssim=with_ssim)
+    for top in range(0, target.shape[0], 256):
+        goal = tensor_of(target[top : top + 256])
+        score.add(tensor_of(given[top : top + 256]).expand_as(goal), goal)
+    return score.result()
 
 
 def mean_psnr(judged: Iterable[Judged], place: Place, keep: set[int]) -> tuple[float, float, list[Judged]]:
     """(mean PSNR, mean PSNR of doing nothing) over all processes; and the images at `keep` of this one.
 
-    Each process brings its own part of the set; sums and counts are added, so no image counts twice.
+    Each process brings its own part of the set; sums and counts are added, so no image counts twice. The mean
+    is that of the images that differ from their target; inf where none does.
     """
-    sums = torch.zeros(3, dtype=torch.float64)
+    sums = torch.zeros(4, dtype=torch.float64)  # PSNR and its count, doing nothing and its count
     shown: list[Judged] = []
     for i, image in enumerate(judged):
-        assert image.psnr is not None
-        sums += torch.tensor(
-            [image.psnr, math.nan if image.psnr_input is None else image.psnr_input, 1.0], dtype=torch.float64
-        )
+        values = image.scores["psnr"], image.scores.get("psnr_input", math.nan)
+        for at, value in zip((0, 2), values, strict=True):
+            if value != math.inf:
+                sums[at : at + 2] += torch.tensor([value, 1.0], dtype=torch.float64)
         if i in keep:
             shown.append(image)
-    total, nothing, count = place.reduce(sums.to(place.device)).tolist() if place.world > 1 else sums.tolist()
-    return total / count, nothing / count, shown
+    if place.world > 1:
+        sums = place.reduce(sums.to(place.device)).cpu()
+    total, count, nothing, compared = sums.tolist()
+    return total / count if count else math.inf, nothing / compared if compared else math.inf, shown
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes free on the device, or on the machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123 - MemAvailable counts caches too
+            lines = dict(line.split(":") for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager

@@ -14,6 +14,11 @@ def collate(samples: Any) -> Any:
     return samples if isinstance(samples, Refusal) else default_collate(samples)
 
 
+def as_it_is(sample: Any) -> Any:
+    """Collate nothing: for loaders of whole images, one by one (`batch_size=None`)."""
+    return sample
+
+
 class Batches:
     """Iterate over a loader with `collate`, any number of times.
 
@@ -25,7 +30,7 @@ class Batches:
         self.loader = loader
         self.waited_s = 0.0
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Any]:
         source = iter(self.loader)
         while True:
             started = time.perf_counter()

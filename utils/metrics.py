@@ -1,24 +1,70 @@
-"""PSNR as papers quote it: per image, after clamping and quantising the output, then averaged over images."""
+"""PSNR, SSIM and MAE as papers quote them: per image, after clamping and rounding the output, then averaged.
 
+An image may arrive in bands of rows, so that a metric needs no more memory than a band.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
 
-CONVENTION = (
-    "PSNR per image over all pixels and RGB or gray channels, output clamped to [0, 1] and rounded to 8 bit"
-)
+WINDOW, SIGMA = 11, 1.5  # SSIM's Gaussian window (Wang et al. 2004, section III-C)
+C1, C2 = 0.01**2, 0.03**2  # (K1 L)^2 and (K2 L)^2 at full scale L = 1
+BAND = 64  # rows measured at a time, so that float64 copies stay small
 
 
-def quantize(image: Tensor, levels: int = 255) -> Tensor:
+class Protocol(NamedTuple):
+    """How an output is compared with its target.
+
+    Args:
+        channel: `rgb`: all channels; `y`: the luma of colour images (see `luma`), gray as it is.
+        border: rows and columns left out on each side.
+        quantize: round the output to the target's bit depth; it is clamped in any case.
+    """
+
+    channel: str = "rgb"
+    border: int = 0
+    quantize: bool = True
+
+    def describe(self) -> str:
+        """The convention in words.
+
+        >>> Protocol("y", 4).describe()
+        'per image, Y of BT.601 (16..235), clamped, rounded to the bit depth, border of 4 left out'
+        """
+        channels = "Y of BT.601 (16..235)" if self.channel == "y" else "all channels"
+        rounding = "rounded to the bit depth" if self.quantize else "not rounded"
+        border = f", border of {self.border} left out" if self.border else ""
+        return f"per image, {channels}, clamped, {rounding}{border}"
+
+
+def quantize(image: Tensor, levels: int | None = 255) -> Tensor:
     """Clamp to [0, 1] and round to the grid of an integer image, as saving it would.
 
     Args:
         image: any shape, nominally in [0, 1].
-        levels: the largest integer value of the target's bit depth (255 for 8 bit).
+        levels: the largest integer value of the target's bit depth (255 for 8 bit); None only clamps.
 
-    >>> import torch
     >>> quantize(torch.tensor([-0.5, 0.1, 2.0])).mul(255).tolist()
     [0.0, 26.0, 255.0]
     """
-    return image.clamp(0, 1).mul(levels).round().div(levels)
+    clamped = image.clamp(0, 1)
+    return clamped.mul(levels).round().div(levels) if levels else clamped
+
+
+def luma(image: Tensor) -> Tensor:
+    """Y of `(..., 3, H, W)` in [0, 1] as MATLAB's rgb2ycbcr has it, 16/255 to 235/255; gray as it is.
+
+    ITU-R BT.601 in 8-bit units: Y = 16 + 65.481 R + 128.553 G + 24.966 B; not rounded.
+
+    >>> [round(luma(torch.full((3, 1, 1), value)).item() * 255, 3) for value in (0.0, 1.0)]
+    [16.0, 235.0]
+    """
+    if image.shape[-3] == 1:
+        return image
+    red, green, blue = image.unbind(-3)
+    return ((16 + 65.481 * red + 128.553 * green + 24.966 * blue) / 255).unsqueeze(-3)
 
 
 def psnr(image: Tensor, target: Tensor) -> Tensor:
@@ -30,11 +76,126 @@ def psnr(image: Tensor, target: Tensor) -> Tensor:
     Returns:
         `(N,)` float64. The mean of several images is the mean of these, never the PSNR of a mean MSE.
 
-    >>> import torch
     >>> psnr(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.1)).round(decimals=3).tolist()
     [20.0]
     """
-    if image.shape != target.shape:
-        raise ValueError(f"image {tuple(image.shape)} and target {tuple(target.shape)} differ in shape")
+    _same_shape(image, target)
     mse = (image.double() - target.double()).square().flatten(1).mean(1)  # (N,)
     return -10 * mse.log10()
+
+
+def mae(image: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error of each image `(N, C, H, W)`; `(N,)` float64, in units of full scale.
+
+    >>> mae(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5)).item()
+    0.5
+    """
+    _same_shape(image, target)
+    return (image.double() - target.double()).abs().flatten(1).mean(1)
+
+
+def ssim(image: Tensor, target: Tensor) -> Tensor:
+    """Structural similarity of each image, mean over channels and all whole windows; NaN under 11 pixels.
+
+    Wang et al. 2004, eq. 13: Gaussian window, 11 x 11, sigma 1.5, K1 0.01, K2 0.03, population statistics.
+
+    Args:
+        image, target: `(N, C, H, W)` in [0, 1].
+
+    Returns:
+        `(N,)` float64.
+
+    >>> x = torch.rand(1, 3, 16, 16)
+    >>> ssim(x, x).item(), ssim(x[..., :10], x[..., :10]).item()
+    (1.0, nan)
+    """
+    _same_shape(image, target)
+    return ssim_map(image.double(), target.double()).flatten(1).mean(1)
+
+
+def ssim_map(image: Tensor, target: Tensor) -> Tensor:
+    """SSIM of each whole window of `(N, C, H, W)`: `(N, C, H - 10, W - 10)`, empty under 11 pixels."""
+    if min(image.shape[-2:]) < WINDOW:
+        return image.new_empty((*image.shape[:2], 0, 0))
+    offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
+    kernel = torch.exp(-0.5 * (offsets / SIGMA).square())
+    weights = (kernel / kernel.sum()).tolist()
+
+    def blur(x: Tensor) -> Tensor:
+        rows = sum(w * x[..., i : x.shape[-2] - WINDOW + 1 + i, :] for i, w in enumerate(weights))
+        assert isinstance(rows, Tensor)
+        columns = sum(w * rows[..., i : x.shape[-1] - WINDOW + 1 + i] for i, w in enumerate(weights))
+        assert isinstance(columns, Tensor)
+        return columns
+
+    mean_x, mean_y = blur(image), blur(target)
+    square_x, square_y, product = mean_x.square(), mean_y.square(), mean_x * mean_y
+    variances = blur(image.square()) + blur(target.square()) - square_x - square_y
+    covariance = blur(image * target) - product
+    numerator = (2 * product + C1) * (2 * covariance + C2)
+    return numerator / ((square_x + square_y + C1) * (variances + C2))
+
+
+class Score:
+    """PSNR, MAE and, if asked for, SSIM of one image that arrives in bands of rows, from top to bottom.
+
+    Args:
+        height: rows of the whole image.
+        levels: largest integer value of the target's bit depth, None for float targets.
+        clean: clamp and round the image first, as outputs are; inputs are taken as they are.
+    """
+
+    def __init__(
+        self, protocol: Protocol, height: int, levels: int | None, clean: bool = True, with_ssim: bool = False
+    ):
+        self.protocol, self.levels, self.clean, self.with_ssim = protocol, levels, clean, with_ssim
+        self.rows = range(protocol.border, height - protocol.border)
+        self.top = 0
+        self.squares = self.absolutes = self.similarity = 0.0
+        self.count = self.windows = 0
+        self.above: tuple[Tensor, Tensor] | None = None  # the last rows, which the next windows begin with
+
+    def add(self, image: Tensor, target: Tensor) -> None:
+        """Take the next rows, `(C, h, W)` each in [0, 1]."""
+        _same_shape(image, target)
+        for top in range(0, image.shape[1], BAND):
+            self._add(image[:, top : top + BAND].double(), target[:, top : top + BAND].double())
+
+    def _add(self, image: Tensor, target: Tensor) -> None:
+        border, height = self.protocol.border, image.shape[1]
+        keep = slice(max(0, self.rows.start - self.top), max(0, self.rows.stop - self.top))
+        columns = slice(border, max(border, image.shape[2] - border))
+        self.top += height
+        if self.clean:
+            image = quantize(image, self.levels if self.protocol.quantize else None)
+        if self.protocol.channel == "y":
+            image, target = luma(image), luma(target)
+        image, target = image[:, keep, columns], target[:, keep, columns]
+        difference = image - target
+        self.squares += difference.square().sum().item()
+        self.absolutes += difference.abs().sum().item()
+        self.count += difference.numel()
+        if self.with_ssim:
+            if self.above:
+                image, target = (torch.cat(pair, 1) for pair in zip(self.above, (image, target), strict=True))
+            similarity = ssim_map(image[None], target[None])
+            self.similarity += similarity.sum().item()
+            self.windows += similarity.numel()
+            first = max(0, image.shape[1] - WINDOW + 1)
+            self.above = image[:, first:], target[:, first:]
+
+    def result(self) -> dict[str, float]:
+        """`psnr` in dB (inf: identical; NaN: no pixel left), `mae`, and `ssim` (NaN under 11 pixels)."""
+        mse = self.squares / self.count if self.count else math.nan
+        values = {
+            "psnr": math.inf if mse == 0 else -10 * math.log10(mse),
+            "mae": self.absolutes / self.count if self.count else math.nan,
+        }
+        if self.with_ssim:
+            values["ssim"] = self.similarity / self.windows if self.windows else math.nan
+        return values
+
+
+def _same_shape(image: Tensor, target: Tensor) -> None:
+    if image.shape != target.shape:
+        raise ValueError(f"image {tuple(image.shape)} and target {tuple(target.shape)} differ in shape")

@@ -5,18 +5,20 @@ import difflib
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from data.augment import AUGMENTATIONS
-from data.layouts import LAYOUTS
-from models import ACTIVATIONS, INITS, LOSSES, NETWORKS, NORMS, UPSAMPLES, network_defaults
+from data.degrade import DEGRADATIONS
+from data.layouts import LAYOUTS, Source
+from models import ACTIVATIONS, INITS, LOSSES, NETWORKS, NORMS, UNIT_RANGE, UPSAMPLES, network_defaults
 from utils.errors import Refusal
 from utils.optimizers import OPTIMIZERS
 from utils.runs import Run
 from utils.schedules import SCHEDULES
 
+METRICS = ("psnr", "ssim", "mae", "lpips")
 NETWORK_FLAGS = ("width", "depth", "levels", "stem", "norm", "act", "init", "upsample")
 
 
@@ -91,6 +93,13 @@ def milestones(text: str) -> list[float]:
     return [number(float)(part) for part in text.split(",") if part]
 
 
+def metric_list(text: str) -> list[str]:
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names or set(names) - set(METRICS):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of {', '.join(METRICS)}")
+    return names
+
+
 def pattern(text: str) -> str:
     try:
         re.compile(text)
@@ -105,14 +114,60 @@ COUNT, NATURAL = number(int, 0), number(int, 1)
 POSITIVE, FRACTION = number(float, 0, above=True), number(float, 0, 1)
 
 
-def add_source(group: Any, dataroot: str | None) -> None:
-    group.add_argument("--dataroot", default=dataroot, help="folder of the images, or demo[:SCENES:SIZE]")
+def add_source(parser: Parser, dataroot: str | None) -> Any:
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--dataroot", default=dataroot, help="folder of the images, one image, or demo[:SCENES:SIZE]"
+    )
+    group.add_argument(
+        "--manifest",
+        dest="dataroot",
+        default=argparse.SUPPRESS,
+        help="instead: a CSV file of pairs, with columns input,target and perhaps split",
+    )
     group.add_argument(
         "--layout", default="auto", choices=["auto", *LAYOUTS], help="how the pairs lie on disk"
     )
+    group.add_argument("--input_dir", help="folder of the inputs, within --dataroot or a path of its own")
+    group.add_argument("--target_dir", help="folder of the targets, likewise")
     group.add_argument(
-        "--degrade", help="make inputs from clean images: noise:S, noise:A-B (of 255), haze, joined by +"
+        "--pair_by", type=pattern, help="what the names of a pair share (regex; its groups, if any)"
     )
+    group.add_argument(
+        "--degrade",
+        help=f"make inputs from clean images: {', '.join(DEGRADATIONS)}; with values as noise:25, noise:0-55 "
+        "(of 255), poisson:100, blur:1.6, jpeg:10, sr:4; joined by +",
+    )
+    return group
+
+
+def add_network(parser: Parser, model: str | None) -> Any:
+    group = parser.add_argument_group("network")
+    group.add_argument("--model", default=model, choices=[*NETWORKS], help="network")
+    group.add_argument("--width", type=NATURAL, help=_own("width"))
+    group.add_argument("--depth", type=NATURAL, help=_own("depth"))
+    group.add_argument("--levels", type=number(int, 1, 8), help=_own("levels"))
+    group.add_argument(
+        "--stem", type=int, choices=[1, 2, 4, 8], help="pixel-unshuffle of the input; " + _own("stem")
+    )
+    group.add_argument("--norm", choices=NORMS, help=_own("norm"))
+    group.add_argument("--act", choices=ACTIVATIONS, help=_own("act"))
+    group.add_argument("--init", choices=INITS, help=_own("init"))
+    group.add_argument(
+        "--upsample", choices=UPSAMPLES, help="transposed or resize-convolution; " + _own("upsample")
+    )
+    group.add_argument("--input_nc", type=int, choices=[1, 3], help="channels of inputs")
+    group.add_argument("--output_nc", type=int, choices=[1, 3], help="channels of targets")
+    group.add_argument("--scale", type=number(int, 1, 16), help="size of targets over that of inputs")
+    group.add_argument("--mean", type=number(float, -10, 10), help="of Normalize; 0.5, spandrel: 0")
+    group.add_argument("--std", type=POSITIVE, help="of Normalize; 0.5, spandrel: 1")
+    group.add_argument(
+        "--residual",
+        action="store_true",
+        help="the network gives what to subtract from its input (dncnn and resunet do so themselves)",
+    )
+    group.add_argument("--weights", help="take the weights in this file, of any origin")
+    return group
 
 
 def add_device(parser: Parser, amp: str, amp_help: str) -> Any:
@@ -148,22 +203,15 @@ def train_parser() -> Parser:
         prog="train.py", description="Train a paired image-to-image network.", epilog=TRAIN_EXAMPLES
     )
 
-    group = parser.add_argument_group("data")
-    add_source(group, "datasets/")
+    group = add_source(parser, "datasets/")
     group.add_argument(
         "--direction", default="AtoB", choices=["AtoB", "BtoA"], help="which half or folder is the input"
     )
     group.add_argument("--size", type=NATURAL, help="resize both images to this square, bicubic")
-    group.add_argument("--crop_size", type=NATURAL, help="train on random squares of this size")
+    group.add_argument(
+        "--crop_size", type=NATURAL, help="train on random squares of this size (of the target)"
+    )
     group.add_argument("--augment", default="flip", choices=[*AUGMENTATIONS], help="random turns of a pair")
-    group.add_argument(
-        "--input_nc", type=int, choices=[1, 3], help="channels of inputs (default: the files')"
-    )
-    group.add_argument(
-        "--output_nc", type=int, choices=[1, 3], help="channels of targets (default: the files')"
-    )
-    group.add_argument("--mean", default=0.5, type=number(float, -10, 10), help="of Normalize")
-    group.add_argument("--std", default=0.5, type=POSITIVE, help="of Normalize")
     group.add_argument("--repeat", default=1, type=NATURAL, help="passes over the set that make one epoch")
     group.add_argument(
         "--val_share", default=0.1, type=number(float, 0, 0.9), help="of the targets, where there is no val"
@@ -172,21 +220,7 @@ def train_parser() -> Parser:
         "--val_from", default="auto", choices=["auto", "train"], help="train: leave a val folder alone"
     )
 
-    group = parser.add_argument_group("network")
-    group.add_argument("--model", default="resnet", choices=[*NETWORKS], help="network")
-    group.add_argument("--width", type=NATURAL, help=_own("width"))
-    group.add_argument("--depth", type=NATURAL, help=_own("depth"))
-    group.add_argument("--levels", type=number(int, 1, 8), help=_own("levels"))
-    group.add_argument(
-        "--stem", type=int, choices=[1, 2, 4, 8], help="pixel-unshuffle of the input; " + _own("stem")
-    )
-    group.add_argument("--norm", choices=NORMS, help=_own("norm"))
-    group.add_argument("--act", choices=ACTIVATIONS, help=_own("act"))
-    group.add_argument("--init", choices=INITS, help=_own("init"))
-    group.add_argument(
-        "--upsample", choices=UPSAMPLES, help="transposed or resize-convolution; " + _own("upsample")
-    )
-    group.add_argument("--weights", help="start from the weights in this file")
+    group = add_network(parser, "resnet")
     group.add_argument("--freeze", type=pattern, help="do not train parameters whose name this finds (regex)")
     group.add_argument(
         "--ema", default=0.0, type=number(float, 0, 0.99999), help="decay of averaged weights; 0: none"
@@ -251,6 +285,9 @@ def train_parser() -> Parser:
     )
     group.add_argument("--keep", default=0, type=COUNT, help="newest epoch states that stay; 0: all")
     group.add_argument(
+        "--check_data", action="store_true", help="look at every file of every split, report, and end"
+    )
+    group.add_argument(
         "--dry_run", action="store_true", help="2 steps, a save, a load, an estimate; nothing is kept"
     )
 
@@ -294,7 +331,7 @@ def parse_train(argv: Sequence[str]) -> argparse.Namespace:
         before = {
             key: value
             for key, value in run.options().items()
-            if key in known - {"epoch", "resume", "dry_run"}
+            if key in known - {"epoch", "resume", "dry_run", "check_data"}
         }
         parser.set_defaults(**before)
         opt = parser.parse(argv)
@@ -309,7 +346,7 @@ def parse_train(argv: Sequence[str]) -> argparse.Namespace:
             )
     else:
         changed = {key for key in given if getattr(opt, key) != parser.get_default(key)}
-        if run.exists() and not opt.dry_run:
+        if run.exists() and not (opt.dry_run or opt.check_data):
             raise Refusal(f"{run.folder} exists", fix="go on with --resume, or choose another --name")
     opt.name, opt.changed = run.name, changed
     _resolve_network(opt, changed)
@@ -318,7 +355,7 @@ def parse_train(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def default_name(dataroot: str, model: str) -> str:
-    folder = Path(dataroot.split(":")[0]).resolve().name
+    folder = Path(dataroot.split(":")[0]).resolve().name.removesuffix(".csv")
     return re.sub(r"[^\w.\-=+]", "_", f"{folder}_{model}")
 
 
@@ -330,6 +367,13 @@ def _resolve_network(opt: argparse.Namespace, given: set[str]) -> None:
             raise Refusal(f"--{flag} means nothing for --model {opt.model}", fix=f"it has {', '.join(own)}")
         if flag in own and getattr(opt, flag) is None:
             setattr(opt, flag, own[flag])
+    if "weights" in own and not opt.weights:
+        raise Refusal(f"--model {opt.model} needs --weights", fix="name the file of the network")
+    for flag, value in zip(
+        ("mean", "std"), (0.0, 1.0) if opt.model in UNIT_RANGE else (0.5, 0.5), strict=True
+    ):
+        if getattr(opt, flag) is None:
+            setattr(opt, flag, value)
 
 
 def _check_train(opt: argparse.Namespace) -> None:
@@ -339,8 +383,23 @@ def _check_train(opt: argparse.Namespace) -> None:
         )
     if opt.size and opt.crop_size and opt.crop_size > opt.size:
         raise Refusal(f"--crop_size {opt.crop_size} does not fit into --size {opt.size}")
-    if opt.dataroot.startswith("demo") is False and not Path(opt.dataroot).is_dir():
+    if not opt.dataroot.startswith("demo") and not Path(opt.dataroot).exists():
         raise Refusal(f"no such folder [--dataroot {opt.dataroot}]", fix="name a folder, or demo")
+
+
+def source_of(options: Mapping[str, Any]) -> Source:
+    """Where the pairs of a run come from, out of its options by the flags' names."""
+    degraded = options["degrade"] is not None
+    return Source(
+        root=options["dataroot"],
+        layout=options["layout"],
+        direction=options["direction"],
+        degraded=degraded,
+        input_dir=options.get("input_dir"),
+        target_dir=options.get("target_dir"),
+        pair_by=options.get("pair_by"),
+        scale=1 if degraded else options.get("scale") or 1,
+    )
 
 
 # --------------------------------------------------------------------------------------------------- test.py
@@ -352,19 +411,42 @@ def test_parser() -> Parser:
     )
 
     group = parser.add_argument_group("run")
-    group.add_argument("--name", required=True, help="the run, under checkpoints/")
+    group.add_argument("--name", help="the run, under checkpoints/ (default with --model: the weights' name)")
     group.add_argument("--load", default="best", help="best, latest, or N: after epoch N")
 
-    group = parser.add_argument_group("data")
-    add_source(group, None)
+    group = add_source(parser, None)
     group.add_argument("--direction", choices=["AtoB", "BtoA"], help="default: the run's")
     group.add_argument(
         "--split", default="test", choices=["train", "val", "test"], help="split of --dataroot"
     )
     group.add_argument("--num_workers", "--num_threads", default=0, type=COUNT, help="loader processes")
+
+    group = parser.add_argument_group("measuring")
+    group.add_argument(
+        "--metrics", default="psnr,ssim", type=metric_list, help="psnr, ssim, lpips; mae always"
+    )
+    group.add_argument("--psnr_channel", default="rgb", choices=["rgb", "y"], help="y: luma of BT.601")
+    group.add_argument("--crop_border", default=0, type=COUNT, help="rows and columns left out on each side")
+    group.add_argument("--no_quantize", action="store_true", help="clamp the outputs, but do not round them")
     group.add_argument(
         "--results_dir", default="results", help="where outputs go: <results_dir>/<name>/<dataset>/"
     )
+
+    group = parser.add_argument_group("predicting")
+    group.add_argument("--x8", action="store_true", help="self-ensemble: mean over eight flips and turns")
+    group.add_argument(
+        "--tile", type=NATURAL, help="side of tiles (default: the whole image where it fits into memory)"
+    )
+    group.add_argument(
+        "--tile_overlap",
+        default=64,
+        type=COUNT,
+        help="pixels that tiles share; exact from the receptive field + 16 on, but never with instance or "
+        "group norm, whose statistics are of the whole image",
+    )
+
+    group = add_network(parser, None)
+    group.description = "for --weights of other origin, with --model; a run brings its own"
 
     group = add_device(parser, "off", "bfloat16; off: the figure does not depend on the machine")
     group.add_argument(
@@ -377,15 +459,36 @@ def test_parser() -> Parser:
 TEST_EXAMPLES = """examples:
   test.py --name demo_resunet
   test.py --name denoise --dataroot datasets/set12 --degrade noise:25
-  test.py --name dehaze --dataroot my_photos"""
+  test.py --name dehaze --dataroot my_photos
+  test.py --weights net.pth --model dncnn --input_nc 1 --mean 0 --std 1 \\
+          --dataroot datasets/set12 --degrade noise:25"""
 
 
 def parse_test(argv: Sequence[str]) -> argparse.Namespace:
-    """The options of test.py."""
+    """The options of test.py.
+
+    Raises:
+        Refusal: a wrong flag or value, or flags of a network beside a run that has one.
+    """
     parser = test_parser()
-    opt = parser.parse(argv)
+    opt, given = parser.parse(argv), parser.given(argv)
     if not re.fullmatch(r"best|latest|\d+", opt.load):
         raise Refusal(f"bad checkpoint [--load {opt.load}]", fix="best, latest, or the number of an epoch")
+    if opt.model:
+        if not (opt.weights and opt.dataroot):
+            raise Refusal("--model needs --weights and --dataroot", fix="or name a run by --name")
+        opt.input_nc = opt.input_nc or 3
+        opt.output_nc = opt.output_nc or opt.input_nc
+        _resolve_network(opt, given)
+        opt.name = opt.name or re.sub(r"[^\w.\-=+]", "_", Path(opt.weights).stem)
+    elif flags := sorted((parser.group_names("network") - {"weights"}) & given):
+        raise Refusal(f"--{flags[0]} comes from the run", fix="leave it out, or give --model and --weights")
+    elif not opt.name:
+        raise Refusal("which run?", fix="--name RUN, or --weights FILE with --model")
+    if opt.tile and opt.tile_overlap >= opt.tile:
+        raise Refusal(
+            f"--tile_overlap {opt.tile_overlap} leaves nothing of --tile {opt.tile}", fix="lower it"
+        )
     return opt
 
 
@@ -397,6 +500,21 @@ def parse_redraw(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--results_dir", default="results", help="where test.py left its results")
     add_server(parser)
     return parser.parse(argv)
+
+
+def parse_compare(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of utils/compare.py."""
+    parser = Parser(prog="python -m utils.compare", description="Runs side by side: a table and a curve.")
+    parser.usage = "%(prog)s RUN [RUN ...] [flags]"
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="runs, under checkpoints/")
+    parser.add_argument("--results_dir", default="results", help="where test.py left its results")
+    parser.add_argument("--curve", default="compare.png", help="PNG of validation PSNR over steps")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    opt = parser.parse(argv)
+    curve = Path(opt.curve)
+    if curve.suffix.lower() != ".png" or curve.is_dir() or not curve.parent.is_dir():
+        raise Refusal(f"bad file [--curve {opt.curve}]", fix="name a .png in a folder that exists")
+    return opt
 
 
 def describe(opt: argparse.Namespace) -> str:

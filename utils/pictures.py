@@ -1,13 +1,18 @@
-"""Tensors as pictures: out of the network's range, into files and grids."""
+"""Images as pictures to look at: beside each other, in grids."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from utils.images import to_float
 from utils.tvcompat import make_grid, transforms
+
+Array = np.ndarray
+LARGEST = 1024  # pixels of a side that a picture keeps about; a grid shows far fewer
 
 
 def to_pil(image: Tensor) -> Image.Image:
@@ -15,9 +20,23 @@ def to_pil(image: Tensor) -> Image.Image:
     return transforms.functional.to_pil_image(image.clamp(0, 1).mul(255).round().byte().cpu())
 
 
-def side_by_side(*images: Tensor) -> Tensor:
-    """`(3, H, 3 W)`: images of one size, `(C, H, W)` in [0, 1] with 1 or 3 channels, next to each other."""
-    return torch.cat([image.clamp(0, 1).expand(3, -1, -1) for image in images], dim=2)
+def side_by_side(*images: Array | None) -> Tensor:
+    """`(3, h, n w)` in [0, 1]: images `(H, W, C)` of any depth next to each other, at the last one's size.
+
+    A None is left out. Large images are thinned to about 1024 pixels a side.
+    """
+    present = [image for image in images if image is not None]
+    step = max(1, min(present[-1].shape[:2]) // LARGEST)
+    height, width = (-(-side // step) for side in present[-1].shape[:2])
+    return torch.cat([_picture(image, height, width, step) for image in present], dim=2)
+
+
+def _picture(image: Array, height: int, width: int, step: int) -> Tensor:
+    thinned = to_float(image[::step, ::step])
+    picture = torch.from_numpy(np.ascontiguousarray(thinned)).permute(2, 0, 1).clamp(0, 1).expand(3, -1, -1)
+    if picture.shape[1:] == (height, width):
+        return picture
+    return F.interpolate(picture[None], (height, width), mode="nearest")[0]
 
 
 def comparison_grid(rows: Sequence[Tensor], width: int = 720) -> Tensor:

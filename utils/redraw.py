@@ -14,8 +14,9 @@ from utils.options import parse_or_exit, parse_redraw
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:
     import importlib.util
+    import math
 
-    from utils.images import open_image
+    from utils.images import read_image, to_float
     from utils.logger import say_on, training_points
     from utils.results import read_csv
     from utils.runs import Run, read_log
@@ -32,8 +33,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
     def show(name: str, title: str, path: Path) -> None:
         if path.is_file():
-            image = open_image(path).convert("RGB")
-            plot.picture(name, title, transforms.functional.to_tensor(image))
+            plot.picture(name, title, transforms.functional.to_tensor(to_float(read_image(path))))
 
     log = read_log(run.log)
     for record in log:
@@ -42,10 +42,11 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     judged = [record["step"] for record in log if "val_psnr" in record]
     show("grid", f"input | output | target, step {max(judged, default=0)}", run.grid)
     for name, path in tests.items():
-        values = [float(row["psnr"]) for row in read_csv(path)]
+        values = [float(row["psnr"]) for row in read_csv(path) if row.get("psnr")]
         for i, value in enumerate(values):
             plot.add(f"test_{name}", "clear", i + 1, value)
-        plot.add(f"test_{name}", "mean", 0, sum(values) / len(values))
+        finite = [value for value in values if math.isfinite(value)]
+        plot.add(f"test_{name}", "mean", 0, sum(finite) / len(finite) if finite else math.nan)
         show(f"grid_{name}", f"{name}: input | output | target", path.with_name("grid.png"))
     if not plot.close(timeout_s=30):
         place = f"{opt.visdom_server}:{opt.visdom_port}"

@@ -2,22 +2,38 @@
 
 import csv
 import io
+import json
 import math
 import re
+import statistics
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from utils.errors import Refusal
 from utils.files import write_text
+from utils.images import output_suffix
 
-if TYPE_CHECKING:
-    from utils.evaluate import Judged
-
-COLUMNS = ("name", "psnr", "psnr_input", "seconds")
+# the order of the columns; those without a value are left out
+COLUMNS = (
+    "name",
+    "psnr",
+    "psnr_input",
+    "gain",
+    "psnr_single",
+    "ssim",
+    "ssim_input",
+    "mae",
+    "mae_input",
+    "lpips",
+    "lpips_input",
+    "seconds",
+)
+HIGH_IS_GOOD = ("psnr", "ssim", "gain")
 
 
 class Results:
-    """Outputs, one CSV and one grid of a test on one data set.
+    """Outputs, one CSV, one summary and one grid of a test on one data set.
 
     Args:
         folder: `results/<run name>`.
@@ -25,50 +41,103 @@ class Results:
     """
 
     def __init__(self, folder: Path, dataroot: str):
-        self.dataset = re.sub(r"[^\w.\-=+]", "_", Path(dataroot.split(":")[0]).resolve().name)
+        name = Path(dataroot.split(":")[0] if dataroot.startswith("demo") else dataroot).resolve().name
+        self.dataset = re.sub(r"[^\w.\-=+]", "_", name.removesuffix(".csv"))
         self.window = f"test_{self.dataset}"
         self.folder = folder / self.dataset
         self.csv, self.grid = self.folder / "metrics.csv", self.folder / "grid.png"
-        self.rows: list[dict[str, float | str]] = []
+        self.summary, self.page = self.folder / "summary.json", self.folder / "index.html"
+        self.rows: list[dict[str, Any]] = []
         self.written: set[Path] = set()
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def output(self, name: str) -> Path:
-        """Where the output of image `name` goes: its name and sub-folder below `outputs/`, as PNG.
+    def output(self, name: str, depth: Any) -> Path:
+        """Where the output of image `name` goes: below `outputs/`, sub-folder included; see `output_suffix`.
 
         Raises:
-            Refusal: two images would get the same file.
+            Refusal: two images would get the same file, or one outside the folder.
         """
-        path = (self.folder / "outputs" / name).with_suffix(".png")
+        root = self.folder / "outputs"
+        path = (root / name).with_suffix(output_suffix(name, depth))
         if path in self.written:
             raise Refusal(f"two images would be written to {path}", fix="give them different names", code=1)
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise Refusal(f"{name} would be written outside {root}", fix="rename it", code=1)
         self.written.add(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def add(self, image: "Judged") -> None:
-        values = (image.name, image.psnr, image.psnr_input, image.seconds)
-        self.rows.append(
-            {key: math.nan if value is None else value for key, value in zip(COLUMNS, values, strict=True)}
-        )
+    def add(self, name: str, scores: Mapping[str, float], seconds: float) -> None:
+        """Note the scores of one image."""
+        row = {"name": name, **scores, "seconds": seconds}
+        if {"psnr", "psnr_input"} <= scores.keys():
+            inputs = scores["psnr_input"]
+            row["gain"] = scores["psnr"] - inputs if math.isfinite(inputs) else math.nan
+        self.rows.append(row)
+
+    def columns(self) -> list[str]:
+        return [column for column in COLUMNS if any(column in row for row in self.rows)]
+
+    def values(self, column: str) -> list[float]:
+        """The values of a column; NaN (an empty one) where an image has none."""
+        return [row.get(column, math.nan) for row in self.rows]
+
+    def stats(self, column: str) -> dict[str, Any]:
+        """`mean`, `median`, `worst` with `worst_name`, `std` (of the population) of a column.
+
+        Over the finite values; `identical` counts the infinite ones (PSNR of equal images), `empty` those
+        that could not be measured (SSIM under 11 pixels). `mean` is None where nothing is left.
+        """
+        values = self.values(column)
+        finite = [(value, i) for i, value in enumerate(values) if math.isfinite(value)]
+        found: dict[str, Any] = {
+            "mean": None,
+            "identical": values.count(math.inf),
+            "empty": sum(math.isnan(value) for value in values),
+        }
+        if finite:
+            worst, at = (min if column.startswith(HIGH_IS_GOOD) else max)(finite)
+            numbers = [value for value, _ in finite]
+            found |= {
+                "mean": statistics.fmean(numbers),
+                "median": statistics.median(numbers),
+                "worst": worst,
+                "worst_name": self.rows[at]["name"],
+                "std": statistics.pstdev(numbers),
+            }
+        return found
 
     def mean(self, column: str) -> float:
-        """Mean of a column; NaN where it holds none."""
-        values = [float(row[column]) for row in self.rows]
-        return sum(values) / len(values) if values else math.nan
+        """Mean of the finite values of a column; NaN where it holds none."""
+        mean = self.stats(column)["mean"]
+        return math.nan if mean is None else mean
 
-    def write_csv(self, convention: str) -> None:
-        """Write `metrics.csv`: a comment with the convention, then a row an image; six decimals."""
+    def write(self, facts: Mapping[str, Any]) -> None:
+        """Write `metrics.csv` and `summary.json`; `facts` say what was measured and how (`protocol`)."""
+        columns = [column for column in self.columns() if column not in ("name", "seconds")]
+        stats = {column: self.stats(column) for column in columns}
+        total = sum(self.values("seconds"))
+        summary = {**facts, "images": len(self.rows), **stats, "seconds": total}
+        write_text(json.dumps(summary, indent=2, allow_nan=False), self.summary)
+
         text = io.StringIO()
-        text.write(f"# {convention}\n")
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        text.write(f"# {facts['protocol']}; {facts['degrade'] or 'input as given'}; {facts['weights']}\n")
+        writer = csv.DictWriter(text, self.columns(), lineterminator="\n")
         writer.writeheader()
         for row in self.rows:
-            writer.writerow({k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()})
+            writer.writerow({key: _cell(row[key]) for key in self.columns() if key in row})
         write_text(text.getvalue(), self.csv)
 
 
+def _cell(value: float | str) -> str:
+    """Six decimals; empty where there is no value; `inf` for the PSNR of equal images."""
+    if isinstance(value, str):
+        return value
+    return "" if math.isnan(value) else f"{value:.6f}"
+
+
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a `metrics.csv`."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    return list(csv.DictReader(lines))
+    """The rows of a `metrics.csv`; its first line is the comment with the protocol."""
+    with path.open(newline="", encoding="utf-8") as file:
+        next(file)
+        return list(csv.DictReader(file))

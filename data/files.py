@@ -1,0 +1,122 @@
+"""Where the images of a split lie: folders, their known names, and splits."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from utils.errors import Refusal
+from utils.images import SUFFIXES
+
+SPLITS = ("train", "val", "test")
+FOLDERS = (  # (input, target): names that data sets use, in any mixture of capitals
+    ("input", "target"),
+    ("A", "B"),
+    ("hazy", "clear"),
+    ("hazy", "GT"),
+    ("rain", "norain"),
+    ("noisy", "clean"),
+    ("blur", "sharp"),
+    ("low", "high"),
+    ("LQ", "GT"),
+    ("LR", "HR"),
+)
+
+
+def list_images(folder: Path) -> list[str]:
+    """Image files below `folder`, as sorted relative paths with `/`; hidden ones are left out."""
+    found: list[str] = []
+    for place, folders, files in os.walk(folder, followlinks=False):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        inner = Path(place).relative_to(folder).as_posix()
+        before = "" if inner == "." else f"{inner}/"
+        found += [
+            before + name for name in files if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+def images_in(place: Path) -> tuple[Path, list[str]]:
+    """(folder, names in it) of a folder, or of a single file."""
+    return (place.parent, [place.name]) if place.is_file() else (place, list_images(place))
+
+
+def split_folder(root: Path, split: str) -> Path:
+    """`root/split`, or `root` itself where it has no split folders at all, or is one file.
+
+    Raises:
+        Refusal: no such folder, or other splits exist but not this one.
+    """
+    if not root.exists():
+        raise Refusal(
+            f"no such folder [--dataroot {root}]", fix=f"name a folder, or 'demo'{_neighbours(root)}"
+        )
+    present = splits_of(root)
+    if present and split not in present:
+        raise Refusal(f"{root} has no split '{split}'", f"it has {', '.join(present)}", "choose one of these")
+    return root / split if (root / split).is_dir() else root
+
+
+def splits_of(root: Path) -> list[str]:
+    """The splits that exist: `train`, or `trainA` next to `trainB`, or `A/train` next to `B/train`."""
+    if not root.is_dir():
+        return []
+    return [split for split in SPLITS if (root / split).is_dir() or _paired(root, split)]
+
+
+def pair_folders(root: Path, split: str) -> tuple[Path, Path] | None:
+    """The input and target folder of a split under one of the known names, or None."""
+    if not root.is_dir():
+        return None
+    return _paired(root, split) or _known(split_folder(root, split))
+
+
+def _paired(root: Path, split: str) -> tuple[Path, Path] | None:
+    """`trainA/trainB`, or `A/train` and `B/train` under any known pair of names."""
+    if (root / f"{split}A").is_dir() and (root / f"{split}B").is_dir():
+        return root / f"{split}A", root / f"{split}B"
+    known = _known(root)
+    return (
+        (known[0] / split, known[1] / split) if known and all((k / split).is_dir() for k in known) else None
+    )
+
+
+def _known(folder: Path) -> tuple[Path, Path] | None:
+    by_name = {entry.name.lower(): Path(entry.path) for entry in os.scandir(folder) if entry.is_dir()}
+    for first, second in FOLDERS:
+        if first.lower() in by_name and second.lower() in by_name:
+            return by_name[first.lower()], by_name[second.lower()]
+    return None
+
+
+def named_folder(root: Path, split: str, name: str, flag: str) -> Path:
+    """The folder that `--input_dir` or `--target_dir` means: below the split, above it, or a path of its own.
+
+    Raises:
+        Refusal: none of these is a folder.
+    """
+    tried = [root / split / name, root / name / split, Path(name)]
+    if not splits_of(root):
+        tried.insert(2, root / name)
+    for folder in tried:
+        if folder.is_dir():
+            return folder
+    looked = ", ".join(str(folder) for folder in tried)
+    raise Refusal(
+        f"no such folder [--{flag} {name}]", f"looked for {looked}", f"{root} holds {held_by(root)}"
+    )
+
+
+def held_by(folder: Path) -> str:
+    """The first names in a folder, for a message."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return first_five(name for name in names if not name.startswith("."))
+
+
+def first_five(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return (", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "none"
+
+
+def _neighbours(root: Path) -> str:
+    near = sorted(p.name for p in root.parent.iterdir() if p.is_dir()) if root.parent.is_dir() else []
+    return f" ({root.parent} holds {', '.join(near[:6])})" if near else ""

@@ -1,0 +1,72 @@
+"""The figures of a test in words: for the terminal, and for the head of its page."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from utils.metrics import Protocol
+from utils.results import Results
+
+UNITS = {"psnr": " dB"}
+NAMES = {"psnr": "PSNR", "ssim": "SSIM", "mae": "MAE", "lpips": "LPIPS"}
+DIGITS = {"psnr": 2, "ssim": 4, "mae": 5, "lpips": 4}
+
+
+def headline(results: Results, protocol: Protocol) -> list[str]:
+    """What the terminal says at the end: each metric beside doing nothing, and under which protocol."""
+    lines = [line for metric in NAMES if (line := metric_line(results, metric))]
+    lines[0] += f" ({len(results.rows)} images; {protocol.describe()})"
+    return lines + remarks(results)
+
+
+def metric_line(results: Results, metric: str) -> str:
+    """One metric: its mean beside that of doing nothing; "" without values."""
+    digits, unit = DIGITS[metric], UNITS.get(metric, "")
+    found = results.stats(metric)
+    if found["mean"] is None:
+        return f"{NAMES[metric]} inf{unit}: every output equals its target" if found["identical"] else ""
+    line = f"{NAMES[metric]} {found['mean']:.{digits}f}{unit}"
+    nothing = results.mean(f"{metric}_input")
+    if not math.isnan(nothing):
+        word = "gain" if metric in ("psnr", "ssim") else "change"
+        line += f", doing nothing {nothing:.{digits}f}, {word} {found['mean'] - nothing:+.{digits}f}"
+    return line
+
+
+def remarks(results: Results) -> list[str]:
+    """What a mean leaves out, and what the ensemble gains."""
+    found = results.stats("psnr")
+    lines = []
+    if len(results.rows) > 1 and found["mean"] is not None:
+        spread = f"median {found['median']:.2f}, std {found['std']:.2f}"
+        lines.append(f"PSNR {spread}, worst {found['worst']:.2f} dB ({found['worst_name']})")
+    for column in results.columns():
+        metric = column.partition("_")[0]
+        if metric not in NAMES:
+            continue
+        found, whose = results.stats(column), NAMES[metric] + " of doing nothing" * column.endswith("_input")
+        if found["identical"]:
+            lines.append(f"{whose}: {found['identical']} identical images (inf) are left out of the mean")
+        if found["empty"] and metric in ("ssim", "lpips") and not column.endswith("_input"):
+            lines.append(f"{whose}: {found['empty']} images too small, left empty")
+    single = results.mean("psnr_single")
+    if not math.isnan(single):
+        lines.append(f"--x8 gains {results.mean('psnr') - single:+.3f} dB over {single:.2f} dB")
+    return lines
+
+
+def facts_in_words(facts: Mapping[str, Any], results: Results) -> list[tuple[str, str]]:
+    """(label, text) pairs for the page."""
+    lines = [(NAMES[metric], line) for metric in NAMES if (line := metric_line(results, metric))]
+    degraded = f", degraded by {facts['degrade']} (seed {facts['seed']})" if facts["degrade"] else ""
+    found = [
+        *[(name, line.removeprefix(f"{name} ")) for name, line in lines],
+        ("protocol", facts["protocol"] + (", self-ensemble x8" if facts["x8"] else "")),
+        ("data", facts["data"] + degraded),
+        ("network", f"{facts['model']}, {facts['weights']}" + f", x{facts['scale']}" * (facts["scale"] > 1)),
+        (
+            "computed",
+            f"{facts['device']}, peak {facts['peak_mib']} MiB, {sum(results.values('seconds')):.1f} s",
+        ),
+    ]
+    return found + [("note", note) for note in [*remarks(results), *facts["notes"]]]
