@@ -217,7 +217,7 @@ def test_redraw_rebuilds_everything(
     assert redraw(monkeypatch, trained_copy.folder, "again", server.port) == 0
     assert capsys.readouterr().err == f"visdom: {LOCAL}:{server.port}/env/again\n"
     windows = server.windows("again")
-    test = {"test_demo": {"clear": [(1, 20.5), (2, None), (3, 30.25)], "mean": [(0, None)]}}
+    test = {"test_demo": {"clear": [(1, 20.5), (2, None), (3, 30.25)], "mean": [(0, 25.375)]}}
     assert curves(windows) == logged(trained_copy, "again") | test
     pictures = {key: window["title"] for key, window in windows.items() if window["type"] == "image"}
     assert pictures == {
