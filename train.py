@@ -145,7 +145,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     step = closed = 0  # steps taken; and the step at which validation and saves were last done
     best = {"psnr": None, "psnr_input": None, "step": 0}
     if going_on:
-        state = checkpoint.find_state(own, opt.epoch, epoch_steps)
+        state = checkpoint.find_state(own, opt.epoch, epoch_steps, say)
         checkpoint.restore(state, net=net, ema=average, optimizer=optimizer)
         step, closed, best = state["step"], state["closed"], state["best"]
         if step >= total:
@@ -175,6 +175,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     logger = Logger(None, [])
     if place.first:
         run.folder.mkdir(parents=True, exist_ok=True)
+        run.sweep()
         write_text(json.dumps(resolved, indent=2), run.options_file)
         cut_log(run.log, step)
         mode = "off" if opt.dry_run else opt.visdom
@@ -205,6 +206,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             "options": resolved,
             "format": checkpoint.FORMAT,
         }
+        run.keep_previous()
         for tag in tags:
             checkpoint.save(average.net.state_dict(), run.net(tag))
             checkpoint.save(state, run.state(tag))
@@ -291,10 +293,10 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             if better:
                 best = {"psnr": reached, "psnr_input": nothing, "step": step}
             logger.scalars(step, step / epoch_steps, val_psnr=reached, val_psnr_input=nothing)
-            say(
-                f"epoch {epoch + 1}: validation PSNR {reached:.2f} dB, doing nothing {nothing:.2f}"
-                + (", the best so far" if better else f", best {best['psnr']:.2f}")
-            )
+            beside = f"doing nothing {nothing:.2f}"
+            if best["psnr"] is not None:
+                beside += ", the best so far" if better else f", best {best['psnr']:.2f}"
+            say(f"epoch {epoch + 1}: validation PSNR {reached:.2f} dB, {beside}")
             if place.first:
                 grid = comparison_grid([side_by_side(j.input, j.output, j.target) for j in shown])
                 to_pil(grid).save(run.grid)

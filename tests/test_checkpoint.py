@@ -5,6 +5,7 @@ import errno
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -270,10 +271,44 @@ def test_an_epoch_without_a_state_names_those_that_have_one(run: Run, epoch: int
     assert caught.value.why == "saved: 2, 4, 10"
 
 
-def test_a_state_of_another_format_is_refused(run: Run) -> None:
-    checkpoint.save({"format": checkpoint.FORMAT + 1, "step": 7}, run.state("latest"))
-    with pytest.raises(Refusal, match="another format"):
-        checkpoint.find_state(run, 0, 3)
+def other_format(path: Path) -> None:
+    checkpoint.save({"format": checkpoint.FORMAT + 1, "step": 7}, path)
+
+
+def one_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[data.index(b"format")] ^= 1  # in what the zip's checksums cover
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [other_format, one_bit, lambda path: path.write_bytes(b"")])
+def test_a_damaged_state_is_skipped_for_the_newest_sound_one(run: Run, damage: Callable[[Path], Any]) -> None:
+    said: list[str] = []
+    damage(run.state("latest"))
+    damage(run.state("epoch_0010"))
+    assert checkpoint.find_state(run, 0, 3, said.append)["tag"] == "epoch_0004"
+    assert len(said) == 2 and all(line.startswith("skipped: ") for line in said)
+    assert "latest_state.pth" in said[0] and "epoch_0010_state.pth" in said[1]
+    with pytest.raises(Refusal, match="epoch_0010_state"):  # asked for by name: never another one
+        checkpoint.find_state(run, 10, 3, said.append)
+    for tag in ("epoch_0002", "epoch_0004"):
+        damage(run.state(tag))
+    with pytest.raises(Refusal, match="no sound state") as caught:
+        checkpoint.find_state(run, 0, 3, said.append)
+    assert all(name in caught.value.why for name in ("latest_state", "epoch_0002_state", "epoch_0010_state"))
+
+
+def test_the_state_before_the_latest_stays(run: Run) -> None:
+    run.keep_previous()
+    checkpoint.save({"format": checkpoint.FORMAT, "step": 8, "tag": "newer"}, run.state("latest"))
+    run.keep_previous()
+    checkpoint.save({"format": checkpoint.FORMAT, "step": 9, "tag": "newest"}, run.state("latest"))
+    assert checkpoint.load(run.state("previous"))["tag"] == "newer"
+    one_bit(run.state("latest"))
+    for tag in ("epoch_0002", "epoch_0004", "epoch_0010"):
+        os.utime(run.state(tag), (1, 1))
+    assert checkpoint.find_state(run, 0, 3)["tag"] == "newer"
+    assert not list(run.folder.glob("*.part"))
 
 
 @pytest.mark.parametrize(("keep", "left"), [(0, [2, 4, 10]), (1, [10]), (2, [4, 10]), (5, [2, 4, 10])])

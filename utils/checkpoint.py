@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -93,23 +94,50 @@ def freeze(net: nn.Module, pattern: str | None) -> list[nn.Parameter]:
     return [parameter for parameter in net.parameters() if parameter.requires_grad]
 
 
-def find_state(run: Run, epoch: int, epoch_steps: int) -> dict[str, Any]:
-    """The state to go on from: that after `epoch` epochs, or the latest for 0.
+def find_state(run: Run, epoch: int, epoch_steps: int, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """The state to go on from: that after `epoch` epochs, or for 0 the newest sound one.
+
+    Args:
+        say: is told which newer states were skipped, and why.
 
     Raises:
-        Refusal: no such state, naming the epochs that have one; or one of another format.
+        Refusal: no sound state; no state of that epoch, naming those that have one; or one of another format.
     """
-    if not epoch:
-        state = load(run.state("latest"))
-    elif run.state(f"epoch_{epoch:04d}").is_file():
-        state = load(run.state(f"epoch_{epoch:04d}"))
-    else:
-        state = load(run.state("latest"))
-        if state.get("step") != epoch * epoch_steps:
-            saved = ", ".join(map(str, run.epochs_saved())) or "none"
-            raise Refusal(
-                f"no state after epoch {epoch} [--epoch]", f"saved: {saved}", "one of these, or --resume"
-            )
-    if state.get("format") != FORMAT:
-        raise Refusal(f"{run.name} has another format of checkpoint", f"{state.get('format')}, here {FORMAT}")
+    if epoch:
+        return state_after(run, epoch, epoch_steps)
+    paths = run.states()
+    reasons = []
+    for path in paths:
+        try:
+            state = readable(path)
+        except Refusal as refusal:
+            reasons.append(f"{refusal.what} ({refusal.why})")
+            continue
+        for reason in reasons:
+            say(f"skipped: {reason}")
+        return state
+    why = "; ".join(reasons) or f"{run.state('latest')} is not there"
+    raise Refusal(
+        f"{run.name} has no sound state to go on from [--resume]", why, "start again under another --name"
+    )
+
+
+def state_after(run: Run, epoch: int, epoch_steps: int) -> dict[str, Any]:
+    """The state after `epoch` epochs; `latest` where it stands exactly there."""
+    own = run.state(f"epoch_{epoch:04d}")
+    state = readable(own if own.is_file() else run.state("latest"))
+    if not own.is_file() and state.get("step") != epoch * epoch_steps:
+        saved = ", ".join(map(str, run.epochs_saved())) or "none"
+        raise Refusal(
+            f"no state after epoch {epoch} [--epoch]", f"saved: {saved}", "one of these, or --resume"
+        )
+    return state
+
+
+def readable(path: Path) -> dict[str, Any]:
+    """A sound state of this format; Refusal otherwise."""
+    state = load(path)
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        found = state.get("format") if isinstance(state, dict) else type(state).__name__
+        raise Refusal(f"{path} has another format of checkpoint", f"{found}, here {FORMAT}")
     return state

@@ -66,6 +66,33 @@ class Run:
             )
         return json.loads(self.options_file.read_text(encoding="utf-8"))
 
+    def states(self) -> list[Path]:
+        """Every state on the disk: the latest, then the others from the newest on."""
+        latest = self.state("latest")
+        others = [path for path in self.folder.glob("*_state.pth") if path != latest]
+        others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        return [latest] * latest.is_file() + others
+
+    def keep_previous(self) -> None:
+        """Let the latest state stay as `previous_state.pth` when a newer one takes its name.
+
+        A second name of the same file: nothing is copied, and at no instant is there no state.
+        """
+        latest, previous = self.state("latest"), self.state("previous")
+        if latest.is_file():
+            part = previous.with_name(f".{previous.name}.part")
+            part.unlink(missing_ok=True)
+            try:
+                os.link(latest, part)
+                part.replace(previous)
+            except OSError:  # a file system without hard links
+                part.unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what a killed process was writing."""
+        for part in self.folder.glob(".*.part"):
+            part.unlink(missing_ok=True)
+
     def epochs_saved(self) -> list[int]:
         return sorted(int(path.name[6:10]) for path in self.folder.glob("epoch_????_state.pth"))
 
