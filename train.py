@@ -38,7 +38,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from data.transforms import to_unit
     from models import LOSSES, build_network, own_arguments
     from utils import checkpoint, distributed
-    from utils.control import Signals, read_flags
+    from utils.control import MAX_SKIPPED, Signals, agree, finite_buffers, read_flags
     from utils.ema import Average
     from utils.evaluate import Judge, mean_psnr
     from utils.files import write_text
@@ -175,6 +175,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     logger = Logger(None, [])
     if place.first:
         run.folder.mkdir(parents=True, exist_ok=True)
+        cleanup.enter_context(run.lock())
         run.sweep()
         write_text(json.dumps(resolved, indent=2), run.options_file)
         cut_log(run.log, step)
@@ -213,6 +214,14 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         run.drop_old_states(opt.keep)
         status.write("running")
 
+    def leave(stop: int) -> int:
+        """Save because of a signal, say how to go on, and return the exit code."""
+        name = signal.Signals(stop).name
+        save("latest")
+        say(f"stopped by {name} after step {step}; go on with: {run.resume_command()}")
+        status.write("stopped", 128 + stop, name)
+        return 128 + stop
+
     # ---------------------------------------------------------------------------------------------- the loop
     first_epoch, offset = divmod(step, epoch_steps)
     if offset == 0 and closed < step:  # stopped between the last step of an epoch and its validation
@@ -224,6 +233,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     batches = Batches(loader)
     meter = Meter(opt.batchSize, batches, place)
     step_seconds: deque[float] = deque(maxlen=100)
+    skipped = 0  # steps in a row whose gradient was no number
 
     for epoch in range(first_epoch, math.ceil(last / epoch_steps)):
         sampler.start_at(epoch, offset)
@@ -236,19 +246,29 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             given, target = (batch[key].to(device, non_blocking=True) for key in ("input", "target"))
 
             optimizer.zero_grad()
-            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                output = model(given)
-            loss = criterion(output.float(), target) * loss_scale
-            loss.backward()
+            parts = list(zip(given.chunk(opt.accum), target.chunk(opt.accum), strict=True))
+            losses, quality = [], []
+            for part, goal in parts:  # one, unless --accum splits the batch to save memory
+                share = len(part) / len(given) if opt.reduction == "mean" else 1
+                with distributed.gradients_shared(model, len(losses) == len(parts) - 1):
+                    with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                        output = model(part)
+                    loss = criterion(output.float(), goal) * (loss_scale * share)
+                    loss.backward()
+                losses.append(loss.detach())
+                quality.append(psnr(unit(output.detach()).clamp(0, 1), unit(goal)))
+            loss = sum(losses)
             norm = torch.nn.utils.clip_grad_norm_(trained, opt.clip or math.inf)
             not_finite, stop = read_flags(loss, norm, signals.stop, place)  # the one host read of a step
+            skipped = skipped + 1 if not_finite else 0
             if not_finite:
-                raise Refusal(
-                    f"loss or gradient is not finite at step {step}",
-                    f"loss {loss.item():g}, gradient norm {norm.item():g}, batch {', '.join(batch['name'])}",
-                    f"lower --lr or add --clip 1; {run.state('latest')} is sound",
-                    code=1,
-                )
+                what = f"loss or gradient is not finite at step {step}"
+                why = f"loss {loss.item():g}, gradient norm {norm.item():g}, batch {', '.join(batch['name'])}"
+                if opt.nan_policy == "stop" or skipped > MAX_SKIPPED or not finite_buffers(net):
+                    fix = f"lower --lr or add --clip 1; {run.state('latest')} is sound"
+                    raise Refusal(what, why, fix, code=1)
+                say(f"step skipped: {what}: {why}")
+                optimizer.zero_grad()  # without gradients the step below moves nothing
             lr = scheduler.get_last_lr()[0]
             optimizer.step()
             scheduler.step()
@@ -256,8 +276,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             step += 1
             step_seconds.append(time.perf_counter() - began)
 
-            with torch.no_grad():
-                meter.add(loss, psnr(unit(output).clamp(0, 1), unit(target)))
+            meter.add(loss, torch.cat(quality), skipped=not_finite)
             progress.step()
             if step % opt.log_freq == 0 or step == last:
                 values = meter.read()
@@ -268,12 +287,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
                     f"ETA {clock((total - step) * opt.batchSize / values['images_s'])}"
                 )
             if stop:
-                name = signal.Signals(stop).name
-                save("latest")
                 progress.close()
-                say(f"stopped by {name} after step {step}; go on with: {run.resume_command()}")
-                status.write("stopped", 128 + stop, name)
-                return 128 + stop
+                return leave(stop)
             if step == last:
                 break
             due = signals.take_save() or time.monotonic() - saved > 60 * opt.save_minutes
@@ -288,7 +303,10 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             best = {"psnr": None, "psnr_input": None, "step": step}
         elif over or (epoch + 1) % opt.val_freq == 0:
             judge = Judge(average.net, device, amp, opt.mean, opt.std, say=say)
-            reached, nothing, shown = mean_psnr(judge(Batches(val_loader)), place, shown_at)
+            judged = signals.heed(judge(Batches(val_loader)))
+            reached, nothing, shown = mean_psnr(judged, place, shown_at)
+            if stop := agree(signals.stop, place):
+                return leave(stop)  # a resumed run begins with this validation
             better = reached > (-math.inf if best["psnr"] is None else best["psnr"])  # never true of NaN
             if better:
                 best = {"psnr": reached, "psnr_input": nothing, "step": step}

@@ -250,7 +250,7 @@ def test_defaults_of_the_owner() -> None:
 def test_checkpoint_files(trained: Trained) -> None:
     run = trained(*TINY, *FAST, "--n_epochs", "8", "--save_freq", "2", "--keep", "2", "--gpu_ids", "-1")
     states = sorted(path.name for path in run.glob("*_state.pth"))
-    assert states == ["epoch_0006_state.pth", "epoch_0008_state.pth", "latest_state.pth"]
+    assert states == [f"{tag}_state.pth" for tag in ("epoch_0006", "epoch_0008", "latest", "previous")]
     assert len(list(run.glob("epoch_*_net.pth"))) == 4
     assert equal(weights(run), weights(run, "epoch_0008"))
     best_step = max(zip(records(run, "val_psnr"), range(3, 25, 3), strict=True))[1]
@@ -258,7 +258,7 @@ def test_checkpoint_files(trained: Trained) -> None:
     if best_step % 6 == 0:
         assert equal(weights(run, "best"), weights(run, f"epoch_{best_step // 3:04d}"))
     assert json.loads((run / "status.json").read_text())["state"] == "done"
-    assert not list(run.glob(".*"))
+    assert [path.name for path in run.glob(".*")] == [".lock"]
 
 
 def test_epoch_goes_on_from_that_state(trained: Trained) -> None:

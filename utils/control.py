@@ -1,14 +1,18 @@
 """Stopping in good order: signals asked for, and numbers gone wrong."""
 
 import signal
+from collections.abc import Iterable, Iterator
 from types import FrameType
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.distributed import Place
 
+T = TypeVar("T")
+MAX_SKIPPED = 10  # steps in a row that --nan_policy skip forgives
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -37,6 +41,13 @@ class Signals:
         asked, self.save = self.save, False
         return asked
 
+    def heed(self, images: Iterable[T]) -> Iterator[T]:
+        """Yield images to judge until a signal asks to stop."""
+        for image in images:
+            yield image
+            if self.stop:
+                return
+
 
 def read_flags(loss: Tensor, norm: Tensor, stop: int, place: Place) -> tuple[bool, int]:
     """The one host read of a step, over all processes: (loss or gradient not finite, signal to stop)."""
@@ -45,3 +56,13 @@ def read_flags(loss: Tensor, norm: Tensor, stop: int, place: Place) -> tuple[boo
     flags = place.reduce(flags, dist.ReduceOp.MAX)
     wrong, asked = flags.tolist()
     return bool(wrong), asked
+
+
+def finite_buffers(net: nn.Module) -> bool:
+    """Whether the running statistics of all norms are finite: a forward pass alone can poison them."""
+    return all(buffer.isfinite().all() for buffer in net.buffers())
+
+
+def agree(stop: int, place: Place) -> int:
+    """The signal to stop that any process got, or 0."""
+    return int(place.reduce(torch.tensor(stop, device=place.device), dist.ReduceOp.MAX).item())

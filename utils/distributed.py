@@ -4,13 +4,15 @@ import os
 import resource
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import Refusal
 
@@ -84,6 +86,11 @@ def leave() -> None:
     """End the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def gradients_shared(model: nn.Module, last: bool) -> AbstractContextManager[Any]:
+    """Around forward and backward of one part of a batch: average over the processes only after the last."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
 
 
 def available_cores() -> int:

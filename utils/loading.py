@@ -42,3 +42,4 @@ class Batches:
             if isinstance(batch, Refusal):
                 raise batch
             yield batch
+            del batch  # before the next one is made: it may be a large image

@@ -245,6 +245,15 @@ def train_parser() -> Parser:
     group.add_argument("--weight_decay", default=0.0, type=number(float, 0), help="weight decay")
     group.add_argument("--loss", default="l1", choices=[*LOSSES], help="loss between output and target")
     group.add_argument("--reduction", default="mean", choices=["mean", "sum"], help="of the loss")
+    group.add_argument(
+        "--accum", default=1, type=NATURAL, help="parts that a batch is split into, to save memory"
+    )
+    group.add_argument(
+        "--nan_policy",
+        default="stop",
+        choices=["stop", "skip"],
+        help="at a loss or gradient that is no number: stop before it does harm, or skip the step",
+    )
     group.add_argument("--clip", default=0.0, type=number(float, 0), help="largest gradient norm; 0: any")
     group.add_argument(
         "--schedule", default="lambda", choices=[*SCHEDULES], help="of the learning rate; lambda: linear"

@@ -1,5 +1,6 @@
 """A bar on a terminal, plain lines elsewhere, and the figures that they show."""
 
+import math
 import sys
 import time
 from collections.abc import Iterable
@@ -76,21 +77,27 @@ class Meter:
 
     def restart(self) -> None:
         self.sums = torch.zeros(3, device=self.place.device)
+        self.steps = 0
         self.since, self.waited_s = time.perf_counter(), self.batches.waited_s
 
-    def add(self, loss: Tensor, psnr: Tensor) -> None:
-        """Add the loss of a step and the `(N,)` PSNR of its images."""
+    def add(self, loss: Tensor, psnr: Tensor, skipped: bool = False) -> None:
+        """Add the loss of a step and the `(N,)` PSNR of its images; of a skipped one only the time counts."""
+        self.steps += 1
+        if skipped:
+            return
         self.sums += torch.stack([loss.detach().float(), psnr.mean().float(), torch.ones_like(self.sums[0])])
 
     def read(self) -> dict[str, float]:
         """Mean loss and PSNR over all processes, images/s, and the share of time spent waiting for data."""
         loss, psnr, steps = self.place.reduce(self.sums).tolist()
+        counted = steps or math.nan  # every step may have been skipped
         seconds = max(time.perf_counter() - self.since, 1e-9)
         waited = self.batches.waited_s - self.waited_s
+        images = self.steps * self.batch_size
         self.restart()
         return {
-            "loss": loss / steps,
-            "train_psnr": psnr / steps,
-            "images_s": round(steps / self.place.world * self.batch_size / seconds, 2),
+            "loss": loss / counted,
+            "train_psnr": psnr / counted,
+            "images_s": round(images / seconds, 2),
             "wait": round(waited / seconds, 4),
         }

@@ -1,12 +1,13 @@
 """A run on disk: `checkpoints/<name>/` and what lies in it. No torch: the option parser reads runs too."""
 
+import fcntl
 import json
 import os
 import re
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from utils.errors import Refusal
 from utils.files import write_text
@@ -42,6 +43,29 @@ class Run:
                 f"bad run name [--name {name}]", "it becomes a folder", "letters, digits and . _ - = + only"
             )
         return cls(ROOT / name)
+
+    def lock(self) -> IO[str]:
+        """Hold the run for this process, until the file is closed or the process ends in any way.
+
+        Raises:
+            Refusal: another process holds it.
+        """
+        file = (self.folder / ".lock").open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            who = file.read().strip()
+            file.close()
+            raise Refusal(
+                f"{self.folder} is in use",
+                f"process {who} trains in it",
+                "wait for it, or choose another --name",
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        return file
 
     def exists(self) -> bool:
         return self.options_file.is_file()

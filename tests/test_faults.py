@@ -1,0 +1,219 @@
+"""What goes wrong while a run is under way: numbers, signals, other processes."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import models
+from tests.conftest import FAST, ROOT, TINY, Workplace, records
+from utils.errors import Refusal
+
+Trained = Callable[..., Path]
+TRAIN = str(ROOT / "train.py")
+SHORT = (*TINY, *FAST, "--amp", "off", "--gpu_ids", "-1", "--max_steps", "12")
+
+
+def weights(run: Path, tag: str = "latest") -> dict[str, torch.Tensor]:
+    return torch.load(run / f"{tag}_net.pth", weights_only=True)
+
+
+def finite(state: dict[str, torch.Tensor]) -> bool:
+    return all(bool(value.isfinite().all()) for value in state.values())
+
+
+# ----------------------------------------------------------------------------------------- numbers gone wrong
+
+
+def broken_loss(at: set[int], how: str) -> Callable[..., Any]:
+    """A loss whose value, or only whose gradient, is no number at the steps `at`."""
+
+    class Broken(nn.L1Loss):
+        calls = 0
+
+        def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            step, self.calls = self.calls, self.calls + 1
+            loss = super().forward(output, target)
+            if step not in at:
+                return loss
+            if how == "gradient":  # finite value: sqrt has no slope at 0
+                return loss + torch.sqrt((output - output.detach()).square().sum())
+            return loss * (float("nan") if how == "nan" else float("inf"))
+
+    return Broken
+
+
+@pytest.mark.parametrize("how", ["nan", "inf", "gradient"])
+def test_a_number_gone_wrong_stops_before_it_does_harm(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
+) -> None:
+    monkeypatch.setitem(models.LOSSES, "l1", broken_loss({7}, how))
+    with pytest.raises(Refusal, match="not finite at step 7") as caught:
+        trained(*SHORT, "--save_minutes", "0.00001")
+    assert caught.value.code == 1 and ".png" in caught.value.why
+    run = tmp_path / "checkpoints" / "run"
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["code"]) == ("failed", 1)
+    state = torch.load(run / "latest_state.pth", weights_only=True)
+    assert finite(weights(run)) and finite(state["net"]) and state["step"] == 7
+
+
+@pytest.mark.parametrize("how", ["nan", "inf", "gradient"])
+def test_skipping_leaves_weights_finite_and_goes_on(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    monkeypatch.setitem(models.LOSSES, "l1", broken_loss({3, 7, 8}, how))
+    run = trained(*SHORT, "--nan_policy", "skip")
+    assert finite(weights(run)) and len(records(run, "loss")) == 12
+    said = capsys.readouterr().err
+    assert [f"not finite at step {step}" in said for step in (3, 7, 8, 4)] == [True, True, True, False]
+
+
+def test_a_skipped_step_moves_nothing(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = (*SHORT, "--optimizer", "adamw", "--weight_decay", "0.1", "--save_freq", "1")
+    monkeypatch.setitem(models.LOSSES, "l1", broken_loss({3, 4, 5}, "nan"))  # all steps of the second epoch
+    run = trained(*flags, "--nan_policy", "skip")
+    one, two, three = (weights(run, f"epoch_000{i}") for i in (1, 2, 3))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert not all(torch.equal(two[key], three[key]) for key in one)
+
+
+def test_skipping_ends_after_ten_in_a_row(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(models.LOSSES, "l1", broken_loss(set(range(1, 100)), "nan"))
+    with pytest.raises(Refusal, match="not finite at step 11"):
+        trained(*SHORT, "--nan_policy", "skip", "--max_steps", "24")
+
+
+def test_validation_without_a_number_never_becomes_the_best(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import utils.evaluate
+
+    honest = utils.evaluate.mean_psnr
+    calls: list[int] = []
+
+    def broken(*given: Any) -> Any:
+        calls.append(1)
+        reached, nothing, shown = honest(*given)
+        return (reached if len(calls) == 2 else float("nan")), nothing, shown
+
+    monkeypatch.setattr(utils.evaluate, "mean_psnr", broken)
+    run = trained(*SHORT, "--save_freq", "1")
+    assert len(calls) == 4 and [value is None for value in records(run, "val_psnr")] == [
+        True,
+        False,
+        True,
+        True,
+    ]
+    best, second = weights(run, "best"), weights(run, "epoch_0002")
+    assert all(torch.equal(best[key], second[key]) for key in best)
+
+
+# ------------------------------------------------------------------------------------------- parts of a batch
+
+
+def test_a_split_batch_gives_the_gradient_of_the_whole(trained: Trained) -> None:
+    flags = (*SHORT, "--optimizer", "sgd", "--lr", "0.05")
+    for reduction, lr in (("mean", "0.05"), ("sum", "2e-6")):
+        same = (*flags, "--reduction", reduction, "--lr", lr)
+        whole = weights(trained(*same, name=f"whole_{reduction}"))
+        start = weights(trained(*same, "--max_steps", "1", "--lr", "1e-12", name=f"start_{reduction}"))
+        moved = max((whole[key] - start[key]).abs().max().item() for key in whole)
+        for parts in ("2", "3"):  # 3 do not divide the batch of 4
+            split = trained(*same, "--accum", parts, name=f"{reduction}_{parts}")
+            differ = max((whole[key] - value).abs().max().item() for key, value in weights(split).items())
+            assert differ < 1e-5 < 1e-2 * moved
+            whole_loss = records(split.parent / f"whole_{reduction}", "loss")
+            assert records(split, "loss") == pytest.approx(whole_loss, rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------ signals and locks
+
+
+def wait_for(found: Callable[[], bool], process: Any) -> None:
+    end = time.monotonic() + 60
+    while not found():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+SLOW_VALIDATION = """
+import os, sys, time
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+import utils.evaluate
+honest = utils.evaluate.Judge.judge
+def slow(self, image):
+    open("validating", "w").close()
+    time.sleep(0.2)
+    return honest(self, image)
+utils.evaluate.Judge.judge = slow
+import runpy
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_signal_while_validating_ends_it_at_the_step_boundary(work: Workplace, trained: Trained) -> None:
+    """And a resumed run begins with the validation that was broken off: it ends as the unbroken one."""
+    flags = (*TINY, *FAST, "--gpu_ids", "-1", "--n_epochs", "3", "--val_share", "0.5", "--amp", "off")
+    (work.folder / "slow.py").write_text(SLOW_VALIDATION)
+    process = work.start(str(work.folder / "slow.py"), TRAIN, *flags, "--name", "cut")
+    wait_for((work.folder / "validating").exists, process)
+    began = time.monotonic()
+    os.kill(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 143 and time.monotonic() - began < 5, err
+    assert work.log("cut", "val_psnr") == []
+    work.train("--resume", "--name", "cut")
+    work.train(*flags, "--name", "whole")
+    assert work.log("cut", "val_psnr") == work.log("whole", "val_psnr")
+    one, two = (torch.load(work.file(name, "latest_net.pth")) for name in ("cut", "whole"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_second_interrupt_ends_at_once(work: Workplace) -> None:
+    (work.folder / "slow.py").write_text(SLOW_VALIDATION.replace("0.2", "60"))
+    flags = (*TINY, *FAST, "--gpu_ids", "-1", "--n_epochs", "3", "--name", "cut")
+    process = work.start(str(work.folder / "slow.py"), TRAIN, *flags)
+    wait_for((work.folder / "validating").exists, process)
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None  # the first one waits for the image to end
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=5)
+    assert process.returncode == -signal.SIGINT
+
+
+def test_usr1_saves_and_goes_on(work: Workplace) -> None:
+    flags = (*TINY, *FAST, "--gpu_ids", "-1", "--n_epochs", "4000", "--repeat", "50", "--name", "run")
+    process = work.start("train.py", *flags, "--save_minutes", "60")
+    log, status = work.file("run", "log.jsonl"), work.file("run", "status.json")
+    wait_for(lambda: log.is_file() and '"step": 3,' in log.read_text(), process)
+    os.kill(process.pid, signal.SIGUSR1)
+    wait_for(lambda: json.loads(status.read_text())["step"] >= 3, process)
+    saved = torch.load(work.file("run", "latest_state.pth"), weights_only=True)["step"]
+    wait_for(lambda: f'"step": {saved + 5},' in log.read_text(), process)
+    os.kill(process.pid, signal.SIGTERM)
+    process.communicate(timeout=10)
+    assert process.returncode == 143
+
+
+def test_two_processes_never_train_in_one_run(work: Workplace) -> None:
+    flags = (*TINY, *FAST, "--gpu_ids", "-1", "--n_epochs", "4000", "--name", "run")
+    process = work.start("train.py", *flags, "--save_minutes", "60")
+    log = work.file("run", "log.jsonl")
+    wait_for(lambda: log.is_file() and '"step": 3,' in log.read_text(), process)
+    said = work.train("--resume", "--name", "run", code=2).stderr
+    assert "is in use" in said and str(process.pid) in said and "Traceback" not in said
+    process.kill()
+    process.communicate()
+    step = torch.load(work.file("run", "latest_state.pth"), weights_only=True)["step"]
+    work.train("--resume", "--name", "run", "--max_steps", str(step + 2))  # a lock ends with its process
