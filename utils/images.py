@@ -5,13 +5,14 @@ from the header and goes to imagecodecs (PNG) and tifffile (TIFF), the extra `[t
 passes `read_image`.
 """
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from utils.errors import Refusal
 
@@ -19,10 +20,20 @@ Array = np.ndarray
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 MAX_PIXELS = 2**27
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+Image.MAX_IMAGE_PIXELS = None  # `opened` checks, and refuses where Pillow would only warn
 
-BITS, SAMPLE_FORMAT, ORIENTATION = 258, 339, 0x0112  # TIFF tags; the last one is EXIF's too
+BITS, PHOTOMETRIC, SAMPLE_FORMAT, ORIENTATION = 258, 262, 339, 0x0112  # TIFF tags; the last is EXIF's too
+BLACK_IS_ZERO, RGB = 1, 2  # of PHOTOMETRIC
 DTYPES = {8: np.uint8, 16: np.uint16, 32: np.float32}
+
+# kinds of TIFF whose header Pillow would not read without a line here; tifffile decodes their pixels
+for _order in (TiffImagePlugin.II, TiffImagePlugin.MM):
+    for _extra in ((), (0,), (1,), (2,)):
+        _float, _gray = (_order, RGB, (3,), 1), (_order, BLACK_IS_ZERO, (1,), 1)
+        _mode = "RGBA" if _extra else "RGB"
+        TiffImagePlugin.OPEN_INFO.setdefault((*_float, (32,) * len(_mode), _extra), (_mode, _mode))
+        if _extra:
+            TiffImagePlugin.OPEN_INFO.setdefault((*_gray, (16, 16), _extra), ("LA", "LA"))
 
 
 class Header(NamedTuple):
@@ -74,7 +85,8 @@ def to_depth(image: Array, dtype: Any) -> Array:
     [0, 26, 255]
     """
     clamped, levels = np.clip(image, 0, 1), levels_of(dtype)
-    return np.rint(clamped * np.float32(levels)).astype(dtype) if levels else clamped.astype(dtype)
+    # as float64, or a product in float32 would turn one 16-bit value in some hundreds into a tie
+    return np.rint(clamped * np.float64(levels)).astype(dtype) if levels else clamped.astype(dtype)
 
 
 # ----------------------------------------------------------------------------------------------- reading
@@ -88,13 +100,17 @@ def opened(path: Path) -> Iterator[Image.Image]:
         Refusal: unreadable, over MAX_PIXELS, or of a depth that is none of 8 bit, 16 bit and float.
     """
     try:
-        with Image.open(path, formats=FORMATS) as file:
+        # not by its path: Pillow would map an uncompressed TIFF into memory, and get turned ones wrong
+        with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as file:
             if file.width * file.height > MAX_PIXELS:
                 size = f"{file.width} x {file.height} pixels, at most {MAX_PIXELS}"
                 raise Refusal(f"{path} is too large", size)
             if depth_of(file) not in DTYPES:
                 found = f"mode {file.mode}, {depth_of(file)} bits a channel"
                 raise Refusal(f"{path} has an unknown depth", found, "convert it to 8 or 16 bit, or float")
+            if depth_of(file) > 8 and photometric_of(file) not in (BLACK_IS_ZERO, RGB):
+                found = f"photometric interpretation {photometric_of(file)}"  # CMYK, white is 0
+                raise Refusal(f"{path} is neither gray nor RGB", found, "convert it")
             yield file
     except Refusal:
         raise
@@ -109,7 +125,7 @@ def header(path: Path) -> Header:
     """The header of a file, without decoding it; Refusal as in `opened`."""
     with opened(path) as file:
         width, height = file.size
-        if orientation_of(file) >= 5:
+        if file.format != "TIFF" and orientation_of(file, path) >= 5:  # Pillow turns TIFFs, and these only
             width, height = height, width
         return Header(width, height, channels_of(file), depth_of(file), file.mode)
 
@@ -123,11 +139,10 @@ def read_image(path: Path) -> Array:
         Refusal: also where a float image leaves [0, 1], and for 16-bit colour without the extra `[tiff]`.
     """
     with opened(path) as file:
-        depth, orientation = depth_of(file), orientation_of(file)
-        if depth == 8:
-            image = np.asarray(_to_8_bit(file))
-        elif file.mode == "F" or file.mode.startswith("I;16"):
-            image = np.asarray(file)
+        depth, orientation = depth_of(file), orientation_of(file, path)
+        if _by_pillow(file):
+            orientation = 1 if file.format == "TIFF" else orientation  # Pillow turns TIFFs, and these only
+            image = np.asarray(_to_8_bit(file) if depth == 8 else file)
         else:
             image = _read_deep(path, file.format or "")
         image = image if image.ndim == 3 else image[:, :, None]
@@ -138,6 +153,14 @@ def read_image(path: Path) -> Array:
         return upright(image, orientation)
 
 
+def _by_pillow(file: Image.Image) -> bool:
+    """Whether Pillow decodes all of it: not what it cuts to 8 bits, nor floats whose bytes it swaps twice."""
+    if file.mode == "F":
+        swapped = file.tag_v2.prefix == TiffImagePlugin.MM  # type: ignore[attr-defined]
+        return not (swapped and file.info.get("compression") != "raw")
+    return depth_of(file) == 8 or file.mode.startswith("I;16")
+
+
 def _to_8_bit(file: Image.Image) -> Image.Image:
     wanted = "L" if channels_of(file) == 1 else "RGB"
     if file.mode == "P":  # its transparency may be one alpha a colour
@@ -146,14 +169,14 @@ def _to_8_bit(file: Image.Image) -> Image.Image:
 
 
 def _read_deep(path: Path, kind: str) -> Array:
-    """Decode a 16-bit or float colour file, `(H, W, C)`."""
+    """Decode a 16-bit or float file that Pillow does not, `(H, W, C)`, not turned."""
     try:
         import imagecodecs
         import tifffile
     except ImportError:
         raise Refusal(
-            f"{path} has more than 8 bits a channel in colour",
-            "Pillow would cut it to 8",
+            f"{path} needs more than Pillow",
+            "it has more than 8 bits a channel in colour, or big-endian compressed floats",
             'pip install -e ".[tiff]"',
         ) from None
     if kind == "PNG":
@@ -175,15 +198,42 @@ def upright(image: Array, orientation: int) -> Array:
     return image
 
 
-def orientation_of(file: Image.Image) -> int:
-    found = file.getexif().get(ORIENTATION, 1)
-    return found if found in range(1, 9) else 1
+def orientation_of(file: Image.Image, path: Path) -> int:
+    """The EXIF orientation, 1 to 8, without decoding pixels (which PngImageFile.getexif would)."""
+    found = Image.Image.getexif(file).get(ORIENTATION)
+    if found is None and file.format == "PNG":
+        exif = Image.Exif()
+        exif.load(_png_exif(path))
+        found = exif.get(ORIENTATION)
+    return found if found is not None and found in range(1, 9) else 1
+
+
+def _png_exif(path: Path) -> bytes:
+    """The eXIf chunk of a PNG, which may follow its pixels; empty without one."""
+    with path.open("rb", buffering=0) as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, name = struct.unpack(">I4s", head)
+            if name == b"eXIf":
+                return file.read(length)
+            file.seek(length + 4, 1)
+    return b""
+
+
+def photometric_of(file: Image.Image) -> int:
+    """What the values of a TIFF mean, by its tag; RGB for other formats."""
+    return file.tag_v2.get(PHOTOMETRIC, BLACK_IS_ZERO) if file.format == "TIFF" else RGB  # type: ignore[attr-defined]
 
 
 def channels_of(file: Image.Image) -> int:
     """1 for gray images, 3 for all others, from the header."""
     gray = file.mode in ("1", "L", "LA", "F", "I") or file.mode.startswith("I;16")
-    return 1 if gray else 3
+    return 1 if gray or "LA;16B" in raw_modes(file) else 3  # Pillow calls 16-bit gray with alpha RGBA
+
+
+def raw_modes(file: Image.Image) -> list[str]:
+    """How the pixels lie in the file, in Pillow's words, until they are decoded."""
+    return [str(tile[3]) for tile in getattr(file, "tile", ())]
 
 
 def depth_of(file: Image.Image) -> int:
@@ -194,7 +244,7 @@ def depth_of(file: Image.Image) -> int:
         if kinds == {3}:
             return 32
         return (8 if bits <= 8 else bits if bits < 32 else -bits) if kinds <= {1, 4} else -bits
-    deep = file.mode.startswith("I;16") or any("16" in str(tile[3]) for tile in getattr(file, "tile", ()))
+    deep = file.mode.startswith("I;16") or any("16" in mode for mode in raw_modes(file))
     return 16 if file.format == "PNG" and deep else 8
 
 
@@ -207,9 +257,9 @@ def save_image(image: Array, path: Path) -> None:
     Raises:
         Refusal: 16-bit or float colour without the extra `[tiff]`.
     """
-    flat = image[:, :, 0] if image.shape[2] == 1 else image
+    flat = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
     if image.dtype == np.uint8 or image.shape[2] == 1:
-        Image.fromarray(np.ascontiguousarray(flat)).save(path)
+        Image.fromarray(flat).save(path)
         return
     try:
         import imagecodecs
@@ -217,9 +267,11 @@ def save_image(image: Array, path: Path) -> None:
     except ImportError:
         raise Refusal(f"{path} needs more than Pillow", fix='pip install -e ".[tiff]"', code=1) from None
     if path.suffix.lower() == ".png":
-        path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(flat)))
+        path.write_bytes(
+            imagecodecs.png_encode(flat.copy())
+        )  # a copy has plain strides also for 1 x 1 pixels
     else:
-        tifffile.imwrite(path, np.ascontiguousarray(flat), photometric="rgb", compression="zlib")
+        tifffile.imwrite(path, flat, photometric="rgb", compression="zlib")
 
 
 def output_suffix(name: str, dtype: Any) -> str:
