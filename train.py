@@ -89,7 +89,12 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         "cache": opt.cache == "ram" or (opt.cache == "auto" and fits),
     }
     train_set = PairDataset(
-        train_pairs, crop_size=opt.crop_size, augment=opt.augment, repeat=opt.repeat, **alike
+        train_pairs,
+        crop_size=opt.crop_size,
+        augment=opt.augment,
+        repeat=opt.repeat,
+        stand_in=opt.on_bad_image == "skip",
+        **alike,
     )
     val_set = WholeDataset(PairDataset(val_pairs, **alike))
     scale = train_set.scale
@@ -108,6 +113,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         collate_fn=collate,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
+        timeout=opt.worker_timeout if workers else 0,  # torch waits for ever otherwise
         generator=torch.Generator(),  # its own: iterating draws from the global one otherwise
     )
     val_count = min(len(val_set), 1) if opt.dry_run else len(val_set)
@@ -231,6 +237,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         save("latest")  # shows before the first step that it can be done
     saved = time.monotonic()
     batches = Batches(loader)
+    val_batches = Batches(
+        val_loader, skip=partial(print, file=sys.stderr) if opt.on_bad_image == "skip" else None
+    )
     meter = Meter(opt.batchSize, batches, place)
     step_seconds: deque[float] = deque(maxlen=100)
     skipped = 0  # steps in a row whose gradient was no number
@@ -303,7 +312,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             best = {"psnr": None, "psnr_input": None, "step": step}
         elif over or (epoch + 1) % opt.val_freq == 0:
             judge = Judge(average.net, device, amp, opt.mean, opt.std, say=say)
-            judged = signals.heed(judge(Batches(val_loader)))
+            judged = signals.heed(judge(val_batches))
             reached, nothing, shown = mean_psnr(judged, place, shown_at)
             if stop := agree(signals.stop, place):
                 return leave(stop)  # a resumed run begins with this validation

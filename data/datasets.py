@@ -1,6 +1,7 @@
 """Pairs for training as tensors, and whole for judging as arrays: pure functions of (seed, epoch, index)."""
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from torch.utils.data import Dataset
 
 from data.augment import AUGMENTATIONS, random_crop
 from data.degrade import Degradation
-from data.layouts import Listing
+from data.layouts import Listing, Pair
 from data.transforms import Array, normalization, preparation
 from utils.errors import Refusal
 from utils.images import to_float
@@ -39,6 +40,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         mean, std: of Normalize; 0.5 and 0.5 give [-1, 1].
         repeat: passes over the set that make one epoch.
         cache: keep decoded images in memory.
+        stand_in: let the next pair stand in, in training, for one that cannot be read.
     """
 
     def __init__(
@@ -56,9 +58,11 @@ class PairDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
         repeat: int = 1,
         cache: bool = False,
+        stand_in: bool = False,
     ):
         self.listing, self.crop_size, self.degrade = listing, crop_size, degrade
-        self.seed, self.repeat = seed, repeat
+        self.seed, self.repeat, self.stand_in = seed, repeat, stand_in
+        self.unreadable: set[int] = set()
         self.scale = listing.scale * (degrade.scale if degrade else 1)
         self.augment = AUGMENTATIONS[augment]
         given_nc = target_nc if degrade and degrade.gray else input_nc  # made gray by the degradation itself
@@ -71,10 +75,13 @@ class PairDataset(Dataset[dict[str, Any]]):
 
     def __getitems__(self, keys: list[int | tuple[int, int]]) -> "list[dict[str, Any]] | Refusal":
         """The samples of a batch (torch asks for them so), or what is wrong with one: see `utils.loading`."""
-        try:
-            return [self[key] for key in keys]
-        except Refusal as refusal:
-            return refusal
+        samples = []
+        for key in keys:
+            try:
+                samples.append(self[key])
+            except Exception as error:  # whatever it is: a worker's exception may not survive the way back
+                return as_refusal(error, self.listing.pairs[self.position(key)])
+        return samples
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         if isinstance(key, int):
@@ -83,14 +90,12 @@ class PairDataset(Dataset[dict[str, Any]]):
             return self._sample(whole.name, images)
         epoch, index = key
         rng = self._generator(epoch, index)
-        which = index % len(self.listing.pairs)
-        name = self.listing.pairs[which].name
-        images = self.read(which)
-        try:
-            if self.crop_size:
+        name, images = self.readable(self.position(key))
+        if self.crop_size:
+            try:
                 images = random_crop(images, self.crop_size, rng, self.scale)
-        except ValueError as error:
-            raise Refusal(f"{name}: {error}", fix="lower --crop_size", code=1) from None
+            except ValueError as error:
+                raise Refusal(f"{name}: {error}", fix="lower --crop_size", code=1) from None
         images = [to_float(image) for image in self.augment(images, rng)]
         if self.degrade:
             images[0] = self.degrade(images[0], rng)
@@ -103,6 +108,27 @@ class PairDataset(Dataset[dict[str, Any]]):
         if self.degrade:
             given = self.degrade(to_float(given), self._generator(-1, index))
         return Whole(self.listing.pairs[index].name, given, target[0] if target else None, depth)
+
+    def position(self, key: int | tuple[int, int]) -> int:
+        """Which pair a key means."""
+        return (key if isinstance(key, int) else key[1]) % len(self.listing.pairs)
+
+    def readable(self, which: int) -> tuple[str, list[Array]]:
+        """(name, images) of a pair, or with `stand_in` of the next one in the list that can be read.
+
+        Which one that is depends on the files alone, so a resumed run sees the same.
+        """
+        pairs = self.listing.pairs
+        for at in (i % len(pairs) for i in range(which, which + len(pairs))):
+            try:
+                return pairs[at].name, self.read(at)
+            except Refusal as refusal:
+                if not self.stand_in:
+                    raise
+                if at not in self.unreadable:
+                    self.unreadable.add(at)
+                    print(f"skipped from now on: {refusal.what}: {refusal.why}", file=sys.stderr)
+        raise Refusal("no pair can be read any more", self.listing.where, code=1)
 
     def read(self, which: int) -> list[Array]:
         """The decoded images `(H, W, C)` of one pair, from memory where they are kept."""
@@ -138,8 +164,17 @@ class WholeDataset(Dataset["Whole | Refusal"]):
     def __getitem__(self, index: int) -> "Whole | Refusal":
         try:
             return self.pairs.whole(index)
-        except Refusal as refusal:
-            return refusal
+        except Exception as error:  # see PairDataset.__getitems__
+            return as_refusal(error, self.pairs.listing.pairs[index])
+
+
+def as_refusal(error: Exception, pair: Pair) -> Refusal:
+    """What went wrong with one pair while the run is under way, in a form that survives pickling."""
+    if isinstance(error, Refusal):
+        return Refusal(error.what, error.why, error.fix, code=1)
+    return Refusal(
+        f"{pair.input or pair.name}: {type(error).__name__}", str(error), "replace or remove it", code=1
+    )
 
 
 def _whole_blocks(image: Array, scale: int) -> Array:

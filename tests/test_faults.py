@@ -8,13 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 import models
+from data.datasets import PairDataset
+from data.layouts import Listing, Pair, Source, find_pairs
 from tests.conftest import FAST, ROOT, TINY, Workplace, records
 from utils.errors import Refusal
+from utils.images import to_float
+from utils.loading import Batches, collate
+from utils.results import read_csv
 
 Trained = Callable[..., Path]
 TRAIN = str(ROOT / "train.py")
@@ -217,3 +225,157 @@ def test_two_processes_never_train_in_one_run(work: Workplace) -> None:
     process.communicate()
     step = torch.load(work.file("run", "latest_state.pth"), weights_only=True)["step"]
     work.train("--resume", "--name", "run", "--max_steps", str(step + 2))  # a lock ends with its process
+
+
+# ------------------------------------------------------------------------------------------------- bad images
+
+
+def photo_set(root: Path, count: int = 8, side: int = 40) -> list[Path]:
+    """Pairs in `root`/{train,test}; returns the training inputs."""
+    rng = np.random.default_rng(1)
+    for split, number in (("train", count), ("test", 3)):
+        for folder in ("input", "target"):
+            (root / split / folder).mkdir(parents=True)
+            for i in range(number):
+                image = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+                Image.fromarray(image).save(root / split / folder / f"{split}{i}.png")
+    return sorted((root / "train" / "input").iterdir())
+
+
+def cut_short(path: Path) -> None:
+    """Sound header, no end."""
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+PHOTOS = ("--dataroot", "photos", *TINY[2:], *FAST, "--gpu_ids", "-1", "--amp", "off", "--val_share", "0")
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("damage", [cut_short, Path.unlink])
+def test_an_image_that_goes_bad_is_named(
+    trained: Trained,
+    tmp_path: Path,
+    workers: str,
+    damage: Callable[[Path], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a sound header the start sees nothing, and a file may vanish after it."""
+    import data.layouts
+
+    bad = photo_set(tmp_path / "photos")[3]
+    monkeypatch.setattr(data.layouts, "pair_headers", after(data.layouts.pair_headers, lambda: damage(bad)))
+    with pytest.raises(Refusal, match=r"train3\.png") as caught:
+        trained(*PHOTOS, "--n_epochs", "3", "--num_workers", workers)
+    assert caught.value.code == 1 and caught.value.why
+
+
+def after(function: Callable[..., Any], once: Callable[[], object]) -> Callable[..., Any]:
+    """`function`, which does `once` after its last of 8 calls."""
+    calls: list[int] = []
+
+    def called(*given: Any) -> Any:
+        result = function(*given)
+        calls.append(1)
+        if len(calls) == 8:
+            once()
+        return result
+
+    return called
+
+
+def test_skipping_a_bad_image_keeps_pairs_and_exactness(
+    trained: Trained, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for path in photo_set(tmp_path / "photos")[3:5]:
+        cut_short(path)
+    flags = (*PHOTOS, "--on_bad_image", "skip", "--save_freq", "1")
+    whole = trained(*flags, "--n_epochs", "6", name="whole")
+    assert capfd.readouterr().err.count("skipped from now on") == 2
+    cut = trained(*flags, "--n_epochs", "3", "--num_workers", "2", "--schedule", "step", name="cut")
+    long = trained(*flags, "--n_epochs", "6", "--schedule", "step", name="long")
+    trained("--resume", "--n_epochs", "6", name="cut")
+    one, two = weights(cut), weights(long)
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert finite(weights(whole))
+
+
+def test_the_next_pair_stands_in(tmp_path: Path) -> None:
+    for path in photo_set(tmp_path / "photos")[6:8]:
+        cut_short(path)
+    listing = find_pairs(Source(str(tmp_path / "photos")), "train")
+    data = PairDataset(listing, input_nc=3, target_nc=3, stand_in=True)
+    for index, stands_in in ((5, 5), (6, 0), (7, 0)):
+        sample, other = data[2, index], data.whole(stands_in)
+        assert sample["name"] == other.name == f"train{stands_in}.png"
+        for side, image in (("input", other.input), ("target", other.target)):
+            assert np.allclose(sample[side].permute(1, 2, 0).numpy() * 0.5 + 0.5, to_float(image), atol=1e-6)
+
+
+def test_test_goes_on_and_ends_with_3(work: Workplace) -> None:
+    photo_set(work.folder / "photos")
+    work.train(*PHOTOS, "--max_steps", "2", "--name", "run")
+    cut_short(work.folder / "photos/test/input/test1.png")
+    done = work.test("--name", "run", "--visdom", "off", code=3)
+    assert "1 of 3 images failed" in done.stdout and "test1.png" in done.stderr
+    assert "Traceback" not in done.stderr
+    rows = read_csv(work.folder / "results/run/photos/metrics.csv")
+    assert [row["name"] for row in rows] == ["test0.png", "test2.png"]
+    summary = json.loads((work.folder / "results/run/photos/summary.json").read_text())
+    assert summary["failed"] == 1 and any("test1.png" in note for note in summary["notes"])
+    for path in (work.folder / "photos/test/input").iterdir():
+        path.write_bytes(path.read_bytes()[:200])
+    assert "no image could be read" in work.test("--name", "run", "--visdom", "off", code=3).stderr
+
+
+# ------------------------------------------------------------------------------------------- loader processes
+
+
+class Deadly(Dataset[Any]):
+    """A set whose item 5 is the end of the process that makes it."""
+
+    def __init__(self, how: str):
+        self.how = how
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Any:
+        if index != 5 or self.how == "none":
+            return {"name": str(index)}
+        if self.how == "hang":
+            time.sleep(3600)
+        if self.how == "exit":
+            os._exit(1)
+        os.kill(os.getpid(), signal.SIGKILL if self.how == "kill" else signal.SIGSEGV)
+        return None
+
+
+@pytest.mark.parametrize("how", ["kill", "segv", "exit", "hang"])
+def test_the_death_of_a_loader_process_is_said(how: str) -> None:
+    loader = DataLoader(Deadly(how), num_workers=1, timeout=3, generator=torch.Generator())
+    began = time.monotonic()
+    with pytest.raises(Refusal, match="loader process") as caught:
+        list(Batches(loader))
+    assert caught.value.code == 1 and "--num_workers" in caught.value.fix
+    assert time.monotonic() - began < 8
+    assert len(list(Batches(DataLoader(Deadly("none"), num_workers=1, timeout=3)))) == 8
+
+
+class Unpicklable(Exception):
+    def __init__(self, one: int, two: int):
+        super().__init__("cannot be made again from its text")
+
+
+def test_an_exception_that_cannot_be_pickled_comes_back_with_its_file() -> None:
+    def read(pair: Pair) -> Any:
+        raise Unpicklable(1, 2)
+
+    listing = Listing("pairs", "train", "here", [Pair("a.png", Path("x/a.png"), Path("y/a.png"), "a")], read)
+    data = PairDataset(listing, input_nc=3, target_nc=3)
+    loader = DataLoader(
+        data, num_workers=1, timeout=20, collate_fn=collate, sampler=[(0, 0)], generator=torch.Generator()
+    )
+    with pytest.raises(Refusal, match=r"x/a\.png: Unpicklable") as caught:
+        list(Batches(loader))
+    assert caught.value.code == 1 and "cannot be made again" in caught.value.why

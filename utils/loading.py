@@ -1,12 +1,12 @@
 """Between a loader and the loop: whose fault it was, and how long the loop waited."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch.utils.data import default_collate
 
-from utils.errors import Refusal
+from utils.errors import Refusal, first_sentence
 
 
 def collate(samples: Any) -> Any:
@@ -24,10 +24,13 @@ class Batches:
 
     Raises here, in the main process, what a dataset refused, and counts in `waited_s` the seconds that the
     loop waited for data.
+
+    Args:
+        skip: is told of each refusal instead, and the loop goes on.
     """
 
-    def __init__(self, loader: Iterable[Any]):
-        self.loader = loader
+    def __init__(self, loader: Iterable[Any], skip: Callable[[Refusal], object] | None = None):
+        self.loader, self.skip = loader, skip
         self.waited_s = 0.0
 
     def __iter__(self) -> Iterator[Any]:
@@ -38,8 +41,18 @@ class Batches:
                 batch = next(source)
             except StopIteration:
                 return
+            except (RuntimeError, OSError, EOFError) as error:  # what a dead or hung worker leaves behind
+                raise Refusal(
+                    "a loader process died, or did not answer in time",
+                    f"{type(error).__name__}: {first_sentence(error)}",
+                    "lower --num_workers, raise --worker_timeout, or give more shared memory",
+                    code=1,
+                ) from None
             self.waited_s += time.perf_counter() - started
             if isinstance(batch, Refusal):
-                raise batch
+                if self.skip is None:
+                    raise batch
+                self.skip(batch)
+                continue
             yield batch
             del batch  # before the next one is made: it may be a large image

@@ -280,6 +280,18 @@ def train_parser() -> Parser:
         "--num_workers", "--num_threads", type=COUNT, help="loader processes (default: 0 on CPU)"
     )
     group.add_argument(
+        "--worker_timeout",
+        default=300.0,
+        type=POSITIVE,
+        help="seconds after which a loader process is given up",
+    )
+    group.add_argument(
+        "--on_bad_image",
+        default="stop",
+        choices=["stop", "skip"],
+        help="at an image that cannot be read: stop, or let the next pair stand in for it",
+    )
+    group.add_argument(
         "--cache", default="auto", choices=["auto", "ram", "none"], help="keep decoded images in memory"
     )
 
