@@ -38,7 +38,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from data.transforms import to_unit
     from models import LOSSES, build_network, own_arguments
     from utils import checkpoint, distributed
-    from utils.control import MAX_SKIPPED, Signals, agree, finite_buffers, read_flags
+    from utils.control import MAX_SKIPPED, Signals, agree, explain_memory, finite_buffers, read_flags
     from utils.ema import Average
     from utils.evaluate import Judge, mean_psnr
     from utils.files import write_text
@@ -199,6 +199,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         say(f"run     {run.folder}, steps {step} to {total}, {epoch_steps} an epoch")
     cleanup.enter_context(closing(logger))
     status = cleanup.enter_context(Status(run, place.first))
+    cleanup.enter_context(explain_memory(lambda: f"at step {step}"))
 
     def save(*tags: str) -> None:
         """Save weights and state as they are after `step` steps."""

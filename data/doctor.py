@@ -5,6 +5,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -40,24 +41,26 @@ def check_data(source: Source, degrade: Degradation | None, seed: int, say: Say)
     """
     problems: list[str] = []
     seen: dict[str, dict[str, list[str]]] = {}  # split -> hash -> paths
+    channels: tuple[int, int] | None = None  # those of the first split, train, hold for all
     for split in splits_present(source) or ["train"]:
         try:
-            listing = find_pairs(source, split, need_targets=split == "train")
+            listing = find_pairs(source, split, need_targets=split != "test")
         except Refusal as refusal:
             problems.append(f"{split}: {refusal.what}: {refusal.why}".rstrip(": "))
             continue
         say(listing.describe())
         if listing.layout == "demo":
             continue
-        findings = examine(listing, degrade, seed)
+        channels = channels or channels_of(listing)
+        findings = examine(listing, degrade, seed, channels)
         report_split(findings, say)
         wrong = [f"{finding.name}: {finding.wrong}" for finding in findings if finding.wrong]
         if wrong:
             problems.append(f"{split}: {len(wrong)} pairs cannot be used: {first_five(wrong)}")
         seen[split] = by_hash(findings)
-        for paths in seen[split].values():
-            if len(paths) > 1:
-                say(f"  note: byte-identical files: {first_five(paths)}")
+        double = [" = ".join(paths) for paths in seen[split].values() if len(paths) > 1]
+        if double:
+            say(f"  note: {len(double)} times byte-identical files: {first_five(double)}")
     problems += leaks(seen)
     for problem in problems:
         say(f"problem: {problem}")
@@ -65,11 +68,22 @@ def check_data(source: Source, degrade: Degradation | None, seed: int, say: Say)
     return 2 if problems else 0
 
 
-def examine(listing: Listing, degrade: Degradation | None, seed: int) -> list[Finding]:
+def channels_of(listing: Listing) -> tuple[int, int]:
+    """Channels of inputs and of targets that a training on this listing would use, unreadable files aside."""
+    input_nc = target_nc = 1
+    for pair in listing.pairs[:500]:
+        with suppress(Refusal):
+            given, target = pair_headers(pair, listing)
+            input_nc, target_nc = max(input_nc, given.channels), max(target_nc, target.channels)
+    return input_nc, target_nc
+
+
+def examine(
+    listing: Listing, degrade: Degradation | None, seed: int, channels: tuple[int, int]
+) -> list[Finding]:
     """Decode and hash all files of a listing, several at a time (Pillow decodes without Python's lock)."""
-    nc = 3 if degrade is None or not degrade.gray else 1
-    # channels as the files have them: 3 does no harm to gray, which is repeated on both sides
-    dataset = PairDataset(listing, input_nc=nc, target_nc=3, degrade=degrade, seed=seed)
+    # as many channels as in training: a degradation draws its noise for each
+    dataset = PairDataset(listing, input_nc=channels[0], target_nc=channels[1], degrade=degrade, seed=seed)
     progress = Progress(f"checking {listing.split}", 0, len(listing.pairs))
     findings = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -97,7 +111,7 @@ def examine_pair(dataset: PairDataset, index: int) -> Finding:
         return Finding(pair.name, why, hashes, [], [], None)
     scores = {} if whole.target is None else doing_nothing(whole.input, whole.target, Protocol())
     sizes = [(headers[1].width, headers[1].height)]
-    return Finding(pair.name, "", hashes, sizes, [h.kind for h in dict.fromkeys(headers)], scores.get("psnr"))
+    return Finding(pair.name, "", hashes, sizes, list({h.kind for h in headers}), scores.get("psnr"))
 
 
 def report_split(findings: list[Finding], say: Say) -> None:

@@ -44,7 +44,7 @@ def split_folder(root: Path, split: str) -> Path:
     """`root/split`, or `root` itself where it has no split folders at all, or is one file.
 
     Raises:
-        Refusal: no such folder, or other splits exist but not this one.
+        Refusal: no such folder, or other splits exist but not this one, or it lies in a pair of folders.
     """
     if not root.exists():
         raise Refusal(
@@ -53,7 +53,11 @@ def split_folder(root: Path, split: str) -> Path:
     present = splits_of(root)
     if present and split not in present:
         raise Refusal(f"{root} has no split '{split}'", f"it has {', '.join(present)}", "choose one of these")
-    return root / split if (root / split).is_dir() else root
+    if present and not (root / split).is_dir():  # trainA next to trainB: the root itself holds all splits
+        raise Refusal(
+            f"{root} has its split '{split}' in two folders", f"it holds {held_by(root)}", "name one of them"
+        )
+    return root / split if present else root
 
 
 def splits_of(root: Path) -> list[str]:
@@ -91,19 +95,29 @@ def _known(folder: Path) -> tuple[Path, Path] | None:
 def named_folder(root: Path, split: str, name: str, flag: str) -> Path:
     """The folder that `--input_dir` or `--target_dir` means: below the split, above it, or a path of its own.
 
+    Where it holds split folders itself, never the whole of it.
+
     Raises:
         Refusal: none of these is a folder.
     """
-    tried = [root / split / name, root / name / split, Path(name)]
-    if not splits_of(root):
-        tried.insert(2, root / name)
+    tried = split_folders(root, split, name)
+    if not splits_of(root) and not Path(name).is_absolute():
+        tried.append(root / name)
+    tried.append(Path(name))
     for folder in tried:
-        if folder.is_dir():
+        if folder.is_dir() and (folder.name == split or not any((folder / s).is_dir() for s in SPLITS)):
             return folder
     looked = ", ".join(str(folder) for folder in tried)
     raise Refusal(
         f"no such folder [--{flag} {name}]", f"looked for {looked}", f"{root} holds {held_by(root)}"
     )
+
+
+def split_folders(root: Path, split: str, name: str) -> list[Path]:
+    """Where a named folder of this one split may lie, the likeliest first."""
+    if Path(name).is_absolute():
+        return [Path(name) / split]
+    return [root / split / name, root / name / split, Path(name) / split]
 
 
 def held_by(folder: Path) -> str:

@@ -24,6 +24,7 @@ from data.files import (
     named_folder,
     pair_folders,
     split_folder,
+    split_folders,
     splits_of,
 )
 from data.matching import match_endings, match_names
@@ -91,6 +92,8 @@ def pairs(source: Source, split: str) -> Listing:
     if source.input_dir and source.target_dir:
         first = named_folder(root, split, source.input_dir, "input_dir")
         second = named_folder(root, split, source.target_dir, "target_dir")
+    elif source.input_dir:
+        raise Refusal("--input_dir without --target_dir makes no pairs", fix="give both")
     else:
         folders = pair_folders(root, split)
         if folders is None:
@@ -125,11 +128,12 @@ def manifest(source: Source, split: str) -> Listing:
     Paths are relative to its folder. Without the column `split` its rows belong to any split.
     """
     path = Path(source.root)
-    rows = manifest_rows(path)
+    lines = manifest_rows(path)
+    rows = [row for _, row in lines]
     needed = "target" if source.degraded else "input"
-    holes = [str(i + 2) for i, row in enumerate(rows) if not row.get(needed)]
+    holes = [line for line, row in lines if not row.get(needed)]
     if holes:
-        raise Refusal(f"{path} lacks a value of '{needed}'", f"lines {first_five(holes)}", "fill the column")
+        raise Refusal(f"{path} lacks a value of '{needed}'", _first_lines(holes), "fill the column")
     present = sorted({row["split"] for row in rows if row.get("split")})
     if present and split not in present:
         raise Refusal(f"{path} has no split '{split}'", f"it has {', '.join(present)}", "choose one of these")
@@ -141,33 +145,41 @@ def manifest(source: Source, split: str) -> Listing:
         given = target if source.degraded else path.parent / row["input"]
         named = PurePosixPath(row[needed])
         inside = not named.is_absolute() and ".." not in named.parts
-        found.append(Pair(str(named) if inside else named.name, given, target, row.get("target", str(named))))
+        found.append(
+            Pair(str(named) if inside else named.name, given, target, row.get("target") or str(named))
+        )
     reads = one_file if source.degraded else two_files(source.scale)
     return Listing("manifest", split, str(path), found, reads, 1 if source.degraded else source.scale)
 
 
-def manifest_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a manifest.
+def manifest_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a manifest, each with the number of its (last) line.
 
     Raises:
         Refusal: not readable as a CSV file, or without a column that is needed.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file, strict=True)
+            rows = [(reader.line_num, row) for row in reader]
+            columns = set(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise Refusal(
             f"{path} cannot be read", str(error), "name a CSV file with a line of headers"
         ) from None
-    columns = set(rows[0]) if rows else set()
     if not columns & {"input", "target"}:
-        raise Refusal(
-            f"{path} is no manifest", f"its columns are {first_five(map(str, columns))}", "input,target"
-        )
-    holes = [str(i + 2) for i, row in enumerate(rows) if any(v is None or k is None for k, v in row.items())]
+        raise Refusal(f"{path} is no manifest", f"its columns are {first_five(columns)}", "input,target")
+    holes = [line for line, row in rows if any(v is None or k is None for k, v in row.items())]
     if holes:
-        raise Refusal(f"{path} has rows of another length", f"lines {', '.join(holes[:5])}")
+        raise Refusal(
+            f"{path} has rows of another length", _first_lines(holes), "quote names that hold a comma"
+        )
     return rows
+
+
+def _first_lines(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:5]))
+    return f"lines {shown}" + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
 
 
 def aligned(source: Source, split: str) -> Listing:
@@ -268,8 +280,11 @@ def two_files(scale: int) -> Callable[[Pair], tuple[Array, Array | None]]:
     """Read input and target from a file each, the target `scale` times the input's size."""
 
     def read(pair: Pair) -> tuple[Array, Array | None]:
-        assert pair.input is not None and pair.target is not None
-        given, target = read_image(pair.input), read_image(pair.target)
+        assert pair.input is not None
+        given = read_image(pair.input)
+        if pair.target is None:  # a row of a manifest may have none
+            return given, None
+        target = read_image(pair.target)
         check_sizes(pair, given.shape[1::-1], target.shape[1::-1], scale)
         return given, target
 
@@ -302,13 +317,14 @@ def _half(path: Path, width: int) -> int:
 def detect(source: Source, split: str) -> str:
     """The layout of a source (what `--layout auto` does)."""
     root = Path(source.root)
-    if source.root == "demo" or source.root.startswith("demo:"):
+    if is_demo(source):
         return "demo"
-    if root.suffix.lower() == ".csv":
+    if is_manifest(source):
         return "manifest"
     if source.input_dir:
         return "pairs" if source.target_dir else "inputs"
     if source.degraded:
+        _refuse_pairs_as_clean(root, split)
         return "clean"
     if pair_folders(root, split):
         return "pairs"
@@ -328,6 +344,25 @@ def detect(source: Source, split: str) -> str:
     )
 
 
+def is_demo(source: Source) -> bool:
+    return source.root == "demo" or source.root.startswith("demo:")
+
+
+def is_manifest(source: Source) -> bool:
+    return source.layout == "manifest" or Path(source.root).suffix.lower() == ".csv"
+
+
+def _refuse_pairs_as_clean(root: Path, split: str) -> None:
+    """Inputs and targets together are no clean images, unless the user says so."""
+    both = pair_folders(root, split)
+    if both:
+        raise Refusal(
+            "--degrade makes inputs from clean images, these are pairs",
+            f"{both[0]} and {both[1]}",
+            f"--dataroot {both[1]}, or --layout clean to take both as clean, or leave --degrade out",
+        )
+
+
 def find_pairs(source: Source, split: str, need_targets: bool = False) -> Listing:
     """List the pairs of one split.
 
@@ -343,6 +378,9 @@ def find_pairs(source: Source, split: str, need_targets: bool = False) -> Listin
             f"--layout {name} {'takes no' if source.degraded else 'needs'} --degrade",
             fix="give both or neither",
         )
+    for flag in ("input_dir", "target_dir", "pair_by"):
+        if getattr(source, flag) and name not in ("pairs", "inputs"):
+            raise Refusal(f"--{flag} means nothing for --layout {name}", fix="leave it out")
     if source.scale > 1 and name in ("aligned", "demo"):
         raise Refusal(f"--layout {name} holds no targets of --scale {source.scale}", fix="leave --scale out")
     if name == "inputs" and need_targets:
@@ -361,16 +399,16 @@ def find_pairs(source: Source, split: str, need_targets: bool = False) -> Listin
 
 def splits_present(source: Source) -> list[str]:
     """The splits that a source has; none where its images belong to no split."""
-    if source.root.startswith("demo"):
+    root = Path(source.root)
+    if is_demo(source):
         return ["train", "test"]
-    if Path(source.root).suffix.lower() == ".csv":
-        found = {row.get("split", "") for row in manifest_rows(Path(source.root))}
+    if is_manifest(source):
+        found = {row.get("split", "") for _, row in manifest_rows(root)}
         return [split for split in SPLITS if split in found]
     if source.input_dir:
-        folders = (Path(source.root) / split for split in SPLITS)
-        inside = [f.name for f in folders if (f / source.input_dir).is_dir()]
-        return inside or [s for s in SPLITS if (Path(source.root) / source.input_dir / s).is_dir()]
-    return splits_of(Path(source.root))
+        named = source.input_dir
+        return [s for s in SPLITS if any(folder.is_dir() for folder in split_folders(root, s, named))]
+    return splits_of(root)
 
 
 def shared_files(listing: Listing, source: Source, split: str) -> int:
@@ -420,7 +458,7 @@ class Survey(NamedTuple):
         small, large = min(self.sizes), max(self.sizes)
         size = "{} x {}".format(*small) + ("" if small == large else " to {} x {}".format(*large))
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common(4))
-        return f"{len(self.sizes)} headers read: {size}; {kinds}"
+        return f"headers of {len(self.sizes)} pairs: {size}; {kinds}"
 
 
 def survey(listing: Listing, limit: int | None = 1000) -> Survey:
@@ -435,7 +473,11 @@ def survey(listing: Listing, limit: int | None = 1000) -> Survey:
     input_nc = target_nc = depth = 1
     sizes = []
     kinds: Counter[str] = Counter()
-    for pair in listing.pairs[:limit]:
+    read = 0
+    for pair in listing.pairs:
+        read += len({pair.input, pair.target} - {None})
+        if limit is not None and read > limit:
+            break
         given, target = pair_headers(pair, listing)
         input_nc, target_nc = max(input_nc, given.channels), max(target_nc, target.channels)
         depth = max(depth, given.depth, target.depth)

@@ -1,7 +1,7 @@
 """Which input belongs to which target: by name, one rule for the whole set, never by position."""
 
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable
 
 from data.files import first_five
@@ -82,7 +82,8 @@ def match_endings(names: Iterable[str]) -> dict[str, str] | None:
 
 def stem_of(name: str) -> str:
     """A name without its last suffix, sub-folder kept."""
-    return re.sub(r"\.[^./]+$", "", name)
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and suffix and "/" not in suffix else name
 
 
 def _by_stem(names: Iterable[str], side: str) -> dict[str, str]:
@@ -91,7 +92,8 @@ def _by_stem(names: Iterable[str], side: str) -> dict[str, str]:
 
 def _by_regex(names: Iterable[str], pair_by: str) -> list[tuple[str, str]]:
     names = list(names)
-    found = [(name, re.search(pair_by, name)) for name in names]
+    search = re.compile(pair_by).search
+    found = [(name, search(name)) for name in names]
     missed = [name for name, match in found if match is None]
     if missed:
         raise Refusal(f"[--pair_by {pair_by}] finds nothing in {len(missed)} names", first_five(missed))
@@ -103,13 +105,13 @@ def _by_regex(names: Iterable[str], pair_by: str) -> list[tuple[str, str]]:
 
 
 def _unique(keyed: Iterable[tuple[str, str]], side: str) -> dict[str, str]:
-    groups = defaultdict(list)
-    for key, name in keyed:
-        groups[key].append(name)
-    double = [name for group in groups.values() if len(group) > 1 for name in group]
-    if double:
+    keyed = list(keyed)
+    found = dict(keyed)
+    if len(found) < len(keyed):
+        count = Counter(key for key, _ in keyed)
+        double = [name for key, name in keyed if count[key] > 1]
         raise Refusal(f"several {side} files share one name", first_five(double), "keep one of each")
-    return {key: group[0] for key, group in groups.items()}
+    return found
 
 
 def _match_keys(

@@ -379,3 +379,48 @@ def test_an_exception_that_cannot_be_pickled_comes_back_with_its_file() -> None:
     with pytest.raises(Refusal, match=r"x/a\.png: Unpicklable") as caught:
         list(Batches(loader))
     assert caught.value.code == 1 and "cannot be made again" in caught.value.why
+
+
+# ------------------------------------------------------------------------------------------------- full memory
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has"), "2.50 GiB"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
+            "99",
+        ),
+        (MemoryError(), "no details"),
+    ],
+)
+def test_a_full_memory_names_the_step_and_what_helps(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, asked: str
+) -> None:
+    class Greedy(nn.L1Loss):
+        calls = 0
+
+        def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            if self.calls == 6:
+                raise error
+            return super().forward(output, target)
+
+    monkeypatch.setitem(models.LOSSES, "l1", Greedy)
+    with pytest.raises(Refusal, match="out of memory at step 5") as caught:
+        trained(*SHORT)
+    assert caught.value.code == 1 and asked in caught.value.why
+    assert all(flag in caught.value.fix for flag in ("--batchSize", "--crop_size", "--accum", "--amp"))
+    status = json.loads((tmp_path / "checkpoints/run/status.json").read_text())
+    assert status["state"] == "failed" and "out of memory" in status["reason"]
+
+
+def test_another_error_stays_what_it_is(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(nn.L1Loss):
+        def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("something else")
+
+    monkeypatch.setitem(models.LOSSES, "l1", Wrong)
+    with pytest.raises(RuntimeError, match="something else"):
+        trained(*SHORT)

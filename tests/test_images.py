@@ -20,6 +20,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from data.transforms import preparation
 from tests.conftest import FAST, ROOT, TINY
 from utils.errors import Refusal
+from utils.evaluate import as_saved
 from utils.images import (
     MAX_PIXELS,
     full_scale,
@@ -27,7 +28,6 @@ from utils.images import (
     output_suffix,
     read_image,
     save_image,
-    to_depth,
     to_float,
 )
 from utils.results import read_csv
@@ -572,20 +572,21 @@ def test_every_level_survives_to_float_and_back(dtype: type) -> None:
     assert (
         np.abs(unit - np.arange(levels + 1).reshape(-1, 16, 1) / levels).max() <= 6e-8
     )  # half a float32 step
-    assert np.array_equal(to_depth(unit, dtype), every)
+    assert np.array_equal(as_saved(torch.from_numpy(unit).permute(2, 0, 1), dtype), every)
 
 
-def test_to_depth_rounds_to_the_nearest_and_clamps() -> None:
+def test_saving_rounds_to_the_nearest_and_clamps() -> None:
+    def saved(values: Array, dtype: type) -> list[Any]:
+        return as_saved(torch.from_numpy(values)[None, None], dtype).ravel().tolist()
+
     for dtype, levels in ((np.uint8, 255), (np.uint16, 65535)):
         steps = np.arange(levels, dtype=np.float64)
-        assert np.array_equal(to_depth((steps + 0.49) / levels, dtype), steps)
-        assert np.array_equal(to_depth((steps + 0.51) / levels, dtype), steps + 1)
-        assert to_depth(np.array([-3.0, 7.0]), dtype).tolist() == [0, levels]
+        assert np.array_equal(saved((steps + 0.49) / levels, dtype), steps)
+        assert np.array_equal(saved((steps + 0.51) / levels, dtype), steps + 1)
+        assert saved(np.array([-3.0, 7.0]), dtype) == [0, levels]
         values = np.random.default_rng(1).random(5000, dtype=np.float32)
-        exact = [round(Fraction(float(value)) * levels) for value in values]
-        assert to_depth(values, dtype).tolist() == exact
-    kept = to_depth(np.array([-1, 0.123456789, 2]), np.float32)
-    assert kept.dtype == np.float32 and np.array_equal(kept, np.array([0, 0.123456789, 1], np.float32))
+        assert saved(values, dtype) == [round(Fraction(float(value)) * levels) for value in values]
+    assert saved(np.array([-1, 0.25, 2]), np.float32) == [0, 0.25, 1]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -1,7 +1,9 @@
 """Stopping in good order: signals asked for, and numbers gone wrong."""
 
+import re
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
@@ -10,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from utils.distributed import Place
+from utils.errors import Refusal, first_sentence
 
 T = TypeVar("T")
 MAX_SKIPPED = 10  # steps in a row that --nan_policy skip forgives
@@ -56,6 +59,33 @@ def read_flags(loss: Tensor, norm: Tensor, stop: int, place: Place) -> tuple[boo
     flags = place.reduce(flags, dist.ReduceOp.MAX)
     wrong, asked = flags.tolist()
     return bool(wrong), asked
+
+
+@contextmanager
+def explain_memory(where: Callable[[], str]) -> Iterator[None]:
+    """Turn what a full memory raises in this block into one message.
+
+    Args:
+        where: says what was being done, such as "at step 7".
+
+    Raises:
+        Refusal: instead of torch's or Python's own exception.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in str(
+            error
+        ):
+            raise
+        size = re.search(r"allocate (\d[\d.]* ?\w*)", str(error))
+        asked = f"{size[1]} asked for" if size else first_sentence(error)
+        raise Refusal(
+            f"out of memory {where()}",
+            asked,
+            "lower --batchSize or --crop_size, split the batch by --accum 2, or add --amp on",
+            code=1,
+        ) from None
 
 
 def finite_buffers(net: nn.Module) -> bool:

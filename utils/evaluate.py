@@ -16,8 +16,8 @@ from data.transforms import enlarge, normalization, to_unit
 from utils.distributed import Place
 from utils.ensemble import dihedral_mean
 from utils.images import full_scale, levels_of, to_float
-from utils.metrics import Protocol, Score
-from utils.tiling import SMALLEST_TILE, Tiling, bands, fitting_tile, memory_per_pixel
+from utils.metrics import BAND, Protocol, Score
+from utils.tiling import Tiling, bands, fitting_tile, memory_per_pixel, smaller_tile, starts
 
 if TYPE_CHECKING:
     from data.datasets import Whole
@@ -51,6 +51,9 @@ class Judge:
         metrics: `psnr` and `mae` are always measured; `ssim` if named here.
         x8: average over eight flips and turns of the input.
         say: is told each note when it arises: tiles, and what they change.
+
+    Raises:
+        Refusal: tiles that would not advance.
     """
 
     net: nn.Module
@@ -70,12 +73,18 @@ class Judge:
         self.multiple: int = getattr(self.net, "multiple", 1)
         self.normalize = normalization(self.mean, self.std)
         self.pixel_bytes: float | None = None
+        self.compared = False  # tiles with the whole
+        if self.tiling.size is not None:  # refused here, not at the first large image
+            starts(self.tiling.size, self.tiling.size, self.tiling.overlap, self.multiple)
 
     def __call__(self, images: "Iterable[Whole]") -> Iterator[Judged]:
         """Judge images one by one; the network is in eval mode meanwhile."""
         with eval_mode(self.net), torch.inference_mode():
             for image in images:
-                yield self.judge(image)
+                judged = self.judge(image)
+                del image  # only one large image at a time in memory
+                yield judged
+                del judged
 
     def judge(self, image: "Whole") -> Judged:
         """Predict, and measure band by band, so that a large image needs no float copy of the whole."""
@@ -127,19 +136,20 @@ class Judge:
 
     def parts(self, image: Array) -> tuple[int | None, Iterator[Tensor]]:
         """(tile, bands of rows) of a prediction; smaller tiles where the memory does not suffice."""
-        tile = self.first_tile(image)
+        wanted = tile = self.first_tile(image)
         while True:
             found = bands(self.forward, image, tile, self.tiling.overlap, self.multiple, self.scale)
             try:
                 first = next(found)  # every tile needs as much memory as the first
             except torch.OutOfMemoryError:
-                smaller = (tile or max(image.shape[:2])) // 2 // self.multiple * self.multiple
-                if smaller < max(SMALLEST_TILE, self.tiling.overlap + self.multiple):
+                longest = max(image.shape[:2])
+                tile = smaller_tile(min(tile or longest, longest), self.tiling.overlap, self.multiple)
+                if tile is None:
                     raise
                 torch.cuda.empty_cache()
-                tile = min(smaller, 1024)
-                self.note(f"out of memory: going on with tiles of {tile}")
                 continue
+            if tile != wanted:
+                self.note(f"out of memory: going on with tiles of {tile}")
             return tile, _chain(first, found)
 
     def first_tile(self, image: Array) -> int | None:
@@ -170,8 +180,9 @@ class Judge:
 
     def compare_tiles(self, image: Array, tile: int) -> None:
         """Say once by how much tiles differ from the whole, on a part of one and a half tiles."""
-        if any(note.startswith("tiles") for note in self.notes):
+        if self.compared:
             return
+        self.compared = True
         side = 3 * tile // 2
         part = image[:side, :side]
         try:
@@ -202,10 +213,14 @@ def _chain(first: Tensor, rest: Iterator[Tensor]) -> Iterator[Tensor]:
 
 def as_saved(image: Tensor, depth: Any) -> Array:
     """`(C, h, W)` in [0, 1] to the array `(h, W, C)` that a file of this depth holds; NaN becomes 0."""
-    scaled, levels = image.clamp(0, 1).nan_to_num(), levels_of(depth)
-    if levels:
-        scaled = scaled.mul(levels).round().to(torch.int32)
-    return scaled.permute(1, 2, 0).numpy().astype(depth)
+    levels = levels_of(depth)
+    saved = np.empty((*image.shape[1:], image.shape[0]), depth)
+    for top in range(0, len(saved), BAND):
+        rows = image[:, top : top + BAND].clamp(0, 1).nan_to_num().permute(1, 2, 0)
+        if levels:  # in float64, as the scores are, or ties would round elsewhere
+            rows = rows.double().mul(levels).round().to(torch.int32)
+        saved[top : top + BAND] = rows.numpy()
+    return saved
 
 
 def tensor_of(image: Array) -> Tensor:

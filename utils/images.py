@@ -78,17 +78,6 @@ def to_float(image: Array) -> Array:
     return image.astype(np.float32) / np.float32(full_scale(image.dtype))
 
 
-def to_depth(image: Array, dtype: Any) -> Array:
-    """A float array of full scale 1 clamped to [0, 1], and rounded to an integer depth, as saving it would.
-
-    >>> to_depth(np.array([-0.5, 0.1, 2.0]), np.uint8).tolist()
-    [0, 26, 255]
-    """
-    clamped, levels = np.clip(image, 0, 1), levels_of(dtype)
-    # as float64, or a product in float32 would turn one 16-bit value in some hundreds into a tie
-    return np.rint(clamped * np.float64(levels)).astype(dtype) if levels else clamped.astype(dtype)
-
-
 # ----------------------------------------------------------------------------------------------- reading
 
 

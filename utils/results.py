@@ -73,7 +73,7 @@ class Results:
         if {"psnr", "psnr_input"} <= scores.keys():
             inputs = scores["psnr_input"]
             row["gain"] = scores["psnr"] - inputs if math.isfinite(inputs) else math.nan
-        self.rows.append(row)
+        self.rows.append({column: row[column] for column in COLUMNS if column in row})
 
     def columns(self) -> list[str]:
         return [column for column in COLUMNS if any(column in row for row in self.rows)]

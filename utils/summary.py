@@ -9,12 +9,13 @@ from utils.results import Results
 
 UNITS = {"psnr": " dB"}
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "mae": "MAE", "lpips": "LPIPS"}
+WHOSE = {"_input": " of doing nothing", "_single": " without --x8"}
 DIGITS = {"psnr": 2, "ssim": 4, "mae": 5, "lpips": 4}
 
 
 def headline(results: Results, protocol: Protocol) -> list[str]:
     """What the terminal says at the end: each metric beside doing nothing, and under which protocol."""
-    lines = [line for metric in NAMES if (line := metric_line(results, metric))]
+    lines = [line for metric in NAMES if (line := metric_line(results, metric))] or ["nothing measured"]
     lines[0] += f" ({len(results.rows)} images; {protocol.describe()})"
     return lines + remarks(results)
 
@@ -24,7 +25,10 @@ def metric_line(results: Results, metric: str) -> str:
     digits, unit = DIGITS[metric], UNITS.get(metric, "")
     found = results.stats(metric)
     if found["mean"] is None:
-        return f"{NAMES[metric]} inf{unit}: every output equals its target" if found["identical"] else ""
+        if not found["identical"]:
+            return ""
+        every = "every output that can be measured" if found["empty"] else "every output"
+        return f"{NAMES[metric]} inf{unit}: {every} equals its target"
     line = f"{NAMES[metric]} {found['mean']:.{digits}f}{unit}"
     nothing = results.mean(f"{metric}_input")
     if not math.isnan(nothing):
@@ -44,15 +48,33 @@ def remarks(results: Results) -> list[str]:
         metric = column.partition("_")[0]
         if metric not in NAMES:
             continue
-        found, whose = results.stats(column), NAMES[metric] + " of doing nothing" * column.endswith("_input")
-        if found["identical"]:
-            lines.append(f"{whose}: {found['identical']} identical images (inf) are left out of the mean")
-        if found["empty"] and metric in ("ssim", "lpips") and not column.endswith("_input"):
-            lines.append(f"{whose}: {found['empty']} images too small, left empty")
-    single = results.mean("psnr_single")
-    if not math.isnan(single):
-        lines.append(f"--x8 gains {results.mean('psnr') - single:+.3f} dB over {single:.2f} dB")
+        whose = NAMES[metric] + WHOSE.get(column.removeprefix(metric), "")
+        if identical := results.stats(column)["identical"]:
+            lines.append(f"{whose}: {identical} identical images (inf) are left out of the mean")
+        if column == metric:
+            lines += [f"{whose}: {why}" for why in unmeasured(results, metric)]
+    gain = results.mean("psnr") - results.mean("psnr_single")
+    if not math.isnan(gain):
+        lines.append(f"--x8 gains {gain:+.3f} dB over {results.mean('psnr_single'):.2f} dB")
     return lines
+
+
+def unmeasured(results: Results, metric: str) -> list[str]:
+    """How many images with a target have no value of `metric`, and why: one text for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for row in results.rows:
+        if math.isnan(row.get(metric, 0.0)):
+            reasons.setdefault(_reason(row, metric), []).append(row["name"])
+    return [f"{len(names)} images {why}, left empty ({names[0]})" for why, names in reasons.items()]
+
+
+def _reason(row: Mapping[str, Any], metric: str) -> str:
+    """Why a value is NaN: the input is measured over the same pixels, so that its PSNR tells."""
+    if metric == "lpips" or not math.isnan(row.get("psnr", 0.0)):
+        return "too small"
+    if "psnr_input" not in row:
+        return "whose output holds NaN, or of which the border leaves nothing"
+    return "of which the border leaves nothing" if math.isnan(row["psnr_input"]) else "whose output holds NaN"
 
 
 def facts_in_words(facts: Mapping[str, Any], results: Results) -> list[tuple[str, str]]:

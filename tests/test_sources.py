@@ -1,0 +1,673 @@
+"""Where pairs may lie: any folders, both in one folder, a CSV file, targets of another size, single files."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.datasets import PairDataset, check_training_sizes
+from data.degrade import parse_degradation
+from data.files import FOLDERS
+from data.layouts import (
+    Source,
+    detect,
+    find_pairs,
+    hold_out,
+    shared_files,
+    splits_present,
+    survey,
+    validation,
+)
+from data.matching import ENDINGS, match_endings, match_names
+from tests.test_layouts import BLUE, RED, put
+from utils.errors import Refusal
+
+SPLITS = ["train", "val", "test"]
+
+
+def files_of(source: Source, split: str) -> list[tuple[str, str | None]]:
+    """(input, target) of every pair, as paths relative to the root where they lie below it."""
+    root = Path(source.root) if Path(source.root).is_dir() else Path(source.root).parent
+
+    def short(path: Path) -> str:
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+    pairs = find_pairs(source, split).pairs
+    return [(short(p.input), short(p.target) if p.target else None) for p in pairs if p.input]
+
+
+def refused(source: Source, split: str = "train", need_targets: bool = False) -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        find_pairs(source, split, need_targets)
+    return caught.value
+
+
+# ------------------------------------------------------------------------------------- folders of known names
+
+
+@pytest.mark.parametrize("change", [str.upper, str.lower, str.title], ids=["UPPER", "lower", "Title"])
+@pytest.mark.parametrize("folders", FOLDERS, ids="-".join)
+def test_known_names_in_any_capitals(
+    tmp_path: Path, folders: tuple[str, str], change: Callable[[str], str]
+) -> None:
+    first, second = map(change, folders)
+    put(tmp_path / "train" / first, "1.png")
+    put(tmp_path / "train" / second, "1.png")
+    assert files_of(Source(str(tmp_path)), "train") == [(f"train/{first}/1.png", f"train/{second}/1.png")]
+
+
+@pytest.mark.parametrize("folders", [("A", "B"), ("hazy", "GT"), ("Input", "TARGET")], ids="-".join)
+def test_folders_above_the_splits(tmp_path: Path, folders: tuple[str, str]) -> None:
+    first, second = folders
+    for split in SPLITS:
+        put(tmp_path / first / split, f"{split}.png")
+        put(tmp_path / second / split, f"{split}.png")
+    source = Source(str(tmp_path))
+    assert splits_present(source) == SPLITS
+    for split in SPLITS:
+        pair = (f"{first}/{split}/{split}.png", f"{second}/{split}/{split}.png")
+        assert files_of(source, split) == [pair]
+        assert files_of(source._replace(direction="BtoA"), split) == [pair[::-1]]
+
+
+def test_folders_above_the_splits_need_the_split_on_both_sides(tmp_path: Path) -> None:
+    for split in SPLITS:
+        put(tmp_path / "A" / split, "1.png")
+    put(tmp_path / "B/train", "1.png")
+    assert splits_present(Source(str(tmp_path))) == ["train"]
+    assert refused(Source(str(tmp_path)), "test").why == "it has train"
+
+
+def test_split_folders_in_pairs_are_never_one_folder_of_clean_images(tmp_path: Path) -> None:
+    """Otherwise `--degrade` would train on the test images too."""
+    for folder in ("trainA", "trainB", "testA", "testB"):
+        put(tmp_path / folder, "1.png")
+    for layout in ("clean", "auto"):
+        refusal = refused(Source(str(tmp_path), layout, degraded=True))
+        assert "trainB" in str(refusal)
+    assert refused(Source(str(tmp_path), "suffix")).what.endswith("in two folders")
+    assert files_of(Source(str(tmp_path / "trainB"), degraded=True), "train") == [("1.png", "1.png")]
+
+
+def test_a_degradation_takes_both_sides_of_pairs_only_if_told(tmp_path: Path) -> None:
+    put(tmp_path / "train/hazy", "1.png")
+    put(tmp_path / "train/clear", "1.png")
+    refusal = refused(Source(str(tmp_path), degraded=True))
+    assert str(tmp_path / "train/clear") in refusal.fix and "--layout clean" in refusal.fix
+    assert len(files_of(Source(str(tmp_path), "clean", degraded=True), "train")) == 2
+
+
+# ------------------------------------------------------------------------------- --input_dir and --target_dir
+
+
+def named(root: Path, first: str | None = "foggy", second: str | None = "sunny", **more: object) -> Source:
+    return Source(str(root), input_dir=first, target_dir=second, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("place", ["{split}/{folder}", "{folder}/{split}"], ids=["within", "above"])
+def test_named_folders_within_and_above_the_split(tmp_path: Path, place: str) -> None:
+    for split in SPLITS:
+        for folder in ("foggy", "sunny", "other"):
+            put(tmp_path / place.format(split=split, folder=folder), f"{split}.png")
+    source = named(tmp_path)
+    assert splits_present(source) == SPLITS and detect(source, "train") == "pairs"
+    for split in SPLITS:
+        there = [place.format(split=split, folder=folder) for folder in ("foggy", "sunny")]
+        assert files_of(source, split) == [(f"{there[0]}/{split}.png", f"{there[1]}/{split}.png")]
+
+
+def test_a_named_folder_of_several_parts_keeps_its_sub_folders(tmp_path: Path) -> None:
+    put(tmp_path / "train/set/foggy", "s/1.png", "t/1.png")
+    put(tmp_path / "train/set/sunny", "s/1.png", "t/1.png")
+    pairs = find_pairs(named(tmp_path, "set/foggy", "set/sunny"), "train").pairs
+    assert [(pair.name, pair.group) for pair in pairs] == [("s/1.png", "s/1.png"), ("t/1.png", "t/1.png")]
+
+
+def test_named_folders_of_a_root_without_splits(tmp_path: Path) -> None:
+    put(tmp_path / "foggy", "1.png")
+    put(tmp_path / "sunny", "1.png")
+    assert splits_present(named(tmp_path)) == []
+    assert files_of(named(tmp_path), "train") == [("foggy/1.png", "sunny/1.png")]
+
+
+def test_a_split_that_is_absent_is_not_the_whole_of_a_named_folder(tmp_path: Path) -> None:
+    put(tmp_path / "foggy/train", "1.png")
+    put(tmp_path / "sunny/train", "1.png")
+    assert splits_present(named(tmp_path)) == ["train"]
+    assert refused(named(tmp_path), "test").what == "no such folder [--input_dir foggy]"
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+@pytest.mark.parametrize("with_splits", [True, False])
+def test_named_folders_as_paths_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absolute: bool, with_splits: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "root/train", "unused.png")
+    for folder in ("foggy", "sunny"):
+        for split in ("train", "test") if with_splits else ("",):
+            put(tmp_path / "far" / folder / split, "1.png")
+    names = [str(tmp_path / "far" / n) if absolute else f"far/{n}" for n in ("foggy", "sunny")]
+    source = named(tmp_path / "root", *names)
+    listing = find_pairs(source, "train")
+    inner = "train/" if with_splits else ""
+    expected = [(f"{names[0]}/{inner}1.png", f"{names[1]}/{inner}1.png")]
+    assert [(str(p.input), str(p.target)) for p in listing.pairs] == expected
+    assert splits_present(source) == (["train", "test"] if with_splits else [])
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_the_same_own_paths_are_never_train_and_val(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absolute: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [f"{i}.png" for i in range(10)]
+    put(tmp_path / "foggy", *names)
+    put(tmp_path / "sunny", *names)
+    put(tmp_path / "root/val", "unused.png")
+    source = named(tmp_path / "root", *(str(tmp_path / n) if absolute else n for n in ("foggy", "sunny")))
+    train, val = validation(find_pairs(source, "train"), source, "auto", 0.2, 0)
+    assert (len(train.pairs), len(val.pairs)) == (8, 2)
+    assert not train.files() & val.files()
+
+
+def test_input_dir_alone_is_a_folder_of_inputs(tmp_path: Path) -> None:
+    put(tmp_path / "test/foggy", "1.png")
+    put(tmp_path / "test/sunny", "1.png")
+    source = named(tmp_path, second=None)
+    assert detect(source, "test") == "inputs"
+    assert files_of(source, "test") == [("test/foggy/1.png", None)]
+    assert "no targets found" in refused(source, "test", need_targets=True).what
+    assert "--target_dir" in refused(source._replace(layout="pairs"), "test").what
+
+
+def test_target_dir_alone_is_refused(tmp_path: Path) -> None:
+    put(tmp_path / "train/sunny", "1.png")
+    assert refused(named(tmp_path, first=None)).what == "--target_dir needs --input_dir"
+
+
+def test_a_missing_named_folder_is_refused_with_what_was_looked_for(tmp_path: Path) -> None:
+    put(tmp_path / "train/foggy", "1.png")
+    refusal = refused(named(tmp_path))
+    assert refusal.what == "no such folder [--target_dir sunny]" and refusal.code == 2
+    for place in (tmp_path / "train/sunny", tmp_path / "sunny/train", "sunny"):
+        assert str(place) in refusal.why
+    assert "train" in refusal.fix
+
+
+@pytest.mark.parametrize("flag", ["input_dir", "pair_by"])
+@pytest.mark.parametrize("layout", ["aligned", "suffix", "demo"])
+def test_a_flag_without_a_meaning_is_refused(tmp_path: Path, layout: str, flag: str) -> None:
+    put(tmp_path / "train", "1_LR.png", "1_HR.png")
+    root = "demo:2:16" if layout == "demo" else str(tmp_path)
+    refused_flag: dict[str, Any] = {flag: "x"}
+    refusal = refused(Source(root, layout, **refused_flag))
+    assert refusal.what == f"--{flag} means nothing for --layout {layout}"
+
+
+# ------------------------------------------------------------------------------------------------- --pair_by
+
+
+@pytest.mark.parametrize(
+    ("pair_by", "inputs", "targets", "expected"),
+    [
+        (r"\d+", ["haze7x.png"], ["gt07.png", "gt7.png"][1:], {"haze7x.png": "gt7.png"}),
+        (r"^([a-z]+)\d*", ["a1.png", "b2.png"], ["a9.png", "b.png"], {"a1.png": "a9.png", "b2.png": "b.png"}),
+        (
+            r"s(\d)/f(\d+)",  # both groups count
+            ["s1/f1_in.png", "s2/f1_in.png", "s1/f2_in.png"],
+            ["s1/f1_gt.png", "s1/f2_gt.png", "s2/f1_gt.png"],
+            {f"s{s}/f{f}_in.png": f"s{s}/f{f}_gt.png" for s, f in ((1, 1), (2, 1), (1, 2))},
+        ),
+        (
+            r"^\d+",
+            ["7-a.png", "7-b.png", "8-a.png"],
+            ["7.png", "8.png"],
+            {"7-a.png": "7.png", "7-b.png": "7.png", "8-a.png": "8.png"},
+        ),
+        (r"^(?:in|gt)(\d+)(x)?", ["in1.png"], ["gt1.png"], {"in1.png": "gt1.png"}),  # a group that is absent
+    ],
+)
+def test_names_that_pair_by_matches(
+    pair_by: str, inputs: list[str], targets: list[str], expected: dict[str, str]
+) -> None:
+    assert match_names(inputs, targets, pair_by) == expected
+    assert match_names(inputs[::-1], targets[::-1], pair_by) == expected
+
+
+def test_groups_are_compared_one_by_one() -> None:
+    """Not joined: (1, 23) is not (12, 3)."""
+    with pytest.raises(Refusal, match="1 inputs and 1 targets have no partner"):
+        match_names(["1-23.png"], ["12-3.png"], r"(\d+)-(\d+)")
+
+
+def test_names_that_pair_by_does_not_find_are_listed() -> None:
+    inputs = ["n1.png", *(f"none_{letter}.png" for letter in "gfedcba")]
+    with pytest.raises(Refusal) as caught:
+        match_names(inputs, ["n1.png"], r"\d+")
+    assert caught.value.what == r"[--pair_by \d+] finds nothing in 7 names"
+    assert caught.value.why == ", ".join(f"none_{letter}.png" for letter in "abcde") + " and 2 more"
+
+
+def test_pair_by_that_gives_two_targets_one_key_is_refused() -> None:
+    with pytest.raises(Refusal, match="several target files share one name") as caught:
+        match_names(["1.png"], ["1_a.png", "1_b.png"], r"^\d")
+    assert caught.value.why == "1_a.png, 1_b.png"
+
+
+def test_pair_by_lists_what_is_left_over_on_both_sides() -> None:
+    with pytest.raises(Refusal) as caught:
+        match_names(["i1.png", "i2.png", "i3.png"], ["t2.png", "t4.png"], r"\d")
+    assert caught.value.what == "2 inputs and 1 targets have no partner"
+    assert caught.value.why == "inputs: i1.png, i3.png; targets: t4.png"
+
+
+def test_pair_by_on_disk_groups_the_inputs_of_a_target(tmp_path: Path) -> None:
+    put(tmp_path / "train/input", "noisy-1-a.png", "noisy-1-b.png", "noisy-2-a.png")
+    put(tmp_path / "train/target", "clean-1.png", "clean-2.png")
+    pairs = find_pairs(Source(str(tmp_path), pair_by=r"-(\d+)"), "train").pairs
+    assert [pair.group for pair in pairs] == ["clean-1.png", "clean-1.png", "clean-2.png"]
+    assert refused(Source(str(tmp_path))).fix.count("--pair_by")
+
+
+# ------------------------------------------------------------------------------------ both images in a folder
+
+
+@pytest.mark.parametrize("change", [str.upper, str.lower], ids=["UPPER", "lower"])
+@pytest.mark.parametrize("endings", ENDINGS, ids="-".join)
+def test_pairs_told_apart_by_the_ends_of_their_names(
+    tmp_path: Path, endings: tuple[str, str], change: Callable[[str], str]
+) -> None:
+    first, second = map(change, endings)
+    put(tmp_path / "train", f"1{first}.png", f"1{second}.jpg", f"s/1{first}.png", f"s/1{second}.png")
+    source = Source(str(tmp_path))
+    assert find_pairs(source, "train", need_targets=True).layout == "suffix"
+    expected = [
+        (f"train/1{first}.png", f"train/1{second}.jpg"),
+        (f"train/s/1{first}.png", f"train/s/1{second}.png"),
+    ]
+    assert files_of(source, "train") == expected
+    assert files_of(source._replace(direction="BtoA"), "train") == [pair[::-1] for pair in expected]
+
+
+def test_the_suffix_layout_in_a_flat_folder_is_held_out_by_target(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{i}_{side}.png" for i in range(10) for side in ("LR", "HR")))
+    listing = find_pairs(Source(str(tmp_path)), "train")
+    train, val = hold_out(listing, 0.2, seed=1)
+    assert (len(train.pairs), len(val.pairs)) == (8, 2) and not train.files() & val.files()
+
+
+@pytest.mark.parametrize(
+    ("names", "lone"),
+    [
+        (["1_LR.png", "1_HR.png", "2_LR.png"], "inputs: 2_LR.png; targets: none"),
+        (["1_LR.png", "1_HR.png", "2_HR.png"], "inputs: none; targets: 2_HR.png"),
+        (["s/1_LR.png", "t/1_HR.png"], "inputs: s/1_LR.png; targets: t/1_HR.png"),
+        # one input a target: the other rule of prefixes is for two folders
+        (["1_HR.png", "1_a_LR.png", "1_b_LR.png"], "inputs: 1_a_LR.png, 1_b_LR.png; targets: 1_HR.png"),
+    ],
+)
+def test_a_missing_partner_in_one_folder_is_refused(tmp_path: Path, names: list[str], lone: str) -> None:
+    put(tmp_path / "train", *names)
+    for layout in ("auto", "suffix"):
+        refusal = refused(Source(str(tmp_path), layout))
+        assert "have no partner" in refusal.what and refusal.why == lone
+
+
+def test_two_files_of_one_end_and_stem_are_refused() -> None:
+    with pytest.raises(Refusal, match="several target files share one name"):
+        match_endings(["1_LR.png", "1_HR.png", "1_HR.jpg"])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["x_a.png", "y_a.png", "z_a.png"],  # one of the two ends alone
+        ["1_HR.png", "2_HR.png"],
+        ["1_LR.png", "1_HR.png", "cover.png"],
+        ["1_LR.png", "1_GT.png"],  # of two rules
+        ["1LR.png", "1HR.png"],
+        [],
+    ],
+)
+def test_names_that_are_no_pairs_of_ends(tmp_path: Path, names: list[str]) -> None:
+    assert match_endings(names) is None
+    if names:
+        put(tmp_path, *names)
+        assert detect(Source(str(tmp_path)), "test") == "inputs"
+        put(tmp_path / "split/train", *names)
+        assert detect(Source(str(tmp_path / "split")), "train") == "aligned"
+        assert refused(Source(str(tmp_path), "suffix"), "test").what.startswith("no pairs such as")
+
+
+def test_the_order_in_which_layouts_are_tried(tmp_path: Path) -> None:
+    source = Source(str(tmp_path))
+    put(tmp_path / "train", "1_LR.png", "1_HR.png")
+    assert detect(source, "train") == "suffix"  # before aligned
+    assert detect(source._replace(degraded=True), "train") == "clean"
+    put(tmp_path / "train/A", "1.png")
+    put(tmp_path / "train/B", "1.png")
+    assert detect(source, "train") == "pairs"  # before suffix
+    assert detect(source._replace(input_dir="A"), "train") == "inputs"
+    assert detect(source._replace(root="demo"), "train") == "demo"
+    assert detect(source._replace(root="x.CSV", input_dir="A"), "train") == "manifest"
+
+
+@pytest.mark.parametrize("name", ["demo_set", "demos", "demonstration"])
+def test_a_folder_whose_name_begins_with_demo_is_a_folder(tmp_path: Path, name: str) -> None:
+    for split in SPLITS:
+        put(tmp_path / name / split / "A", "1.png")
+        put(tmp_path / name / split / "B", "1.png")
+    previous = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        assert splits_present(Source(name)) == SPLITS
+    finally:
+        os.chdir(previous)
+    assert splits_present(Source("demo:4:32")) == ["train", "test"]
+
+
+# ------------------------------------------------------------------------------------------------- a CSV file
+
+
+def table(path: Path, *lines: str, encoding: str = "utf-8") -> Source:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding=encoding)
+    return Source(str(path))
+
+
+def test_a_manifest_of_relative_and_absolute_paths(tmp_path: Path) -> None:
+    put(tmp_path / "lists/in", "1.png", colour=RED)
+    put(tmp_path / "far", "in/2.png", "gt/1.png", "gt/2.png", colour=BLUE)
+    source = table(
+        tmp_path / "lists/pairs.csv",
+        "input,target",
+        "in/1.png,../far/gt/1.png",
+        f"{tmp_path}/far/in/2.png,{tmp_path}/far/gt/2.png",
+        "../far/in/2.png,../far/gt/2.png",
+    )
+    listing = find_pairs(source, "train", need_targets=True)
+    assert listing.layout == "manifest" and splits_present(source) == []
+    assert [pair.name for pair in listing.pairs] == ["in/1.png", "2.png", "2.png"]  # never out of results/
+    assert [p.target.resolve() for p in listing.pairs if p.target] == [
+        tmp_path / "far/gt" / name for name in ("1.png", "2.png", "2.png")
+    ]
+    given, target = listing.read(listing.pairs[0])
+    assert target is not None and (given == RED).all() and (target == BLUE).all()
+    assert len(survey(listing).sizes) == 3
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"], ids=["plain", "BOM"])
+def test_a_manifest_with_splits(tmp_path: Path, encoding: str) -> None:
+    source = table(
+        tmp_path / "pairs.csv",
+        "split,target,input,comment",
+        'train,gt/1.png,"a,b/1.png",of "no" use',
+        "test,gt/2.png,in/ü.png,",
+        "train,gt/3.png,in/3.png,x",
+        encoding=encoding,
+    )
+    assert splits_present(source) == ["train", "test"]
+    assert files_of(source, "train") == [("a,b/1.png", "gt/1.png"), ("in/3.png", "gt/3.png")]
+    assert files_of(source, "test") == [("in/ü.png", "gt/2.png")]
+    refusal = refused(source, "val")
+    assert "has no split 'val'" in refusal.what and refusal.why == "it has test, train"
+
+
+def test_a_manifest_with_a_val_split_is_validated_on_it(tmp_path: Path) -> None:
+    rows = [f"{split},in/{i}.png,gt/{i}.png" for i, split in enumerate(["train"] * 9 + ["val"])]
+    source = table(tmp_path / "pairs.csv", "split,input,target", *rows)
+    train, val = validation(find_pairs(source, "train"), source, "auto", 0.5, 0)
+    assert len(train.pairs) == 9 and [pair.name for pair in val.pairs] == ["in/9.png"]
+
+
+def test_a_manifest_without_splits_is_held_out_by_target(tmp_path: Path) -> None:
+    rows = [f"in/{scene}_{i}.png,gt/{scene}.png" for scene in range(10) for i in range(3)]
+    source = table(tmp_path / "pairs.csv", "input,target", *rows)
+    train, val = validation(find_pairs(source, "train"), source, "auto", 0.2, 0)
+    assert (len(train.pairs), len(val.pairs)) == (24, 6) and not train.files() & val.files()
+
+
+def test_a_manifest_of_clean_images(tmp_path: Path) -> None:
+    put(tmp_path / "gt", "1.png", colour=RED)
+    source = table(tmp_path / "pairs.csv", "target", "gt/1.png")._replace(degraded=True)
+    listing = find_pairs(source, "train", need_targets=True)
+    assert [pair.name for pair in listing.pairs] == ["gt/1.png"]
+    given, target = listing.read(listing.pairs[0])
+    assert target is not None and (given == RED).all() and (target == RED).all()
+
+
+@pytest.mark.parametrize("header", ["input", "input,target"], ids=["no column", "empty column"])
+def test_rows_without_targets_are_inputs(tmp_path: Path, header: str) -> None:
+    put(tmp_path / "in", "1.png", "2.png", colour=RED)
+    comma = "," if "target" in header else ""
+    source = table(tmp_path / "pairs.csv", header, f"in/1.png{comma}", f"in/2.png{comma}")
+    listing = find_pairs(source, "test")
+    given, target = listing.read(listing.pairs[0])
+    assert (given == RED).all() and target is None
+    assert survey(listing).sizes == [(8, 6)] * 2
+    assert len({pair.group for pair in listing.pairs}) == 2
+    assert "has rows without a target" in refused(source, need_targets=True).what
+
+
+@pytest.mark.parametrize(
+    ("lines", "degraded", "what", "why"),
+    [
+        (["a,b", "1,2"], False, "is no manifest", "its columns are a, b"),
+        ([""], False, "is no manifest", "its columns are none"),
+        (["target", "gt/1.png"], False, "lacks a value of 'input'", "lines 2"),
+        (["input", "in/1.png"], True, "lacks a value of 'target'", "lines 2"),
+        (["input,target", "1,2", ",2", "1,2", ",4"], False, "lacks a value of 'input'", "lines 3, 5"),
+        (["input,target", "1,2", "", "a,b,c"], False, "has rows of another length", "lines 4"),
+        (["input,target", "a,b,c", "1,2"], False, "has rows of another length", "lines 2"),
+        (["input,target", "1,2", "1"], False, "has rows of another length", "lines 3"),
+        (["input,target", *["1"] * 12], False, "another length", "lines 2, 3, 4, 5, 6 and 7 more"),
+        (["input,target", '"1,2'], False, "cannot be read", ""),
+        (["input,target"], False, "no images in", ""),
+    ],
+)
+def test_a_bad_manifest_is_refused(
+    tmp_path: Path, lines: list[str], degraded: bool, what: str, why: str
+) -> None:
+    refusal = refused(table(tmp_path / "pairs.csv", *lines)._replace(degraded=degraded))
+    assert what in refusal.what and (refusal.why == why or not why) and refusal.code == 2
+
+
+def test_a_manifest_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "1.png")
+    (tmp_path / "1.png").rename(tmp_path / "1.csv")
+    assert "cannot be read" in refused(Source(str(tmp_path / "1.csv"))).what
+    assert "cannot be read" in refused(Source(str(tmp_path / "absent.csv"))).what
+
+
+def test_a_file_that_a_manifest_names_but_is_absent(tmp_path: Path) -> None:
+    listing = find_pairs(table(tmp_path / "pairs.csv", "input,target", "1.png,2.png"), "train")
+    with pytest.raises(Refusal, match=r"1\.png cannot be read"):
+        survey(listing)
+
+
+# ---------------------------------------------------------------------------------------------- a single file
+
+
+def test_a_single_image(tmp_path: Path) -> None:
+    put(tmp_path / "train", "1.png", "2.png", colour=RED)
+    source = Source(str(tmp_path / "train/1.png"))
+    listing = find_pairs(source, "test")
+    assert (listing.layout, [pair.name for pair in listing.pairs]) == ("inputs", ["1.png"])
+    given, target = listing.read(listing.pairs[0])
+    assert (given == RED).all() and target is None and splits_present(source) == []
+    assert "no targets found" in refused(source, need_targets=True).what
+    degraded = find_pairs(source._replace(degraded=True), "train", need_targets=True)
+    assert (degraded.layout, [pair.name for pair in degraded.pairs]) == ("clean", ["1.png"])
+    assert degraded.read(degraded.pairs[0])[1] is not None
+
+
+# ------------------------------------------------------------------------------------------- super-resolution
+
+
+def block_mean(image: np.ndarray, factor: int) -> np.ndarray:
+    height, width, channels = image.shape
+    return image.reshape(height // factor, factor, width // factor, factor, channels).mean((1, 3))
+
+
+def sr_set(root: Path, factor: int = 2, size: tuple[int, int] = (20, 14)) -> Source:
+    """HR images whose every block of pixels has exactly its LR pixel as its mean."""
+    rng = np.random.default_rng(factor)
+    for name in ("1.png", "2.png"):
+        low = rng.integers(2, 62, (size[1], size[0], 3)) * 4
+        high = low.repeat(factor, 0).repeat(factor, 1)
+        high[::factor, ::factor] += 4  # the block is not flat: two pixels cancel out
+        high[factor - 1 :: factor, factor - 1 :: factor] -= 4
+        for folder, image in (("LR", low), ("HR", high)):
+            (root / "train" / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.astype(np.uint8)).save(root / "train" / folder / name)
+    return Source(str(root), scale=factor)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_pairs_of_a_scale_are_cropped_and_turned_alike(tmp_path: Path, factor: int) -> None:
+    listing = find_pairs(sr_set(tmp_path, factor), "train")
+    assert survey(listing).sizes == [(20 * factor, 14 * factor)] * 2
+    crop = 4 * factor
+    dataset = PairDataset(
+        listing, input_nc=3, target_nc=3, crop_size=crop, augment="flip_rot90", mean=0.0, std=1.0
+    )
+    assert dataset.scale == factor
+    places = set()
+    for epoch in range(50):
+        sample = dataset[epoch, epoch % 2]
+        given, target = (sample[key].numpy().transpose(1, 2, 0) for key in ("input", "target"))
+        assert given.shape == (4, 4, 3) and target.shape == (crop, crop, 3)
+        assert np.allclose(block_mean(target, factor), given, atol=1e-6)
+        places.add(given.tobytes())
+    assert len(places) > 40  # it is not one window again and again
+
+
+def test_a_whole_pair_of_a_scale(tmp_path: Path) -> None:
+    listing = find_pairs(sr_set(tmp_path, 2), "train")
+    whole = PairDataset(listing, input_nc=3, target_nc=3).whole(1)
+    assert whole.target is not None
+    assert np.array_equal(block_mean(whole.target, 2), whole.input)
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "scale", "hint"),
+    [
+        ((8, 6), (16, 12), 1, "--scale 2"),
+        ((8, 6), (24, 18), 2, "--scale 3"),
+        ((8, 6), (17, 12), 1, None),
+        ((8, 6), (17, 12), 2, None),
+        ((8, 6), (16, 18), 1, None),  # another factor on each side
+        ((8, 6), (12, 9), 1, None),  # not whole
+        ((16, 12), (8, 6), 1, None),
+        ((16, 12), (8, 6), 2, None),
+    ],
+)
+def test_a_wrong_scale_is_refused(
+    tmp_path: Path, small: tuple[int, int], large: tuple[int, int], scale: int, hint: str | None
+) -> None:
+    put(tmp_path / "train/LR", "1.png", size=small)
+    put(tmp_path / "train/HR", "1.png", size=large)
+    listing = find_pairs(Source(str(tmp_path), scale=scale), "train")
+    for look in (lambda: survey(listing), lambda: listing.read(listing.pairs[0])):
+        with pytest.raises(Refusal) as caught:
+            look()
+        assert "{} x {}".format(*small) in caught.value.why and "{} x {}".format(*large) in caught.value.why
+        assert (hint or "crop, resize") in caught.value.fix
+        assert ("--scale" in caught.value.fix) == (hint is not None)
+
+
+def test_a_scale_where_layouts_hold_none(tmp_path: Path) -> None:
+    put(tmp_path / "train", "1.png", size=(16, 6))
+    for root in (str(tmp_path), "demo"):
+        assert "--scale 2" in refused(Source(root, scale=2)).what
+
+
+@pytest.mark.parametrize("crop", [15, 5])
+def test_a_crop_that_is_no_multiple_of_the_scale(crop: int) -> None:
+    with pytest.raises(Refusal, match=f"--crop_size {crop} is no multiple of the scale 2"):
+        check_training_sizes([(40, 40)], 1, None, crop, scale=2)
+
+
+@pytest.mark.parametrize(("spec", "scale"), [("sr:2", 2), ("sr:4", 4), ("sr:2+noise:5", 2), ("sr:2+sr:3", 6)])
+def test_reducing_cuts_targets_to_whole_blocks(tmp_path: Path, spec: str, scale: int) -> None:
+    values = np.random.default_rng(1).integers(0, 256, (27, 31, 3), dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / "1.png")
+    listing = find_pairs(Source(str(tmp_path), degraded=True), "train")
+    dataset = PairDataset(listing, input_nc=3, target_nc=3, degrade=parse_degradation(spec), crop_size=24)
+    whole = dataset.whole(0)
+    height, width = 27 // scale, 31 // scale
+    assert whole.target is not None and whole.input.shape == (height, width, 3)
+    assert np.array_equal(whole.target, values[: height * scale, : width * scale])
+    sample = dataset[0, 0]
+    assert sample["target"].shape == (3, 24, 24) and sample["input"].shape == (3, 24 // scale, 24 // scale)
+
+
+def test_an_image_without_a_whole_block_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "1.png", size=(3, 9))
+    listing = find_pairs(Source(str(tmp_path), degraded=True), "train")
+    dataset = PairDataset(listing, input_nc=3, target_nc=3, degrade=parse_degradation("sr:4"))
+    with pytest.raises(Refusal, match="3 x 9 pixels cannot be made 4 times smaller"):
+        dataset.whole(0)
+
+
+def test_gray_inputs_have_one_channel_and_coloured_targets(tmp_path: Path) -> None:
+    put(tmp_path, "1.png", colour=(250, 10, 90))
+    listing = find_pairs(Source(str(tmp_path), degraded=True), "train")
+    dataset = PairDataset(
+        listing, input_nc=1, target_nc=3, degrade=parse_degradation("gray"), mean=0.0, std=1.0
+    )
+    sample = dataset[0, 0]
+    assert sample["input"].shape == (1, 6, 8) and sample["target"].shape == (3, 6, 8)
+    luma = (0.299 * 250 + 0.587 * 10 + 0.114 * 90) / 255
+    assert np.allclose(sample["input"], luma, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------- shared files
+
+
+def test_files_of_training_are_recognised_whatever_the_folder_is_called(tmp_path: Path) -> None:
+    names = [f"{i}.png" for i in range(3)]
+    put(tmp_path / "set/train/A", *names)
+    put(tmp_path / "set/train/B", *names)
+    put(tmp_path / "other/A", *names)
+    put(tmp_path / "other/B", *names)
+    (tmp_path / "alias").symlink_to(tmp_path / "set/train", target_is_directory=True)
+    (tmp_path / "photos").symlink_to(tmp_path / "set/train/A", target_is_directory=True)
+    run = Source(str(tmp_path / "set"))
+    for root, count in (("alias", 6), ("photos", 3), ("set/train/A/../B", 3), ("other", 0)):
+        listing = find_pairs(Source(str(tmp_path / root)), "test")
+        assert shared_files(listing, run, "train") == count, root
+
+
+def test_what_is_gone_or_has_no_files_shares_none(tmp_path: Path) -> None:
+    put(tmp_path / "photos", "1.png")
+    listing = find_pairs(Source(str(tmp_path / "photos")), "test")
+    assert shared_files(listing, Source(str(tmp_path / "gone")), "train") == 0
+    assert shared_files(listing, Source("demo"), "train") == 0
+    assert shared_files(find_pairs(Source("demo"), "test"), Source("demo"), "train") == 0
+
+
+# ----------------------------------------------------------------------------------------- a hundred thousand
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_pairs_are_found_in_three_seconds(tmp_path: Path) -> None:
+    """By equal names in two folders, by prefixes, and in one folder; empty files are enough."""
+    for folder in ("train/hazy", "train/clear"):
+        (tmp_path / folder).mkdir(parents=True)
+    for i in range(100_000):
+        os.close(os.open(tmp_path / f"train/hazy/{i:06d}_0.8.png", os.O_CREAT | os.O_WRONLY))
+        os.close(os.open(tmp_path / f"train/clear/{i:06d}.png", os.O_CREAT | os.O_WRONLY))
+    source = Source(str(tmp_path))
+    for pair_by in (None, r"^\d+"):
+        began = time.process_time()  # other processes on the machine do not count
+        pairs = find_pairs(source._replace(pair_by=pair_by), "train", need_targets=True).pairs
+        took = time.process_time() - began
+        print(f"{pair_by or 'prefixes'}: {took:.2f} s")
+        assert len(pairs) == 100_000 and took < 3
