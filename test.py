@@ -53,8 +53,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     tag = f"epoch_{int(opt.load):04d}" if opt.load.isdigit() else opt.load
     weights = Path(opt.weights) if opt.weights else run.net(tag)
     arguments = own_arguments(trained["model"], trained)
-    net = build_network(trained["model"], **arguments)
-    how = "" if arguments.get("weights") == str(weights) else load_weights(net, weights)
+    made_of_file = "weights" in arguments  # spandrel's: of this one, and not of that where training began
+    net = build_network(trained["model"], **arguments | ({"weights": str(weights)} if made_of_file else {}))
+    how = "" if made_of_file else load_weights(net, weights)
     net.to(place.device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
     scale = getattr(net, "scale", 1)
 
@@ -107,6 +108,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     protocol = Protocol(opt.psnr_channel, opt.crop_border, not opt.no_quantize)
     lpips = open_lpips(place.device, say) if measured and "lpips" in opt.metrics else None
     results = Results(Path(opt.results_dir) / run.name, source.root)
+    results.check_names(pair.name for pair in pairs.pairs)
     say(f"run     {weights}, {trained['model']}" + (f" ({how})" if how else ""))
     say(f"data    {pairs.describe()}" + (f", degraded by {opt.degrade}" if degrade else ""))
     say(f"device  {place.note}, {'bfloat16' if amp else 'float32'}")
@@ -132,7 +134,13 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     progress = Progress(results.dataset, 0, len(pairs.pairs))
     shown = spread(len(pairs.pairs), 8)
     rows, report = [], Report()
-    for i, image in enumerate(judge(Batches(loader))):
+    failed: list[Refusal] = []
+
+    def fail(refusal: Refusal) -> None:
+        failed.append(refusal)
+        say(f"failed  {refusal.what}: {refusal.why}")
+
+    for i, image in enumerate(judge(Batches(loader, skip=fail))):
         save_image(image.output, results.output(image.name, image.output.dtype))
         scores = image.scores | (lpips(image) if lpips else {})
         results.add(image.name, scores, image.seconds)
@@ -141,9 +149,14 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             plot.add(results.window, "clear", i + 1, scores["psnr"])
         if i in shown:
             rows.append(side_by_side(image.input, image.output, image.target))
+        del image, scores  # before the next one is read: it may be large
         progress.step()
         progress.show(f"PSNR {results.mean('psnr'):.2f}" if measured else "")
     progress.close()
+    if not results.rows:
+        first = failed[0]
+        why = f"{len(failed)} failed, the first: {first.what}: {first.why}"
+        raise Refusal("no image could be read", why, first.fix, code=3)
 
     # ------------------------------------------------------------------------------------------------ report
     grid = comparison_grid(rows)
@@ -160,8 +173,11 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         "scale": scale,
         "protocol": protocol.describe(),
         "x8": opt.x8,
+        "tile": opt.tile,
+        "tile_overlap": opt.tile_overlap,
         "device": f"{place.note}, {'bfloat16' if amp else 'float32'}",
-        "notes": judge.notes,
+        "notes": judge.notes + [f"failed, in no figure: {refusal.what}" for refusal in failed],
+        "failed": len(failed),
         "peak_mib": round(distributed.peak_memory_mib(place.device)),
         "versions": versions(),
     }
@@ -172,14 +188,17 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     print(f"outputs {results.folder}, page {results.page}, grid {results.grid}")
     if not measured:
         print(f"no targets in {pairs.where}: nothing to measure")
-        return 0
+        return 3 if failed else 0
     if plot:
         plot.add(results.window, "mean", 0, results.mean("psnr"))
         plot.picture(f"grid_{results.dataset}", f"{results.dataset}: input | output | target", grid)
     print(f"per image {results.csv}")
     print("\n".join(headline(results, protocol)))
-    return 0
+    if failed:
+        print(f"{len(failed)} of {len(pairs.pairs)} images failed and are in no figure")
+    return 3 if failed else 0
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names may be no text
     sys.exit(run_script(main, parse_or_exit(parse_test)))

@@ -54,6 +54,10 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from utils.weights import load_weights
 
     started = time.monotonic()
+    degrade = parse_degradation(opt.degrade) if opt.degrade else None
+    source = source_of(vars(opt))
+    if opt.check_data:
+        return check_data(source, degrade, opt.seed, say_on(True))
 
     # ----------------------------------------------------------------------------------------- where it runs
     distributed.relaunch_if_many(opt.gpu_ids)
@@ -67,10 +71,6 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     run = Run(Path(cleanup.enter_context(tempfile.TemporaryDirectory()))) if opt.dry_run else own
 
     # -------------------------------------------------------------------------------------------------- data
-    degrade = parse_degradation(opt.degrade) if opt.degrade else None
-    source = source_of(vars(opt))
-    if opt.check_data:
-        return check_data(source, degrade, opt.seed, say)
     pairs = find_pairs(source, "train", need_targets=True)
     found = survey(pairs)
     input_nc = opt.input_nc or (1 if degrade and degrade.gray else found.input_nc)
@@ -130,12 +130,14 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     resolved = {key: value for key, value in vars(opt).items() if key != "changed"}
     resolved |= {"input_nc": input_nc, "output_nc": output_nc, "scale": scale, "versions": versions()}
     arguments = own_arguments(opt.model, resolved)
+    going_on = opt.resume or opt.epoch > 0
+    if going_on and "weights" in arguments:  # spandrel's: the file where training began may be gone
+        arguments["weights"] = str(own.net("latest"))
     net = build_network(opt.model, **arguments)
     if getattr(net, "scale", 1) != scale:
         raise Refusal(f"the network enlarges {net.scale} times, the pairs want {scale} [--scale, --degrade]")
-    going_on = opt.resume or opt.epoch > 0
     how = ""
-    if opt.weights and not going_on and arguments.get("weights") != opt.weights:
+    if opt.weights and not going_on and "weights" not in arguments:
         how = load_weights(net, Path(opt.weights))
     net.to(device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
     trained = checkpoint.freeze(net, opt.freeze)

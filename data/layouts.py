@@ -300,6 +300,7 @@ def check_sizes(pair: Pair, given: tuple[int, ...], target: tuple[int, ...], sca
     what = "the two images of a pair differ in size"
     if scale > 1:
         what = f"a target is not {scale} times the size of its input"
+        hint = f"--degrade sr:{scale} makes inputs from clean images" if factor == 1 else hint
     sizes = "{} is {} x {}, {} is {} x {}".format(pair.input, *given, pair.target, *target)
     raise Refusal(what, sizes, hint or "crop, resize or remove them")
 
@@ -382,7 +383,8 @@ def find_pairs(source: Source, split: str, need_targets: bool = False) -> Listin
         if getattr(source, flag) and name not in ("pairs", "inputs"):
             raise Refusal(f"--{flag} means nothing for --layout {name}", fix="leave it out")
     if source.scale > 1 and name in ("aligned", "demo"):
-        raise Refusal(f"--layout {name} holds no targets of --scale {source.scale}", fix="leave --scale out")
+        fix = f"--degrade sr:{source.scale} makes inputs from its targets; or leave --scale out"
+        raise Refusal(f"--layout {name} holds no targets of --scale {source.scale}", fix=fix)
     if name == "inputs" and need_targets:
         raise Refusal(
             f"no targets found [--dataroot {source.root}]",

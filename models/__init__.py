@@ -9,6 +9,8 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from utils.errors import Refusal
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -46,6 +48,7 @@ NETWORKS = {
     "spandrel": partial(_build, "zoo", "Zoo", weights=None),  # whatever network the weights are of
 }
 
+RESIDUAL = ("dncnn", "resunet")  # networks that subtract or add to their input themselves
 UNIT_RANGE = ("spandrel",)  # networks of images in [0, 1]: mean 0, std 1 unless told
 
 LOSSES = {
@@ -80,8 +83,18 @@ def build_network(model: str, *, scale: int = 1, residual: bool = False, **argum
         scale: the output is so many times larger than the input.
         residual: its output is what has to be subtracted from the input.
         arguments: `input_nc`, `output_nc`, and all of `network_defaults(model)`.
+
+    Raises:
+        Refusal: `residual` where the output cannot be subtracted from the input, or already is.
     """
+    if residual and model in RESIDUAL:
+        raise Refusal(f"--residual means nothing for --model {model}", "it does so itself", "leave it out")
+    if residual and arguments["input_nc"] not in (1, arguments["output_nc"]):
+        channels = f"{arguments['input_nc']} channels in, {arguments['output_nc']} out"
+        raise Refusal("--residual has nothing to subtract from", channels, "leave it out")
     net = NETWORKS[model](**arguments)
+    if residual and getattr(net, "scale", 1) > 1:
+        raise Refusal("--residual wants an output of the input's size", f"--model {model} enlarges")
     if scale > 1 and not hasattr(net, "scale"):  # one that does not enlarge by itself
         from models.layers import enlarge_input
 

@@ -8,6 +8,8 @@ from models.layers import pad_to
 from utils.errors import Refusal
 from utils.weights import read_weights
 
+OWN = "net."  # what the name of each weight of Zoo begins with
+
 
 class Zoo(nn.Module):
     """`(N, input_nc, H, W)` to `(N, output_nc, scale * H, scale * W)`; any H and W.
@@ -33,6 +35,8 @@ class Zoo(nn.Module):
                 "--model spandrel needs the extra [zoo]", str(error), "pip install spandrel"
             ) from None
         state = read_weights(Path(weights))
+        if all(key.startswith(OWN) for key in state):  # saved by a run
+            state = {key.removeprefix(OWN): value for key, value in state.items()}
         try:
             found = spandrel.ModelLoader().load_from_state_dict(dict(state))
         except Exception as error:  # whatever an architecture stumbles over in weights that are not its own

@@ -381,7 +381,7 @@ def test_an_exception_that_cannot_be_pickled_comes_back_with_its_file() -> None:
     assert caught.value.code == 1 and "cannot be made again" in caught.value.why
 
 
-# ------------------------------------------------------------------------------------------------- full memory
+# ------------------------------------------------------------------------------------------------ full memory
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,6 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write a UTF-8 text file, whole or not at all."""
+    """Write a UTF-8 text file, whole or not at all; file names that are no UTF-8 keep their bytes."""
     with whole_file(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="surrogateescape"))

@@ -31,7 +31,9 @@ LABELS = {
     "ssim_input": "SSIM in",
     "ssim": "SSIM",
     "mae": "MAE",
+    "mae_input": "MAE in",
     "lpips": "LPIPS",
+    "lpips_input": "LPIPS in",
     "seconds": "time (s)",
 }
 

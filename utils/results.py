@@ -6,7 +6,8 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,13 @@ class Results:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def check_names(self, names: Iterable[str]) -> None:
+        """Refuse, before the first image, names of which two would become one output."""
+        outputs = Counter(str(Path(name).with_suffix(output_suffix(name, "u1"))) for name in names)
+        double = [name for name, count in outputs.items() if count > 1]
+        if double:
+            raise Refusal("several images would be written to one file", ", ".join(double[:5]), "rename them")
+
     def add(self, name: str, scores: Mapping[str, float], seconds: float) -> None:
         """Note the scores of one image."""
         row = {"name": name, **scores, "seconds": seconds}
@@ -121,12 +129,21 @@ class Results:
         write_text(json.dumps(summary, indent=2, allow_nan=False), self.summary)
 
         text = io.StringIO()
-        text.write(f"# {facts['protocol']}; {facts['degrade'] or 'input as given'}; {facts['weights']}\n")
+        text.write(f"# {'; '.join(origin(facts))}\n")
         writer = csv.DictWriter(text, self.columns(), lineterminator="\n")
         writer.writeheader()
         for row in self.rows:
             writer.writerow({key: _cell(row[key]) for key in self.columns() if key in row})
         write_text(text.getvalue(), self.csv)
+
+
+def origin(facts: Mapping[str, Any]) -> list[str]:
+    """What was measured and how, for the first line of the CSV."""
+    words = [facts["protocol"], facts["degrade"] or "input as given", facts["weights"]]
+    words += [f"{key} {facts[key]}" for key in ("split", "seed") if key in facts]
+    words += ["self-ensemble x8"] if facts.get("x8") else []
+    words += [f"tiles of {facts['tile']}, overlap {facts['tile_overlap']}"] if facts.get("tile") else []
+    return words + [f"{key} {version}" for key, version in facts.get("versions", {}).items()]
 
 
 def _cell(value: float | str) -> str:
@@ -138,6 +155,6 @@ def _cell(value: float | str) -> str:
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a `metrics.csv`; its first line is the comment with the protocol."""
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         next(file)
         return list(csv.DictReader(file))

@@ -33,7 +33,9 @@ def metric_line(results: Results, metric: str) -> str:
     nothing = results.mean(f"{metric}_input")
     if not math.isnan(nothing):
         word = "gain" if metric in ("psnr", "ssim") else "change"
-        line += f", doing nothing {nothing:.{digits}f}, {word} {found['mean'] - nothing:+.{digits}f}"
+        # of the images that have both: an identical one leaves only one of the two means
+        gain = results.mean("gain") if metric == "psnr" else found["mean"] - nothing
+        line += f", doing nothing {nothing:.{digits}f}, {word} {gain:+.{digits}f}"
     return line
 
 
