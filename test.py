@@ -32,13 +32,14 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from utils.logger import say_on
     from utils.metrics import Protocol
     from utils.perceptual import open_lpips
-    from utils.pictures import comparison_grid, side_by_side, spread, to_pil
+    from utils.pictures import comparison_grid, side_by_side, spread
     from utils.progress import Progress
     from utils.report import Report
     from utils.results import Results
     from utils.runs import Run, versions
     from utils.summary import facts_in_words, headline
     from utils.tiling import Tiling
+    from utils.tvcompat import save_image as save_picture
     from utils.visdom_plot import TEST, open_plot
     from utils.weights import load_weights
 
@@ -140,16 +141,19 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         failed.append(refusal)
         say(f"failed  {refusal.what}: {refusal.why}")
 
-    for i, image in enumerate(judge(Batches(loader, skip=fail))):
-        save_image(image.output, results.output(image.name, image.output.dtype))
+    for image in judge(Batches(loader, skip=fail)):
+        number = len(results.rows)
         scores = image.scores | (lpips(image) if lpips else {})
         results.add(image.name, scores, image.seconds)
         report.add(image.name, image.input, image.output, image.target)
         if plot and "psnr" in scores:
-            plot.add(results.window, "clear", i + 1, scores["psnr"])
-        if i in shown:
+            plot.add(results.window, "clear", number + 1, scores["psnr"])
+        if number in shown:
             rows.append(side_by_side(image.input, image.output, image.target))
-        del image, scores  # before the next one is read: it may be large
+        name, output = image.name, image.output
+        del image  # it may be large, and writing a file takes another copy
+        save_image(output, results.output(name, output.dtype))
+        del output
         progress.step()
         progress.show(f"PSNR {results.mean('psnr'):.2f}" if measured else "")
     progress.close()
@@ -160,7 +164,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
     # ------------------------------------------------------------------------------------------------ report
     grid = comparison_grid(rows)
-    to_pil(grid).save(results.grid)
+    save_picture(grid, results.grid)
     facts = {
         "run": run.name,
         "weights": str(weights),

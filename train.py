@@ -46,10 +46,11 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from utils.logger import Logger, open_logger, say_on
     from utils.metrics import psnr
     from utils.optimizers import OPTIMIZERS
-    from utils.pictures import comparison_grid, side_by_side, spread, to_pil
+    from utils.pictures import comparison_grid, side_by_side, spread
     from utils.progress import Meter, Progress, clock, millions
     from utils.runs import Run, Status, cut_log, versions
     from utils.schedules import Plan, build_scheduler
+    from utils.tvcompat import save_image
     from utils.visdom_plot import TRAINING, open_plot
     from utils.weights import load_weights
 
@@ -329,7 +330,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             say(f"epoch {epoch + 1}: validation PSNR {reached:.2f} dB, {beside}")
             if place.first:
                 grid = comparison_grid([side_by_side(j.input, j.output, j.target) for j in shown])
-                to_pil(grid).save(run.grid)
+                save_image(grid, run.grid)
                 logger.picture("grid", f"input | output | target, step {step}", grid, step)
         closed = step
         if place.first and best["step"] == step:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from data.transforms import enlarge, normalization, to_unit
 from utils.distributed import Place
 from utils.ensemble import dihedral_mean
 from utils.images import full_scale, levels_of, to_float
-from utils.metrics import BAND, Protocol, Score
+from utils.metrics import Protocol, Score
 from utils.tiling import Tiling, bands, fitting_tile, memory_per_pixel, smaller_tile, starts
 
 if TYPE_CHECKING:
@@ -80,11 +80,7 @@ class Judge:
     def __call__(self, images: "Iterable[Whole]") -> Iterator[Judged]:
         """Judge images one by one; the network is in eval mode meanwhile."""
         with eval_mode(self.net), torch.inference_mode():
-            for image in images:
-                judged = self.judge(image)
-                del image  # only one large image at a time in memory
-                yield judged
-                del judged
+            yield from map(self.judge, images)  # no name here keeps a large image in memory
 
     def judge(self, image: "Whole") -> Judged:
         """Predict, and measure band by band, so that a large image needs no float copy of the whole."""
@@ -100,11 +96,12 @@ class Judge:
                 output = np.empty((height, width, band.shape[1]), image.depth)
                 measured = self.scores(image.target, band)
             rows = slice(row, row + band.shape[2])
-            output[rows] = as_saved(band[0], image.depth)
-            for score, predicted in zip(measured, band, strict=False):
-                assert image.target is not None
-                score.add(predicted, tensor_of(image.target[rows]))
+            save_rows(band[0], output[rows])
+            if image.target is not None:
+                for score, k in zip(measured, range(len(band)), strict=False):
+                    score_rows(score, band[k], image.target[rows])
             row = rows.stop
+            del band  # before the next one is made: it may be large
             began = time.perf_counter()
         assert output is not None
         if tile is not None and max(image.input.shape[:2]) > tile:
@@ -211,16 +208,26 @@ def _chain(first: Tensor, rest: Iterator[Tensor]) -> Iterator[Tensor]:
     yield from rest
 
 
-def as_saved(image: Tensor, depth: Any) -> Array:
-    """`(C, h, W)` in [0, 1] to the array `(h, W, C)` that a file of this depth holds; NaN becomes 0."""
-    levels = levels_of(depth)
-    saved = np.empty((*image.shape[1:], image.shape[0]), depth)
-    for top in range(0, len(saved), BAND):
-        rows = image[:, top : top + BAND].clamp(0, 1).nan_to_num().permute(1, 2, 0)
+def save_rows(image: Tensor, saved: Array) -> None:
+    """Fill `saved`, `(h, w, C)` of a file's depth, from `(C, h, w)` of full scale 1; NaN becomes 0."""
+    levels = levels_of(saved.dtype)
+    for part in strips(saved):
+        rows = image[:, part].clamp(0, 1).nan_to_num().permute(1, 2, 0)
         if levels:  # in float64, as the scores are, or ties would round elsewhere
             rows = rows.double().mul(levels).round().to(torch.int32)
-        saved[top : top + BAND] = rows.numpy()
-    return saved
+        saved[part] = rows.numpy()
+
+
+def score_rows(score: Score, image: Tensor, target: Array) -> None:
+    """Score rows `(C, h, W)` of full scale 1 against `(h, W, C)` of any depth."""
+    for part in strips(target):
+        score.add(image[:, part], tensor_of(target[part]))
+
+
+def strips(image: Array) -> Iterator[slice]:
+    """Rows of `(h, W, C)` at a time, such that a copy of them in float64 takes about 4 MB."""
+    rows = max(16, 2**19 // (image.shape[1] * image.shape[2]))
+    return (slice(top, top + rows) for top in range(0, len(image), rows))
 
 
 def tensor_of(image: Array) -> Tensor:
@@ -241,9 +248,9 @@ def doing_nothing(
     if given.shape[:2] != target.shape[:2]:
         given = enlarge(given, *target.shape[:2])
     score = Score(protocol, len(target), levels_of(target.dtype), clean=False, with_ssim=with_ssim)
-    for top in range(0, target.shape[0], 256):
-        goal = tensor_of(target[top : top + 256])
-        score.add(tensor_of(given[top : top + 256]).expand_as(goal), goal)
+    for part in strips(target):
+        goal = tensor_of(target[part])
+        score.add(tensor_of(given[part]).expand_as(goal), goal)
     return score.result()
 
 

@@ -131,7 +131,7 @@ def read_image(path: Path) -> Array:
         depth, orientation = depth_of(file), orientation_of(file, path)
         if _by_pillow(file):
             orientation = 1 if file.format == "TIFF" else orientation  # Pillow turns TIFFs, and these only
-            image = np.asarray(_to_8_bit(file) if depth == 8 else file)
+            image = _array_of(_to_8_bit(file) if depth == 8 else file)
         else:
             image = _read_deep(path, file.format or "")
         image = image if image.ndim == 3 else image[:, :, None]
@@ -148,6 +148,20 @@ def _by_pillow(file: Image.Image) -> bool:
         swapped = file.tag_v2.prefix == TiffImagePlugin.MM  # type: ignore[attr-defined]
         return not (swapped and file.info.get("compression") != "raw")
     return depth_of(file) == 8 or file.mode.startswith("I;16")
+
+
+def _array_of(image: Image.Image) -> Array:
+    """`np.asarray`, strip by strip where that would hold three copies of a large image."""
+    strip = max(1, 2**22 // image.width)
+    if image.height <= strip:
+        return np.asarray(image)
+    tops = range(0, image.height, strip)
+    boxes = [(0, top, image.width, min(top + strip, image.height)) for top in tops]
+    first = np.asarray(image.crop(boxes[0]))
+    whole = np.empty((image.height, *first.shape[1:]), first.dtype)
+    for box in boxes:
+        whole[box[1] : box[3]] = np.asarray(image.crop(box))
+    return whole
 
 
 def _to_8_bit(file: Image.Image) -> Image.Image:

@@ -54,5 +54,6 @@ class Batches:
                     raise batch
                 self.skip(batch)
                 continue
-            yield batch
-            del batch  # before the next one is made: it may be a large image
+            held = [batch]
+            del batch
+            yield held.pop()  # nothing here keeps what may be a large image

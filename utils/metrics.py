@@ -11,7 +11,6 @@ from torch import Tensor
 
 WINDOW, SIGMA = 11, 1.5  # SSIM's Gaussian window (Wang et al. 2004, section III-C)
 C1, C2 = 0.01**2, 0.03**2  # (K1 L)^2 and (K2 L)^2 at full scale L = 1
-BAND = 64  # rows measured at a time, so that float64 copies stay small
 
 
 class Protocol(NamedTuple):
@@ -156,12 +155,9 @@ class Score:
         self.above: tuple[Tensor, Tensor] | None = None  # the last rows, which the next windows begin with
 
     def add(self, image: Tensor, target: Tensor) -> None:
-        """Take the next rows, `(C, h, W)` each in [0, 1]."""
+        """Take the next rows, `(C, h, W)` each in [0, 1]; it makes a dozen copies of them in float64."""
         _same_shape(image, target)
-        for top in range(0, image.shape[1], BAND):
-            self._add(image[:, top : top + BAND].double(), target[:, top : top + BAND].double())
-
-    def _add(self, image: Tensor, target: Tensor) -> None:
+        image, target = image.double(), target.double()
         border, height = self.protocol.border, image.shape[1]
         keep = slice(max(0, self.rows.start - self.top), max(0, self.rows.stop - self.top))
         columns = slice(border, max(border, image.shape[2] - border))

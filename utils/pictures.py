@@ -4,20 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from utils.images import to_float
-from utils.tvcompat import make_grid, transforms
 
 Array = np.ndarray
 LARGEST = 1024  # pixels of a side that a picture keeps about; a grid shows far fewer
-
-
-def to_pil(image: Tensor) -> Image.Image:
-    """An 8-bit Pillow image of a `(C, H, W)` tensor in [0, 1]."""
-    return transforms.functional.to_pil_image(image.clamp(0, 1).mul(255).round().byte().cpu())
 
 
 def side_by_side(*images: Array | None) -> Tensor:
@@ -45,9 +38,8 @@ def comparison_grid(rows: Sequence[Tensor], width: int = 720) -> Tensor:
     for row in rows:
         height = max(1, round(row.shape[1] * width / row.shape[2]))
         scaled.append(F.interpolate(row[None].float(), (height, width), mode="bilinear", antialias=True)[0])
-    tallest = max(row.shape[1] for row in scaled)
-    padded = [F.pad(row, (0, 0, 0, tallest - row.shape[1]), value=1.0) for row in scaled]
-    return make_grid(torch.stack(padded), nrow=1, padding=4, pad_value=1.0).clamp(0, 1)
+    rows = [F.pad(row, (4, 4, 0, 4), value=1.0) for row in scaled]  # torchvision's make_grid wants one height
+    return F.pad(torch.cat(rows, dim=1), (0, 0, 4, 0), value=1.0).clamp(0, 1)
 
 
 def spread(count: int, keep: int) -> set[int]:

@@ -56,23 +56,22 @@ def bands(
     tops, lefts = starts(height, tile, overlap, multiple), starts(width, tile, overlap, multiple)
     across = [torch.from_numpy(w) for w in blending(lefts, width, tile, overlap, scale)]
     down = [torch.from_numpy(w)[:, None] for w in blending(tops, height, tile, overlap, scale)]
-    pending = None  # rows that the next tiles will add to
+    pending = rest = None  # rows in the making; those of them that the next tiles will add to
     done = 0
     for top, following, weight in zip(tops, [*tops[1:], height], down, strict=True):
         bottom = min(top + tile, height) * scale
         for left, share in zip(lefts, across, strict=True):
             part = forward(image[top : top + tile, left : left + tile]) * (weight * share)
             if pending is None:
-                pending = part.new_zeros(*part.shape[:2], bottom, width * scale)
-            elif pending.shape[2] < bottom - done:
-                more = part.new_zeros(*part.shape[:2], bottom - done - pending.shape[2], width * scale)
-                pending = torch.cat([pending, more], 2)
+                pending = part.new_zeros(*part.shape[:2], bottom - done, width * scale)
+                if rest is not None:
+                    pending[:, :, : rest.shape[2]] = rest
             x, y = left * scale, top * scale - done
             pending[:, :, y : y + part.shape[2], x : x + part.shape[3]] += part
         assert pending is not None
         ready = following * scale - done
         yield pending[:, :, :ready]
-        pending, done = pending[:, :, ready:].clone(), following * scale
+        rest, pending, done = pending[:, :, ready:].clone(), None, following * scale
 
 
 def starts(length: int, tile: int, overlap: int, multiple: int) -> list[int]:

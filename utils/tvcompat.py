@@ -31,8 +31,8 @@ def _tolerant(op: Any, *args: Any, **kwargs: Any) -> Any:
 torch.library.register_fake = _tolerant
 try:
     from torchvision import transforms
-    from torchvision.utils import make_grid, save_image
+    from torchvision.utils import save_image
 finally:
     torch.library.register_fake = _register_fake
 
-__all__ = ["make_grid", "save_image", "transforms"]
+__all__ = ["save_image", "transforms"]

@@ -58,6 +58,7 @@ def broken_loss(at: set[int], how: str) -> Callable[..., Any]:
     return Broken
 
 
+@pytest.mark.risk(6)
 @pytest.mark.parametrize("how", ["nan", "inf", "gradient"])
 def test_a_number_gone_wrong_stops_before_it_does_harm(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
@@ -73,6 +74,7 @@ def test_a_number_gone_wrong_stops_before_it_does_harm(
     assert finite(weights(run)) and finite(state["net"]) and state["step"] == 7
 
 
+@pytest.mark.risk(6)
 @pytest.mark.parametrize("how", ["nan", "inf", "gradient"])
 def test_skipping_leaves_weights_finite_and_goes_on(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str
@@ -84,6 +86,7 @@ def test_skipping_leaves_weights_finite_and_goes_on(
     assert [f"not finite at step {step}" in said for step in (3, 7, 8, 4)] == [True, True, True, False]
 
 
+@pytest.mark.risk(6)
 def test_a_skipped_step_moves_nothing(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = (*SHORT, "--optimizer", "adamw", "--weight_decay", "0.1", "--save_freq", "1")
     monkeypatch.setitem(models.LOSSES, "l1", broken_loss({3, 4, 5}, "nan"))  # all steps of the second epoch
@@ -93,12 +96,14 @@ def test_a_skipped_step_moves_nothing(trained: Trained, monkeypatch: pytest.Monk
     assert not all(torch.equal(two[key], three[key]) for key in one)
 
 
+@pytest.mark.risk(6)
 def test_skipping_ends_after_ten_in_a_row(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(models.LOSSES, "l1", broken_loss(set(range(1, 100)), "nan"))
     with pytest.raises(Refusal, match="not finite at step 11"):
         trained(*SHORT, "--nan_policy", "skip", "--max_steps", "24")
 
 
+@pytest.mark.risk(6)
 def test_validation_without_a_number_never_becomes_the_best(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +174,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.risk(5)
 def test_a_signal_while_validating_ends_it_at_the_step_boundary(work: Workplace, trained: Trained) -> None:
     """And a resumed run begins with the validation that was broken off: it ends as the unbroken one."""
     flags = (*TINY, *FAST, "--gpu_ids", "-1", "--n_epochs", "3", "--val_share", "0.5", "--amp", "off")
@@ -187,6 +193,7 @@ def test_a_signal_while_validating_ends_it_at_the_step_boundary(work: Workplace,
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.risk(5)
 def test_a_second_interrupt_ends_at_once(work: Workplace) -> None:
     (work.folder / "slow.py").write_text(SLOW_VALIDATION.replace("0.2", "60"))
     flags = (*TINY, *FAST, "--gpu_ids", "-1", "--n_epochs", "3", "--name", "cut")
@@ -200,6 +207,7 @@ def test_a_second_interrupt_ends_at_once(work: Workplace) -> None:
     assert process.returncode == -signal.SIGINT
 
 
+@pytest.mark.risk(5)
 def test_usr1_saves_and_goes_on(work: Workplace) -> None:
     flags = (*TINY, *FAST, "--gpu_ids", "-1", "--n_epochs", "4000", "--repeat", "50", "--name", "run")
     process = work.start("train.py", *flags, "--save_minutes", "60")
@@ -214,6 +222,7 @@ def test_usr1_saves_and_goes_on(work: Workplace) -> None:
     assert process.returncode == 143
 
 
+@pytest.mark.risk(24)
 def test_two_processes_never_train_in_one_run(work: Workplace) -> None:
     flags = (*TINY, *FAST, "--gpu_ids", "-1", "--n_epochs", "4000", "--name", "run")
     process = work.start("train.py", *flags, "--save_minutes", "60")
@@ -251,6 +260,7 @@ def cut_short(path: Path) -> None:
 PHOTOS = ("--dataroot", "photos", *TINY[2:], *FAST, "--gpu_ids", "-1", "--amp", "off", "--val_share", "0")
 
 
+@pytest.mark.risk(8)
 @pytest.mark.parametrize("workers", ["0", "2"])
 @pytest.mark.parametrize("damage", [cut_short, Path.unlink])
 def test_an_image_that_goes_bad_is_named(
@@ -284,6 +294,7 @@ def after(function: Callable[..., Any], once: Callable[[], object]) -> Callable[
     return called
 
 
+@pytest.mark.risk(8)
 def test_skipping_a_bad_image_keeps_pairs_and_exactness(
     trained: Trained, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -312,6 +323,7 @@ def test_the_next_pair_stands_in(tmp_path: Path) -> None:
             assert np.allclose(sample[side].permute(1, 2, 0).numpy() * 0.5 + 0.5, to_float(image), atol=1e-6)
 
 
+@pytest.mark.risk(8)
 def test_test_goes_on_and_ends_with_3(work: Workplace) -> None:
     photo_set(work.folder / "photos")
     work.train(*PHOTOS, "--max_steps", "2", "--name", "run")
@@ -351,6 +363,7 @@ class Deadly(Dataset[Any]):
         return None
 
 
+@pytest.mark.risk(7)
 @pytest.mark.parametrize("how", ["kill", "segv", "exit", "hang"])
 def test_the_death_of_a_loader_process_is_said(how: str) -> None:
     loader = DataLoader(Deadly(how), num_workers=1, timeout=3, generator=torch.Generator())
@@ -367,6 +380,7 @@ class Unpicklable(Exception):
         super().__init__("cannot be made again from its text")
 
 
+@pytest.mark.risk(7)
 def test_an_exception_that_cannot_be_pickled_comes_back_with_its_file() -> None:
     def read(pair: Pair) -> Any:
         raise Unpicklable(1, 2)
@@ -384,6 +398,7 @@ def test_an_exception_that_cannot_be_pickled_comes_back_with_its_file() -> None:
 # ------------------------------------------------------------------------------------------------ full memory
 
 
+@pytest.mark.risk(16)
 @pytest.mark.parametrize(
     ("error", "asked"),
     [
