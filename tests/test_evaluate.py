@@ -18,7 +18,7 @@ from data.datasets import Whole
 from models import build_network, network_defaults
 from utils import evaluate, metrics
 from utils.ensemble import dihedral_mean, turned, turned_back
-from utils.evaluate import Judge, as_saved, doing_nothing, tensor_of
+from utils.evaluate import Judge, doing_nothing, save_rows, tensor_of
 from utils.metrics import Protocol, Score
 from utils.results import Results
 from utils.summary import facts_in_words, headline, remarks
