@@ -8,9 +8,10 @@ python test.py --weights dncnn.pth --model dncnn --input_nc 1 --mean 0 --std 1 -
 
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from contextlib import ExitStack
 
-from utils.errors import Refusal, run_script
+from utils.errors import Refusal, first_sentence, mend_streams, run_script
 from utils.options import parse_or_exit, parse_test, source_of
 
 
@@ -26,7 +27,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from data.layouts import Source, find_pairs, shared_files
     from models import build_network, own_arguments
     from utils import distributed
-    from utils.evaluate import Judge
+    from utils.evaluate import Judge, Judged
     from utils.images import save_image
     from utils.loading import Batches, as_it_is
     from utils.logger import say_on
@@ -53,6 +54,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     # ----------------------------------------------------------------------------------------------- network
     tag = f"epoch_{int(opt.load):04d}" if opt.load.isdigit() else opt.load
     weights = Path(opt.weights) if opt.weights else run.net(tag)
+    if not weights.is_file():
+        saved = ", ".join(str(epoch) for epoch in run.epochs_saved()[-5:]) or "none kept by --save_freq"
+        raise Refusal(f"no such file: {weights} [--load {opt.load}]", f"epochs: {saved}", "best or latest")
     arguments = own_arguments(trained["model"], trained)
     made_of_file = "weights" in arguments  # spandrel's: of this one, and not of that where training began
     net = build_network(trained["model"], **arguments | ({"weights": str(weights)} if made_of_file else {}))
@@ -72,6 +76,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         target_dir=opt.target_dir or own.get("target_dir"),
         pair_by=opt.pair_by or own.get("pair_by"),
         scale=scale if degrade is None else 1,
+        max_pixels=opt.max_pixels,
     )
     pairs = find_pairs(source, opt.split)
     measured = pairs.layout == "demo" or all(pair.target for pair in pairs.pairs)
@@ -141,7 +146,14 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         failed.append(refusal)
         say(f"failed  {refusal.what}: {refusal.why}")
 
-    for image in judge(Batches(loader, skip=fail)):
+    def judged() -> Iterator[Judged]:
+        try:
+            yield from judge(Batches(loader, skip=fail))
+        except torch.OutOfMemoryError as error:  # with the smallest tiles, too
+            fix = "a smaller --tile with a smaller --tile_overlap, --amp on, or --gpu_ids -1"
+            raise Refusal("out of memory", first_sentence(error), fix, code=1) from None
+
+    for image in judged():
         number = len(results.rows)
         scores = image.scores | (lpips(image) if lpips else {})
         results.add(image.name, scores, image.seconds)
@@ -204,5 +216,5 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names may be no text
+    mend_streams()
     sys.exit(run_script(main, parse_or_exit(parse_test)))

@@ -10,7 +10,7 @@ import sys
 from argparse import Namespace
 from contextlib import ExitStack
 
-from utils.errors import Refusal, run_script
+from utils.errors import Refusal, mend_streams, run_script
 from utils.options import describe, parse_or_exit, parse_train, source_of
 
 
@@ -38,10 +38,10 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from data.transforms import to_unit
     from models import LOSSES, build_network, own_arguments
     from utils import checkpoint, distributed
-    from utils.control import MAX_SKIPPED, Signals, agree, explain_memory, finite_buffers, read_flags
+    from utils.control import MAX_SKIPPED, Signals, agree, blame, explain_memory, finite_buffers, read_flags
     from utils.ema import Average
     from utils.evaluate import Judge, mean_psnr
-    from utils.files import write_text
+    from utils.files import explain_writing, write_text
     from utils.loading import Batches, as_it_is, collate
     from utils.logger import Logger, open_logger, say_on
     from utils.metrics import psnr
@@ -62,12 +62,13 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
     # ----------------------------------------------------------------------------------------- where it runs
     distributed.relaunch_if_many(opt.gpu_ids)
-    place = distributed.join(opt.gpu_ids)
+    place = distributed.join(opt.gpu_ids, opt.dist_timeout)
     cleanup.callback(distributed.leave)
+    cleanup.enter_context(distributed.explain_peers(place))
     say = say_on(place.first)
     device, amp = place.device, distributed.amp_enabled(opt.amp, place.device)
     torch.use_deterministic_algorithms(opt.deterministic)
-    signals = Signals()
+    signals = Signals(opt.dist_timeout if place.world > 1 else 0)
     own = Run.named(opt.name)
     run = Run(Path(cleanup.enter_context(tempfile.TemporaryDirectory()))) if opt.dry_run else own
 
@@ -103,7 +104,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         raise Refusal(
             f"--scale {opt.scale} and --degrade {opt.degrade} contradict each other", fix="leave one out"
         )
-    check_training_sizes(found.sizes, opt.batchSize // place.world, opt.size, opt.crop_size, scale)
+    names = [pair.name for pair in pairs.pairs]
+    check_training_sizes(found.sizes, opt.batchSize // place.world, opt.size, opt.crop_size, scale, names)
     sampler = EpochSampler(len(train_set), opt.batchSize, opt.seed, place.rank, place.world)
     loader = DataLoader(
         train_set,
@@ -171,6 +173,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         gamma=opt.gamma,
         warmup=in_steps(opt.warmup),
     )
+    if plan.warmup >= total:
+        why = f"{plan.warmup:g} of {total} steps"
+        raise Refusal(f"--warmup {opt.warmup:g} leaves nothing of the run", why, "lower it, or train longer")
     scheduler = build_scheduler(optimizer, opt.schedule, plan, opt.lr, step)
 
     unit = partial(to_unit, mean=opt.mean, std=opt.std)  # from the network's range to [0, 1]
@@ -182,12 +187,16 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     # ----------------------------------------------------------------------------------- the run on the disk
     resolved["data"] = [train_pairs.describe(), val_pairs.describe()]
     logger = Logger(None, [])
+    cleanup.enter_context(explain_writing(run.folder))
     if place.first:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        cleanup.enter_context(run.lock())
-        run.sweep()
-        write_text(json.dumps(resolved, indent=2), run.options_file)
-        cut_log(run.log, step)
+        with run.refused():
+            run.folder.mkdir(parents=True, exist_ok=True)
+            cleanup.enter_context(run.lock())
+            run.sweep()
+            if going_on and not (opt.epoch or opt.dry_run) and state["file"] != str(run.state("latest")):
+                run.set_latest_aside()
+            write_text(json.dumps(resolved, indent=2), run.options_file)
+            cut_log(run.log, step)
         mode = "off" if opt.dry_run else opt.visdom
         plot = open_plot(mode, run.name, TRAINING, opt.visdom_server, opt.visdom_port, say)
         logger = open_logger(run, step, plot, opt.tensorboard)
@@ -202,6 +211,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         say(f"run     {run.folder}, steps {step} to {total}, {epoch_steps} an epoch")
     cleanup.enter_context(closing(logger))
     status = cleanup.enter_context(Status(run, place.first))
+    cleanup.enter_context(distributed.explain_peers(place))  # again: `status` records what it says
     cleanup.enter_context(explain_memory(lambda: f"at step {step}"))
 
     def save(*tags: str) -> None:
@@ -227,7 +237,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     def leave(stop: int) -> int:
         """Save because of a signal, say how to go on, and return the exit code."""
         name = signal.Signals(stop).name
+        signals.stopping()
         save("latest")
+        place.wait()  # a launcher ends the others when the first one is gone
         say(f"stopped by {name} after step {step}; go on with: {run.resume_command()}")
         status.write("stopped", 128 + stop, name)
         return 128 + stop
@@ -276,8 +288,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             skipped = skipped + 1 if not_finite else 0
             if not_finite:
                 what = f"loss or gradient is not finite at step {step}"
-                why = f"loss {loss.item():g}, gradient norm {norm.item():g}, batch {', '.join(batch['name'])}"
-                if opt.nan_policy == "stop" or skipped > MAX_SKIPPED or not finite_buffers(net):
+                why = blame(loss, norm, batch["name"], place)
+                poisoned = agree(not finite_buffers(net), place)
+                if opt.nan_policy == "stop" or skipped > MAX_SKIPPED or poisoned:
                     fix = f"lower --lr or add --clip 1; {run.state('latest')} is sound"
                     raise Refusal(what, why, fix, code=1)
                 say(f"step skipped: {what}: {why}")
@@ -315,6 +328,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         if not val_count:
             best = {"psnr": None, "psnr_input": None, "step": step}
         elif over or (epoch + 1) % opt.val_freq == 0:
+            for buffer in average.net.buffers() if place.world > 1 else ():
+                torch.distributed.broadcast(buffer, 0)  # each process has statistics of its own batches
             judge = Judge(average.net, device, amp, opt.mean, opt.std, say=say)
             judged = signals.heed(judge(val_batches))
             reached, nothing, shown = mean_psnr(judged, place, shown_at)
@@ -361,4 +376,5 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
 
 if __name__ == "__main__":
+    mend_streams()
     sys.exit(run_script(main, parse_or_exit(parse_train)))

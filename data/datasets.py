@@ -191,8 +191,10 @@ def check_training_sizes(
     size: int | None,
     crop_size: int | None,
     scale: int = 1,
+    names: Sequence[str] = (),
 ) -> None:
-    """Refuse sizes `(W, H)` of targets that cannot be trained on, before the first step.
+    """Refuse sizes `(W, H)` of targets, that have these names, that cannot be trained on: before the first
+    step.
 
     Raises:
         Refusal: an image smaller than the crop, whole images of several sizes in one batch, or a square that
@@ -203,11 +205,11 @@ def check_training_sizes(
             raise Refusal(f"--{flag} {side} is no multiple of the scale {scale}", fix="raise or lower it")
     if size:
         return
-    smallest = min(min(pair) for pair in sizes)
+    smallest, at = min((min(pair), i) for i, pair in enumerate(sizes))
     if crop_size and smallest - smallest % scale < crop_size:
-        raise Refusal(
-            f"--crop_size {crop_size} is larger than an image", f"one side has {smallest} pixels", "lower it"
-        )
+        which = f" of {names[at]}" if at < len(names) else ""
+        why = f"one side{which} has {smallest} pixels"
+        raise Refusal(f"--crop_size {crop_size} is larger than an image", why, "lower it")
     if not crop_size and batch_size > 1 and len(set(sizes)) > 1:
         raise Refusal(
             f"--batchSize {batch_size} needs images of one size",

@@ -23,10 +23,16 @@ FOLDERS = (  # (input, target): names that data sets use, in any mixture of capi
 
 
 def list_images(folder: Path) -> list[str]:
-    """Image files below `folder`, as sorted relative paths with `/`; hidden ones are left out."""
+    """Image files below `folder`, as sorted relative paths with `/`; hidden ones are left out.
+
+    A link to a folder is followed, unless what it leads to is listed anyway: so it ends.
+    """
     found: list[str] = []
-    for place, folders, files in os.walk(folder, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    seen = [Path(os.path.realpath(folder))]
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and _is_new(Path(place, name), seen)
+        )
         inner = Path(place).relative_to(folder).as_posix()
         before = "" if inner == "." else f"{inner}/"
         found += [
@@ -35,9 +41,33 @@ def list_images(folder: Path) -> list[str]:
     return sorted(found)
 
 
+def _is_new(folder: Path, seen: list[Path]) -> bool:
+    """False of a link into, or above, a folder that was seen."""
+    if not folder.is_symlink():
+        return True
+    end = Path(os.path.realpath(folder))
+    if any(end.is_relative_to(other) or other.is_relative_to(end) for other in seen):
+        return False
+    seen.append(end)
+    return True
+
+
+def links_in(folder: Path) -> set[str]:
+    """Names of the links in a folder; none where there is no folder."""
+    return {entry.name for entry in os.scandir(folder) if entry.is_symlink()} if folder.is_dir() else set()
+
+
 def images_in(place: Path) -> tuple[Path, list[str]]:
-    """(folder, names in it) of a folder, or of a single file."""
-    return (place.parent, [place.name]) if place.is_file() else (place, list_images(place))
+    """(folder, names in it) of a folder, or of a single file.
+
+    Raises:
+        Refusal: a file that is no image by its name.
+    """
+    if not place.is_file():
+        return place, list_images(place)
+    if not place.name.lower().endswith(SUFFIXES):
+        raise Refusal(f"{place} is no image", fix=f"name a folder, or a file of {', '.join(SUFFIXES)}")
+    return place.parent, [place.name]
 
 
 def split_folder(root: Path, split: str) -> Path:

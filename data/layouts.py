@@ -9,6 +9,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from data.files import (
     first_five,
     held_by,
     images_in,
+    links_in,
     list_images,
     named_folder,
     pair_folders,
@@ -29,7 +31,7 @@ from data.files import (
 )
 from data.matching import match_endings, match_names
 from utils.errors import Refusal
-from utils.images import SUFFIXES, Header, header, read_image
+from utils.images import MAX_PIXELS, SUFFIXES, Header, header, read_image
 
 Array = np.ndarray
 
@@ -41,6 +43,7 @@ class Source(NamedTuple):
         root: a folder, one image, a manifest (`.csv`), or `demo`.
         degraded: inputs are made from clean images.
         scale: targets are so many times the size of the inputs.
+        max_pixels: larger images are refused by their headers.
     """
 
     root: str
@@ -51,6 +54,7 @@ class Source(NamedTuple):
     target_dir: str | None = None
     pair_by: str | None = None
     scale: int = 1
+    max_pixels: int = MAX_PIXELS
 
 
 class Pair(NamedTuple):
@@ -63,7 +67,10 @@ class Pair(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The pairs of one split, and how to read one of them as two arrays (see `utils.images`)."""
+    """The pairs of one split, and how to read one of them as two arrays (see `utils.images`).
+
+    `read` can be pickled: loader processes that are not forked get it so, and what it is bound to.
+    """
 
     layout: str
     split: str
@@ -71,6 +78,7 @@ class Listing(NamedTuple):
     pairs: list[Pair]
     read: Callable[[Pair], tuple[Array, Array | None]]
     scale: int = 1
+    max_pixels: int = MAX_PIXELS
 
     def describe(self) -> str:
         targets = len({pair.group for pair in self.pairs})
@@ -78,9 +86,14 @@ class Listing(NamedTuple):
 
     def files(self) -> set[str]:
         """Every file that it reads, by one name each."""
-        folder = functools.cache(os.path.realpath)
+        folder, links = functools.cache(os.path.realpath), functools.cache(links_in)
         paths = (path for pair in self.pairs for path in (pair.input, pair.target) if path)
-        return {f"{folder(path.parent)}/{path.name}" for path in paths}
+        return {
+            os.path.realpath(path)
+            if path.name in links(path.parent)
+            else f"{folder(path.parent)}/{path.name}"
+            for path in paths
+        }
 
 
 # --------------------------------------------------------------------------------------------------- layouts
@@ -107,7 +120,7 @@ def pairs(source: Source, split: str) -> Listing:
     names = match_names(list_images(first), list_images(second), source.pair_by)
     found = [Pair(a, first / a, second / b, b) for a, b in sorted(names.items())]
     where = f"{first} -> {second.name if second.parent == first.parent else second}"
-    return Listing("pairs", split, where, found, two_files(source.scale), source.scale)
+    return Listing("pairs", split, where, found, partial(two_files, source), source.scale, source.max_pixels)
 
 
 def suffix(source: Source, split: str) -> Listing:
@@ -119,7 +132,8 @@ def suffix(source: Source, split: str) -> Listing:
     if source.direction == "BtoA":
         names = {target: given for given, target in names.items()}
     found = [Pair(a, folder / a, folder / b, b) for a, b in sorted(names.items())]
-    return Listing("suffix", split, str(folder), found, two_files(source.scale), source.scale)
+    reads = partial(two_files, source)
+    return Listing("suffix", split, str(folder), found, reads, source.scale, source.max_pixels)
 
 
 def manifest(source: Source, split: str) -> Listing:
@@ -148,8 +162,9 @@ def manifest(source: Source, split: str) -> Listing:
         found.append(
             Pair(str(named) if inside else named.name, given, target, row.get("target") or str(named))
         )
-    reads = one_file if source.degraded else two_files(source.scale)
-    return Listing("manifest", split, str(path), found, reads, 1 if source.degraded else source.scale)
+    reads = partial(one_file if source.degraded else two_files, source)
+    scale = 1 if source.degraded else source.scale
+    return Listing("manifest", split, str(path), found, reads, scale, source.max_pixels)
 
 
 def manifest_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -186,22 +201,16 @@ def aligned(source: Source, split: str) -> Listing:
     """`ROOT/{train,val,test}/` holding images of two halves side by side; A is the left one."""
     folder = split_folder(Path(source.root), split)
     found = [Pair(name, folder / name, folder / name, name) for name in list_images(folder)]
-
-    def read(pair: Pair) -> tuple[Array, Array | None]:
-        assert pair.input is not None
-        both = read_image(pair.input)
-        half = _half(pair.input, both.shape[1])
-        left, right = both[:, :half], both[:, half:]
-        return (left, right) if source.direction == "AtoB" else (right, left)
-
-    return Listing("aligned", split, f"{folder}, {source.direction}", found, read)
+    where, reads = f"{folder}, {source.direction}", partial(two_halves, source)
+    return Listing("aligned", split, where, found, reads, max_pixels=source.max_pixels)
 
 
 def clean(source: Source, split: str) -> Listing:
     """Clean images in one folder or in `ROOT/{train,val,test}/`; `--degrade` makes the inputs."""
     folder, names = images_in(split_folder(Path(source.root), split))
     found = [Pair(name, folder / name, folder / name, name) for name in names]
-    return Listing("clean", split, str(folder), found, one_file)
+    reads = partial(one_file, source)
+    return Listing("clean", split, str(folder), found, reads, max_pixels=source.max_pixels)
 
 
 def inputs(source: Source, split: str) -> Listing:
@@ -210,12 +219,8 @@ def inputs(source: Source, split: str) -> Listing:
     place = named_folder(root, split, source.input_dir, "input_dir") if source.input_dir else None
     folder, names = images_in(place or split_folder(root, split))
     found = [Pair(name, folder / name, None, name) for name in names]
-
-    def read(pair: Pair) -> tuple[Array, Array | None]:
-        assert pair.input is not None
-        return read_image(pair.input), None
-
-    return Listing("inputs", split, str(folder), found, read)
+    reads = partial(input_alone, source)
+    return Listing("inputs", split, str(folder), found, reads, max_pixels=source.max_pixels)
 
 
 def demo(source: Source, split: str) -> Listing:
@@ -223,7 +228,7 @@ def demo(source: Source, split: str) -> Listing:
 
     An eighth as many other scenes make the test split; each scene comes in several strengths of haze.
     """
-    from data.demo import HAZES, render_pair
+    from data.demo import HAZES
 
     shape = re.fullmatch(r"demo(?::(\d+):(\d+))?", source.root)
     scenes, size = (
@@ -246,13 +251,8 @@ def demo(source: Source, split: str) -> Listing:
         for scene in range(count)
         for level in range(1 if source.degraded else HAZES)
     ]
-
-    def read(pair: Pair) -> tuple[Array, Array | None]:
-        scene, level = Path(pair.name).stem.split("_")
-        hazy, clear = render_pair(first + int(scene), int(level), size)
-        return (clear, clear) if source.degraded else (hazy, clear)
-
-    return Listing("demo", split, f"{size} x {size} pixels, rendered", found, read)
+    reads = partial(rendered, source, first, size)
+    return Listing("demo", split, f"{size} x {size} pixels, rendered", found, reads)
 
 
 LAYOUTS: dict[str, Callable[[Source, str], Listing]] = {
@@ -269,26 +269,45 @@ LAYOUTS: dict[str, Callable[[Source, str], Listing]] = {
 # --------------------------------------------------------------------------------------------- reading a pair
 
 
-def one_file(pair: Pair) -> tuple[Array, Array | None]:
+def one_file(source: Source, pair: Pair) -> tuple[Array, Array | None]:
     """A clean image as both; a degradation makes the input out of it."""
     assert pair.target is not None
-    image = read_image(pair.target)
+    image = read_image(pair.target, source.max_pixels)
     return image, image
 
 
-def two_files(scale: int) -> Callable[[Pair], tuple[Array, Array | None]]:
-    """Read input and target from a file each, the target `scale` times the input's size."""
+def two_files(source: Source, pair: Pair) -> tuple[Array, Array | None]:
+    """Input and target from a file each, the target `scale` times the input's size."""
+    given, _ = input_alone(source, pair)
+    if pair.target is None:  # a row of a manifest may have none
+        return given, None
+    target = read_image(pair.target, source.max_pixels)
+    check_sizes(pair, given.shape[1::-1], target.shape[1::-1], source.scale)
+    return given, target
 
-    def read(pair: Pair) -> tuple[Array, Array | None]:
-        assert pair.input is not None
-        given = read_image(pair.input)
-        if pair.target is None:  # a row of a manifest may have none
-            return given, None
-        target = read_image(pair.target)
-        check_sizes(pair, given.shape[1::-1], target.shape[1::-1], scale)
-        return given, target
 
-    return read
+def two_halves(source: Source, pair: Pair) -> tuple[Array, Array | None]:
+    """Input and target side by side in one file."""
+    assert pair.input is not None
+    both = read_image(pair.input, source.max_pixels)
+    half = _half(pair.input, both.shape[1])
+    left, right = both[:, :half], both[:, half:]
+    return (left, right) if source.direction == "AtoB" else (right, left)
+
+
+def input_alone(source: Source, pair: Pair) -> tuple[Array, None]:
+    """An input without a target."""
+    assert pair.input is not None
+    return read_image(pair.input, source.max_pixels), None
+
+
+def rendered(source: Source, first: int, size: int, pair: Pair) -> tuple[Array, Array | None]:
+    """A scene of the demo; `first` is the number of the split's first one."""
+    from data.demo import render_pair
+
+    scene, level = Path(pair.name).stem.split("_")
+    hazy, clear = render_pair(first + int(scene), int(level), size)
+    return (clear, clear) if source.degraded else (hazy, clear)
 
 
 def check_sizes(pair: Pair, given: tuple[int, ...], target: tuple[int, ...], scale: int) -> None:
@@ -491,11 +510,11 @@ def survey(listing: Listing, limit: int | None = 1000) -> Survey:
 def pair_headers(pair: Pair, listing: Listing) -> tuple[Header, Header]:
     """(input's header, target's header) of a pair of files, checked; see `survey`."""
     assert pair.input is not None
-    given = header(pair.input)
+    given = header(pair.input, listing.max_pixels)
     if listing.layout == "aligned":
         given = given._replace(width=_half(pair.input, given.width))
     if pair.target is None or pair.target == pair.input:
         return given, given
-    target = header(pair.target)
+    target = header(pair.target, listing.max_pixels)
     check_sizes(pair, given[:2], target[:2], listing.scale)
     return given, target

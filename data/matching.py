@@ -1,6 +1,7 @@
 """Which input belongs to which target: by name, one rule for the whole set, never by position."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
@@ -81,7 +82,8 @@ def match_endings(names: Iterable[str]) -> dict[str, str] | None:
 
 
 def stem_of(name: str) -> str:
-    """A name without its last suffix, sub-folder kept."""
+    """A name without its last suffix, sub-folder kept, in one form of Unicode: macOS decomposes accents."""
+    name = unicodedata.normalize("NFC", name)
     stem, dot, suffix = name.rpartition(".")
     return stem if dot and suffix and "/" not in suffix else name
 
@@ -93,7 +95,7 @@ def _by_stem(names: Iterable[str], side: str) -> dict[str, str]:
 def _by_regex(names: Iterable[str], pair_by: str) -> list[tuple[str, str]]:
     names = list(names)
     search = re.compile(pair_by).search
-    found = [(name, search(name)) for name in names]
+    found = [(name, search(unicodedata.normalize("NFC", name))) for name in names]
     missed = [name for name, match in found if match is None]
     if missed:
         raise Refusal(f"[--pair_by {pair_by}] finds nothing in {len(missed)} names", first_five(missed))

@@ -1,6 +1,7 @@
 """From decoded images to tensors: the classic torchvision transforms, without a random one among them."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,22 +11,23 @@ from utils.images import levels_of
 from utils.tvcompat import transforms
 
 Array = np.ndarray
+Transform = Callable[..., object]
 BICUBIC = transforms.InterpolationMode.BICUBIC
 
 
 def preparation(size: int | None, channels: int) -> Callable[[Array], Array]:
     """Image `(H, W, C)` to the same depth: `Resize((size, size), BICUBIC)` if asked, then 1 or 3 channels."""
     resize = transforms.Resize((size, size), BICUBIC, antialias=True) if size else None
-    gray = transforms.Grayscale(1)
+    return partial(_prepare, resize=resize, gray=transforms.Grayscale(1), channels=channels)
 
-    def prepare(image: Array) -> Array:
-        if resize:
-            image = transformed(image, resize)
-        if channels == 1 and image.shape[2] == 3:
-            image = transformed(image, gray)
-        return np.repeat(image, 3, axis=2) if channels == 3 and image.shape[2] == 1 else image
 
-    return prepare
+def _prepare(image: Array, resize: Transform | None, gray: Transform, channels: int) -> Array:
+    """At the top level, as loader processes that are not forked get it by pickle."""
+    if resize:
+        image = transformed(image, resize)
+    if channels == 1 and image.shape[2] == 3:
+        image = transformed(image, gray)
+    return np.repeat(image, 3, axis=2) if channels == 3 and image.shape[2] == 1 else image
 
 
 def enlarge(image: Array, height: int, width: int) -> Array:
@@ -33,7 +35,7 @@ def enlarge(image: Array, height: int, width: int) -> Array:
     return transformed(image, transforms.Resize((height, width), BICUBIC, antialias=True))
 
 
-def transformed(image: Array, transform: Callable[..., object]) -> Array:
+def transformed(image: Array, transform: Transform) -> Array:
     """Apply a torchvision transform to an image `(H, W, C)`: with 8 bits as Pillow's, deeper as a tensor.
 
     The depth stays; float values stay unclamped.

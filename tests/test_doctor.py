@@ -400,9 +400,9 @@ def count_headers(monkeypatch: pytest.MonkeyPatch) -> "Counter[Path]":
     count: Counter[Path] = Counter()
     real = data.layouts.header
 
-    def header(path: Path) -> Header:
+    def header(path: Path, max_pixels: int) -> Header:
         count[path] += 1
-        return real(path)
+        return real(path, max_pixels)
 
     def no_hash(path: Path) -> str:
         raise AssertionError(f"{path} was hashed")

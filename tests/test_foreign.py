@@ -191,6 +191,7 @@ def test_a_network_that_gives_the_noise(
 @pytest.mark.parametrize("model", ["dncnn", "resunet"])
 def test_residual_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.pth").touch()
     error = refusal("--model", model, "--residual", "--weights", "w.pth", *NOISE)
     assert error.code == 2 and "--residual" in error.what and model in error.what
 

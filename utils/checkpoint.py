@@ -4,7 +4,7 @@ import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -26,9 +26,36 @@ def save(value: Any, path: Path) -> None:
     """Write `value` with torch.save, whole or not at all.
 
     It goes through our own file object: only then a full disk is reported as such.
+
+    Raises:
+        OSError: it cannot be written; torch would say so by a RuntimeError without the reason.
     """
     with whole_file(path) as file:
-        torch.save(value, file)
+        told = Told(file)
+        try:
+            torch.save(value, cast(IO[bytes], told))  # all that torch calls
+        except RuntimeError:
+            if told.error:
+                raise told.error from None
+            raise
+
+
+class Told:
+    """A file to write, which remembers why a write failed."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def load(path: Path, older: bool = False) -> Any:
@@ -73,9 +100,21 @@ def collect(**parts: Stateful) -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any], **parts: Stateful) -> None:
-    """Give each named object its state back."""
+    """Give each named object its state back.
+
+    Raises:
+        Refusal: the state is of another network or optimizer.
+    """
     for name, part in parts.items():
-        part.load_state_dict(state[name])
+        try:
+            part.load_state_dict(state[name])
+        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+            lines = [line.strip() for line in str(error).splitlines()]
+            raise Refusal(
+                f"{state.get('file', 'the state')} does not fit the run's {name}",
+                f"{type(error).__name__}: {' '.join(lines)[:200]}",
+                "go on from another --epoch, or start again under another --name",
+            ) from None
 
 
 def freeze(net: nn.Module, pattern: str | None) -> list[nn.Parameter]:
@@ -140,4 +179,4 @@ def readable(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise Refusal(f"{path} has another format of checkpoint", f"{found}, here {FORMAT}")
-    return state
+    return state | {"file": str(path)}

@@ -23,9 +23,14 @@ class Signals:
     """Remembers INT, TERM, HUP (stop after this step) and USR1 (save after this step).
 
     A second stopping signal ends the process at once.
+
+    Args:
+        patience_s: for one of several processes: the seconds in which it has to end once asked to stop.
+            A launcher asks its processes to stop when one of them died, and then one that hangs would stay.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float = 0) -> None:
+        self.patience_s = patience_s
         self.stop = 0  # the number of the signal
         self.save = False
         for number in STOPPING:
@@ -33,12 +38,19 @@ class Signals:
         signal.signal(signal.SIGUSR1, self._ask_save)
 
     def _ask_stop(self, number: int, frame: FrameType | None) -> None:
+        if self.patience_s and not self.stop:
+            signal.setitimer(signal.ITIMER_REAL, self.patience_s)  # SIGALRM ends the process
         self.stop = number
         for each in STOPPING:
-            signal.signal(each, signal.SIG_DFL)
+            if not self.patience_s or each != signal.SIGTERM:  # a scheduler and torchrun both send that one
+                signal.signal(each, signal.SIG_DFL)
 
     def _ask_save(self, number: int, frame: FrameType | None) -> None:
         self.save = True
+
+    def stopping(self) -> None:
+        """Take as much time from here on as ending needs."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
     def take_save(self) -> bool:
         asked, self.save = self.save, False
@@ -88,11 +100,22 @@ def explain_memory(where: Callable[[], str]) -> Iterator[None]:
         ) from None
 
 
+def blame(loss: Tensor, norm: Tensor, names: Iterable[str], place: Place) -> str:
+    """Loss and files of each process whose loss is no number; of all where only a gradient is none."""
+    here = f"loss {loss.item():g}, gradient norm {norm.item():g}, batch {', '.join(names)}"
+    if place.world == 1:
+        return here
+    own = f"process {place.rank}: {here}"
+    said = place.exchange(own if not torch.isfinite(loss) else f"finite {own}")
+    wrong = [text for text in said if not text.startswith("finite ")]
+    return "; ".join(wrong or [text.removeprefix("finite ") for text in said])
+
+
 def finite_buffers(net: nn.Module) -> bool:
     """Whether the running statistics of all norms are finite: a forward pass alone can poison them."""
     return all(buffer.isfinite().all() for buffer in net.buffers())
 
 
-def agree(stop: int, place: Place) -> int:
-    """The signal to stop that any process got, or 0."""
-    return int(place.reduce(torch.tensor(stop, device=place.device), dist.ReduceOp.MAX).item())
+def agree(number: int, place: Place) -> int:
+    """The largest number that any process gives: the signal to stop that one of them got, or 0."""
+    return int(place.reduce(torch.tensor(int(number), device=place.device), dist.ReduceOp.MAX).item())

@@ -3,8 +3,8 @@
 import os
 import resource
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,17 +15,23 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.errors import Refusal
+from utils.errors import Refusal, first_sentence
+
+MEETING_S = 600.0  # how long the processes wait for the last one to start
 
 
 @dataclass(frozen=True)
 class Place:
-    """Device, and rank among `world` processes; `note` is the line that says so."""
+    """Device, and rank among `world` processes; `note` is the line that says so.
+
+    `store` holds what they tell each other outside of collective operations, which need all of them alive.
+    """
 
     device: torch.device
     rank: int
     world: int
     note: str
+    store: dist.Store | None = None
 
     @property
     def first(self) -> bool:
@@ -42,12 +48,23 @@ class Place:
         if self.world > 1:
             dist.barrier()
 
+    def exchange(self, text: str) -> list[str]:
+        """What every process says here, by rank; all of them must come."""
+        if self.store is None:
+            return [text]
+        self.store.set(f"said/{self.rank}", text)
+        self.wait()
+        said = [self.store.get(f"said/{rank}").decode() for rank in range(self.world)]
+        self.wait()  # nobody says the next thing before all have heard this one
+        return said
+
 
 def join(gpu_ids: str, timeout_s: float = 600) -> Place:
     """Choose the device and, under torchrun, join the process group (nccl on GPUs, gloo on CPUs).
 
     Args:
         gpu_ids: `0`, `0,1`, `-1` (CPU) or `mps`; ids count inside CUDA_VISIBLE_DEVICES.
+        timeout_s: after which a process that does not answer is given up.
 
     Raises:
         Refusal: an id that does not exist.
@@ -72,12 +89,19 @@ def join(gpu_ids: str, timeout_s: float = 600) -> Place:
     if device.type == "cpu":
         torch.set_num_threads(max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
         note += f", {torch.get_num_threads()} threads"
-    if world > 1:
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s)
-        )
-        note += f", {world} processes"
-    return Place(device, rank, world, note)
+    if world == 1:
+        return Place(device, rank, world, note)
+    store, _, _ = next(dist.rendezvous("env://"))
+    store.set(f"here/{rank}", "")  # they start at different times: that is no missing answer
+    store.wait([f"here/{each}" for each in range(world)], timedelta(seconds=max(MEETING_S, timeout_s)))
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        timeout=timedelta(seconds=timeout_s),
+        store=dist.PrefixStore("group", store),
+        rank=rank,
+        world_size=world,
+    )
+    return Place(device, rank, world, f"{note}, {world} processes", store)
 
 
 _RANKS = (("LOCAL_RANK", 0), ("RANK", 0), ("WORLD_SIZE", 1))
@@ -87,6 +111,37 @@ def leave() -> None:
     """End the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+class LostPeer(Refusal):
+    """Another process of the run failed first."""
+
+
+@contextmanager
+def explain_peers(place: Place) -> Iterator[None]:
+    """Leave word for the others when this process fails, and say theirs where one of them did.
+
+    Raises:
+        LostPeer: instead of what the collective operation raised that missed a process.
+    """
+    try:
+        yield
+    except LostPeer:
+        raise
+    except Exception as error:
+        if place.store is None:
+            raise
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            what = getattr(error, "what", f"{type(error).__name__}: {first_sentence(error)}")
+            why = getattr(error, "why", "")
+            with suppress(RuntimeError):  # the store is gone: nobody is left to be told
+                place.store.compare_set("failure", "", f"process {place.rank} failed: {what}\n{why}")
+            raise
+        what, why = "a process of the run ended, or does not answer [--dist_timeout]", first_sentence(error)
+        with suppress(RuntimeError):
+            if place.store.check(["failure"]):
+                what, _, why = place.store.get("failure").decode().partition("\n")
+        raise LostPeer(what, why, "see the messages above; go on with --resume", code=1) from None
 
 
 def gradients_shared(model: nn.Module, last: bool) -> AbstractContextManager[Any]:

@@ -1,5 +1,7 @@
 """What a user is told when something cannot go on: what, why, and how to mend it."""
 
+import io
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -36,12 +38,69 @@ def first_sentence(error: BaseException) -> str:
     return lines[0].partition(". ")[0]
 
 
+class Stream(io.TextIOWrapper):
+    """stdout or stderr that a reader may leave: what nobody can read any more is no reason to end.
+
+    Args:
+        stream: is taken over.
+        gone: what a write raises then; any other OSError is refused.
+    """
+
+    def __init__(self, stream: io.TextIOWrapper, gone: type[OSError]):
+        encoding, by_line, at_once = stream.encoding, stream.line_buffering, stream.write_through
+        super().__init__(stream.detach(), encoding, "backslashreplace", None, by_line, at_once)
+        self.gone = gone
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._leave(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._leave(error)
+
+    def _leave(self, error: OSError) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+        if not isinstance(error, self.gone):
+            fix = "what was computed is on the disk all the same"
+            raise Refusal("cannot write to stdout", str(error), fix, code=1) from None
+
+
+def mend_streams() -> None:
+    """Make stdin, stdout and stderr usable: open those that are closed, outlive those that break.
+
+    A closed one is None, on which much fails; and the next file that is opened would take its place.
+    """
+    for number, mode in enumerate(("r", "w", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+            name = ("stdin", "stdout", "stderr")[number]
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    sys.stdout = _lasting(sys.stdout, BrokenPipeError)  # what could not be written to a disk is an error
+    sys.stderr = _lasting(sys.stderr, OSError)
+
+
+def _lasting(stream: Any, gone: type[OSError]) -> Any:
+    return Stream(stream, gone) if type(stream) is io.TextIOWrapper else stream
+
+
 def run_script(main: Callable[[Any, ExitStack], int], opt: Any) -> int:
     """Call `main(opt, cleanup)` and return an exit code; a failure becomes a message, no traceback (unless
     --debug). What main registers with `cleanup` is undone however it ends."""
     try:
         with ExitStack() as cleanup:
-            return main(opt, cleanup)
+            code = main(opt, cleanup)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -1,17 +1,23 @@
 """Files that are written whole or not at all."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from utils.errors import Refusal
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a file beside `path` that becomes `path` in one step, durable, when the block ends well.
 
-    A crash at any instant leaves the older complete file.
+    A crash at any instant leaves the older complete file. An OSError on the way names `path`.
     """
     part = path.with_name(f".{path.name}.part")
     try:
@@ -20,6 +26,9 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:  # a full disk is noticed by a write, which does not know its file
+        error.filename = error.filename or str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -27,6 +36,30 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def explain_writing(folder: Path) -> Iterator[None]:
+    """Turn what a full or shut disk raises in this block into one message.
+
+    Args:
+        folder: is named where the error does not know its file.
+
+    Raises:
+        Refusal: instead of the OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (*FULL, *BARRED):
+            raise
+        fix = "free some space" if error.errno in FULL else "see to its permissions and its disk"
+        raise Refusal(
+            f"cannot write {error.filename or folder}",
+            error.strerror or str(error),
+            f"{fix}; files that were complete are still there",
+            code=1,
+        ) from None
 
 
 def write_text(text: str, path: Path) -> None:

@@ -82,18 +82,20 @@ def to_float(image: Array) -> Array:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Open a file and check its header; whatever is wrong with it, here or in the block, is one Refusal.
 
     Raises:
-        Refusal: unreadable, over MAX_PIXELS, or of a depth that is none of 8 bit, 16 bit and float.
+        Refusal: unreadable, over `max_pixels`, or of a depth that is none of 8 bit, 16 bit and float.
     """
     try:
         # not by its path: Pillow would map an uncompressed TIFF into memory, and get turned ones wrong
         with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as file:
-            if file.width * file.height > MAX_PIXELS:
-                size = f"{file.width} x {file.height} pixels, at most {MAX_PIXELS}"
-                raise Refusal(f"{path} is too large", size)
+            if file.width * file.height > max_pixels:
+                size = f"{file.width} x {file.height} pixels, at most {max_pixels}"
+                raise Refusal(
+                    f"{path} is too large", size, "raise --max_pixels if it is meant to be, or remove it"
+                )
             if depth_of(file) not in DTYPES:
                 found = f"mode {file.mode}, {depth_of(file)} bits a channel"
                 raise Refusal(f"{path} has an unknown depth", found, "convert it to 8 or 16 bit, or float")
@@ -110,16 +112,16 @@ def opened(path: Path) -> Iterator[Image.Image]:
         ) from None
 
 
-def header(path: Path) -> Header:
+def header(path: Path, max_pixels: int = MAX_PIXELS) -> Header:
     """The header of a file, without decoding it; Refusal as in `opened`."""
-    with opened(path) as file:
+    with opened(path, max_pixels) as file:
         width, height = file.size
         if file.format != "TIFF" and orientation_of(file, path) >= 5:  # Pillow turns TIFFs, and these only
             width, height = height, width
         return Header(width, height, channels_of(file), depth_of(file), file.mode)
 
 
-def read_image(path: Path) -> Array:
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Array:
     """Decode one image, upright, `(H, W, C)`; Refusal as in `opened`.
 
     A palette and CMYK become RGB, alpha is dropped, an EXIF rotation is applied: alike on both sides.
@@ -127,7 +129,7 @@ def read_image(path: Path) -> Array:
     Raises:
         Refusal: also where a float image leaves [0, 1], and for 16-bit colour without the extra `[tiff]`.
     """
-    with opened(path) as file:
+    with opened(path, max_pixels) as file:
         depth, orientation = depth_of(file), orientation_of(file, path)
         if _by_pillow(file):
             orientation = 1 if file.format == "TIFF" else orientation  # Pillow turns TIFFs, and these only

@@ -3,21 +3,25 @@
 import json
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor
 from tqdm import tqdm
 
-from utils.errors import Refusal
+from utils.errors import Refusal, first_sentence
 from utils.runs import Run, read_log
 from utils.visdom_plot import VisdomPlot
 
 
 class Sink(Protocol):
     """Takes every record of the log, and pictures `(3, H, W)` in [0, 1]."""
+
+    name: str
 
     def record(self, record: dict[str, Any]) -> None: ...
 
@@ -46,22 +50,32 @@ class Logger:
         record = {"step": step, "epoch": round(epoch, 4), "time": round(time.time(), 3), **finite}
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
-        for sink in self.sinks:
-            sink.record(record)
+        self._pass_on(lambda sink: sink.record(record))
 
     def picture(self, name: str, title: str, image: Tensor, step: int) -> None:
-        for sink in self.sinks:
-            sink.picture(name, title, image, step)
+        self._pass_on(lambda sink: sink.picture(name, title, image, step))
 
     def close(self) -> None:
-        for sink in self.sinks:
-            sink.close()
+        self._pass_on(lambda sink: sink.close())
         if self.file:
             self.file.close()
+
+    def _pass_on(self, call: Callable[[Sink], None]) -> None:
+        """Whatever goes wrong with a sink is no concern of the run: it is said, and the sink left out."""
+        for sink in self.sinks[:]:
+            try:
+                call(sink)
+            except Exception as error:
+                self.sinks.remove(sink)
+                with suppress(Exception):
+                    sink.close()
+                _say_lost(sink.name, error)
 
 
 class VisdomSink:
     """Training curves in visdom; starts with what the log already holds, so a resumed run goes on."""
+
+    name = "visdom"
 
     def __init__(self, plot: VisdomPlot, history: list[dict[str, Any]]):
         self.plot = plot
@@ -97,6 +111,8 @@ def training_points(record: dict[str, Any]) -> list[tuple[str, str, float, float
 class TensorBoardSink:
     """The same as TensorBoard events; what an earlier run wrote after `step` is purged."""
 
+    name = "TensorBoard"
+
     def __init__(self, run: Run, step: int):
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -104,6 +120,7 @@ class TensorBoardSink:
             raise Refusal(
                 "tensorboard is not installed [--tensorboard]", fix="pip install tensorboard"
             ) from None
+        _hush("_AsyncWriterThread")
         self.writer = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
 
     def record(self, record: dict[str, Any]) -> None:
@@ -118,13 +135,32 @@ class TensorBoardSink:
         self.writer.close()
 
 
+def _say_lost(name: str, error: Exception) -> None:
+    why = f"{type(error).__name__}: {first_sentence(error)}"
+    tqdm.write(f"{name}: nothing more is written ({why}); the run goes on", file=sys.stderr)
+
+
+def _hush(kind: str) -> None:
+    """No traceback from threads of this class: whoever uses them gets the exception at its next call."""
+    others = threading.excepthook
+
+    def hook(failure: Any) -> None:
+        if type(failure.thread).__name__ != kind:
+            others(failure)
+
+    threading.excepthook = hook
+
+
 def open_logger(run: Run, step: int, plot: VisdomPlot | None, tensorboard: bool) -> Logger:
     """The logger of the process that logs; the log must have been cut back to `step` before."""
     sinks: list[Sink] = []
     if plot:
         sinks.append(VisdomSink(plot, read_log(run.log)))
     if tensorboard:
-        sinks.append(TensorBoardSink(run, step))
+        try:
+            sinks.append(TensorBoardSink(run, step))
+        except OSError as error:
+            _say_lost(TensorBoardSink.name, error)
     return Logger(run, sinks)
 
 

@@ -2,22 +2,27 @@
 
 import argparse
 import difflib
+import importlib.util
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from data.augment import AUGMENTATIONS
 from data.degrade import DEGRADATIONS
 from data.layouts import LAYOUTS, Source
 from models import ACTIVATIONS, INITS, LOSSES, NETWORKS, NORMS, UNIT_RANGE, UPSAMPLES, network_defaults
 from utils.errors import Refusal
+from utils.images import MAX_PIXELS
 from utils.optimizers import OPTIMIZERS
 from utils.runs import Run
 from utils.schedules import SCHEDULES
 
+LARGEST = 2**31 - 1  # of whole numbers: what torch's seeds and sizes take
 METRICS = ("psnr", "ssim", "mae", "lpips")
 NETWORK_FLAGS = ("width", "depth", "levels", "stem", "norm", "act", "init", "upsample")
 
@@ -35,11 +40,31 @@ class Parser(argparse.ArgumentParser):
         """Parse everything; an unknown flag is answered with the nearest known one."""
         opt, extra = self.parse_known_args(argv)
         if extra:
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            near = difflib.get_close_matches(extra[0].split("=")[0], flags, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists every flag"
-            raise Refusal(f"unknown argument {extra[0]}", fix=hint)
+            raise Refusal(f"unknown argument {extra[0]}", fix=self._meant(extra[0], argv))
+        if empty := [name for name, value in vars(opt).items() if value == ""]:
+            raise Refusal(f"--{empty[0]} is empty", fix="give it a value, or leave it out")
         return opt
+
+    def _meant(self, word: str, argv: Sequence[str]) -> str:
+        """What may mend an argument that is not known."""
+        flags = {flag: action for action in self._actions for flag in action.option_strings}
+        before = argv[argv.index(word) - 1] if word in argv[1:] else ""
+        if before in flags and flags[before].nargs == 0 and not word.startswith("-"):
+            return f"{before} takes no value: it stands alone, or is left out"
+        word = word.split("=")[0]
+        begun = [flag for flag in flags if word.startswith("--") and flag.startswith(word)]
+        near = begun or difflib.get_close_matches(word, flags, n=1, cutoff=0.5)
+        said = word.startswith("-") and near
+        return f"did you mean {near[0]}?" if said else f"{self.prog} --help lists every flag"
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        choices = [str(choice) for choice in action.choices or ()]
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        if near and value not in (action.choices or ()):
+            flag = "/".join(action.option_strings)
+            what = f"argument {flag}: invalid choice: {value!r} (choose from {', '.join(choices)})"
+            raise Refusal(what, fix=f"did you mean {near[0]}?")
+        super()._check_value(action, value)
 
     def given(self, argv: Sequence[str]) -> set[str]:
         """Names of the options that stand on the command line."""
@@ -65,14 +90,15 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 
 def number(kind: Callable[[str], Any], low: float = 0.0, high: float = math.inf, above: bool = False) -> Any:
     """An argparse type: a finite number of at least `low` (or above it) and at most `high`."""
+    largest = LARGEST if kind is int else sys.float_info.max
+    told, high = high < largest, min(high, largest)
 
     def convert(text: str) -> Any:
         value = kind(text)
-        if not math.isfinite(value) or value < low or value > high or (above and value == low):
+        if not low <= value <= high or (above and value == low):  # NaN is not within either
             bounds = f"above {low:g}" if above else f"at least {low:g}"
-            raise argparse.ArgumentTypeError(
-                f"{text} must be {bounds}" + (f", at most {high:g}" * (high < math.inf))
-            )
+            most = f", at most {high if kind is int else format(high, 'g')}"
+            raise argparse.ArgumentTypeError(f"{text[:40]} must be {bounds}" + most * (told or value > high))
         return value
 
     convert.__name__ = kind.__name__
@@ -90,7 +116,23 @@ def gpu_list(text: str) -> str:
 
 
 def milestones(text: str) -> list[float]:
-    return [number(float)(part) for part in text.split(",") if part]
+    try:
+        found = [number(float)(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        found = []
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of epochs such as 20,30")
+    return found
+
+
+def server(text: str) -> str:
+    """`http://localhost`, or without `http://`."""
+    parts = urlsplit(text if "://" in text else f"//{text}")
+    if parts.scheme not in ("", "http", "https") or not parts.hostname:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address such as http://localhost")
+    if parts.port is not None:
+        raise argparse.ArgumentTypeError(f"{text!r} has a port, which --visdom_port says")
+    return text
 
 
 def metric_list(text: str) -> list[str]:
@@ -138,14 +180,17 @@ def add_source(parser: Parser, dataroot: str | None) -> Any:
         help=f"make inputs from clean images: {', '.join(DEGRADATIONS)}; with values as noise:25, noise:0-55 "
         "(of 255), poisson:100, blur:1.6, jpeg:10, sr:4; joined by +",
     )
+    group.add_argument(
+        "--max_pixels", default=MAX_PIXELS, type=NATURAL, help="larger images are refused, by their headers"
+    )
     return group
 
 
 def add_network(parser: Parser, model: str | None) -> Any:
     group = parser.add_argument_group("network")
     group.add_argument("--model", default=model, choices=[*NETWORKS], help="network")
-    group.add_argument("--width", type=NATURAL, help=_own("width"))
-    group.add_argument("--depth", type=NATURAL, help=_own("depth"))
+    group.add_argument("--width", type=number(int, 1, 4096), help=_own("width"))
+    group.add_argument("--depth", type=number(int, 1, 1000), help=_own("depth"))
     group.add_argument("--levels", type=number(int, 1, 8), help=_own("levels"))
     group.add_argument(
         "--stem", type=int, choices=[1, 2, 4, 8], help="pixel-unshuffle of the input; " + _own("stem")
@@ -189,7 +234,7 @@ def add_seeing(parser: Parser) -> Any:
 
 def add_server(parser: Parser) -> Any:
     group = parser.add_argument_group("seeing")
-    group.add_argument("--visdom_server", default="http://localhost", help="without port")
+    group.add_argument("--visdom_server", default="http://localhost", type=server, help="without port")
     group.add_argument("--visdom_port", default=8097, type=number(int, 1, 65535), help="port of the server")
     group.add_argument("--debug", action="store_true", help="show tracebacks")
     return group
@@ -260,13 +305,18 @@ def train_parser() -> Parser:
     )
     group.add_argument("--warmup", default=0.0, type=number(float, 0), help="epochs of linear warm-up")
     group.add_argument(
-        "--decay_epoch", type=number(float, 0), help="where lambda begins to fall (default: halfway)"
+        "--decay_epoch",
+        type=number(float, 0),
+        help="where lambda begins to fall (default: halfway; from the end on: never)",
     )
     group.add_argument(
         "--step_size", default=10.0, type=POSITIVE, help="epochs between cuts: step, multiplicative"
     )
     group.add_argument(
-        "--milestones", default=[20.0, 30.0], type=milestones, help="epochs of cuts: multistep, as 20,30"
+        "--milestones",
+        default=[20.0, 30.0],
+        type=milestones,
+        help="epochs of cuts: multistep, as 20,30; those beyond the end are never reached",
     )
     group.add_argument("--gamma", default=0.5, type=number(float, 0, 1, above=True), help="factor of a cut")
 
@@ -284,6 +334,12 @@ def train_parser() -> Parser:
         default=300.0,
         type=POSITIVE,
         help="seconds after which a loader process is given up",
+    )
+    group.add_argument(
+        "--dist_timeout",
+        default=600.0,
+        type=POSITIVE,
+        help="seconds after which another process of the run is given up",
     )
     group.add_argument(
         "--on_bad_image",
@@ -347,6 +403,8 @@ def parse_train(argv: Sequence[str]) -> argparse.Namespace:
     opt, given = parser.parse(argv), parser.given(argv)
     run = Run.named(opt.name or default_name(opt.dataroot, opt.model))
     going_on = opt.resume or opt.epoch > 0
+    if opt.weights and not going_on:
+        _check_weights(opt.weights)
     if going_on:
         known = {action.dest for action in parser._actions}
         before = {
@@ -357,7 +415,8 @@ def parse_train(argv: Sequence[str]) -> argparse.Namespace:
         parser.set_defaults(**before)
         opt = parser.parse(argv)
         changed = {key for key in given if key in before and getattr(opt, key) != before[key]}
-        fixed = (parser.group_names("data", "network") | {"batchSize", "seed"}) & changed
+        fixed = parser.group_names("data", "network") - {"max_pixels"} | {"batchSize", "seed"}
+        fixed &= changed
         if fixed:
             key = min(fixed)
             raise Refusal(
@@ -367,7 +426,7 @@ def parse_train(argv: Sequence[str]) -> argparse.Namespace:
             )
     else:
         changed = {key for key in given if getattr(opt, key) != parser.get_default(key)}
-        if run.exists() and not (opt.dry_run or opt.check_data):
+        if run.taken() and not (opt.dry_run or opt.check_data):
             raise Refusal(f"{run.folder} exists", fix="go on with --resume, or choose another --name")
     opt.name, opt.changed = run.name, changed
     _resolve_network(opt, changed)
@@ -376,7 +435,7 @@ def parse_train(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def default_name(dataroot: str, model: str) -> str:
-    folder = Path(dataroot.split(":")[0]).resolve().name.removesuffix(".csv")
+    folder = Path(os.path.realpath(dataroot.split(":")[0])).name.removesuffix(".csv")  # links may loop
     return re.sub(r"[^\w.\-=+]", "_", f"{folder}_{model}")
 
 
@@ -397,13 +456,25 @@ def _resolve_network(opt: argparse.Namespace, given: set[str]) -> None:
             setattr(opt, flag, value)
 
 
+def _check_weights(file: str) -> None:
+    if not Path(file).is_file():
+        raise Refusal(f"no such file [--weights {file}]", fix="such as checkpoints/RUN/best_net.pth")
+
+
 def _check_train(opt: argparse.Namespace) -> None:
     if opt.epoch >= opt.n_epochs:
         raise Refusal(
             f"nothing to train from --epoch {opt.epoch} to --n_epochs {opt.n_epochs}", fix="raise --n_epochs"
         )
     if opt.size and opt.crop_size and opt.crop_size > opt.size:
-        raise Refusal(f"--crop_size {opt.crop_size} does not fit into --size {opt.size}")
+        raise Refusal(f"--crop_size {opt.crop_size} does not fit into --size {opt.size}", fix="lower it")
+    if opt.accum > opt.batchSize:
+        raise Refusal(
+            f"--accum {opt.accum} splits --batchSize {opt.batchSize} into more parts than it has images",
+            fix="lower --accum or raise --batchSize",
+        )
+    if opt.tensorboard and importlib.util.find_spec("tensorboard") is None:  # before there is a run
+        raise Refusal("tensorboard is not installed [--tensorboard]", fix="pip install tensorboard")
     if not opt.dataroot.startswith("demo") and not Path(opt.dataroot).exists():
         raise Refusal(f"no such folder [--dataroot {opt.dataroot}]", fix="name a folder, or demo")
 
@@ -420,6 +491,7 @@ def source_of(options: Mapping[str, Any]) -> Source:
         target_dir=options.get("target_dir"),
         pair_by=options.get("pair_by"),
         scale=1 if degraded else options.get("scale") or 1,
+        max_pixels=options.get("max_pixels", MAX_PIXELS),
     )
 
 
@@ -510,6 +582,8 @@ def parse_test(argv: Sequence[str]) -> argparse.Namespace:
         raise Refusal(
             f"--tile_overlap {opt.tile_overlap} leaves nothing of --tile {opt.tile}", fix="lower it"
         )
+    if opt.weights:
+        _check_weights(opt.weights)
     return opt
 
 

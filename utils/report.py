@@ -4,6 +4,7 @@ import html
 import io
 import json
 import math
+import os
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ class Report:
         rows = [*rows, *({"name": name} for name in self.pictures if name not in known)]
         keys = columns_of(rows)
         data = {
-            "facts": [[label, text] for label, text in facts],
+            "facts": [[label, in_utf8(text)] for label, text in facts],
             "notes": self._notes(),
             "scale": ERROR_SCALE,
             "columns": [
@@ -137,7 +138,10 @@ class Report:
 
     def _row(self, row: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
         pictures = self.pictures.get(str(row["name"]))
-        found: dict[str, Any] = {"name": str(row["name"]), "values": [plain(row.get(key)) for key in keys]}
+        found: dict[str, Any] = {
+            "name": in_utf8(str(row["name"])),
+            "values": [plain(row.get(key)) for key in keys],
+        }
         if pictures:
             found |= {"size": pictures.size, "thumbs": encoded(pictures.thumbs)}
             if pictures.large:
@@ -253,6 +257,11 @@ def plain(value: Any) -> float | str | None:
     if value is None or math.isnan(value):
         return None
     return float(value) if math.isfinite(value) else ("inf" if value > 0 else "-inf")
+
+
+def in_utf8(text: str) -> str:
+    """Names of files as UTF-8 has them, also where the locale made them something else."""
+    return os.fsencode(text).decode("utf-8", "surrogateescape")
 
 
 def script_json(data: Any) -> str:

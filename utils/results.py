@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import statistics
 from collections import Counter
@@ -42,7 +43,8 @@ class Results:
     """
 
     def __init__(self, folder: Path, dataroot: str):
-        name = Path(dataroot.split(":")[0] if dataroot.startswith("demo") else dataroot).resolve().name
+        place = dataroot.split(":")[0] if dataroot.startswith("demo") else dataroot
+        name = Path(os.path.realpath(place)).name
         self.dataset = re.sub(r"[^\w.\-=+]", "_", name.removesuffix(".csv"))
         self.window = f"test_{self.dataset}"
         self.folder = folder / self.dataset

@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from utils.errors import Refusal
+from utils.errors import Refusal, first_sentence
 from utils.files import write_text
 
 ROOT = Path("checkpoints")
@@ -70,6 +72,24 @@ class Run:
     def exists(self) -> bool:
         return self.options_file.is_file()
 
+    def taken(self) -> bool:
+        """Whether anything here would be lost if another run began."""
+        return any(self.folder.glob("*.pth"))
+
+    @contextmanager
+    def refused(self) -> Iterator[None]:
+        """Around all that is written before the first step: a folder that cannot be is refused.
+
+        Raises:
+            Refusal: instead of the OSError.
+        """
+        try:
+            yield
+        except OSError as error:
+            why = f"{error.strerror or error}: {error.filename or self.folder}"
+            fix = "mend its permissions or make room, choose another --name, or start elsewhere"
+            raise Refusal(f"cannot write the run's folder {self.folder} [--name]", why, fix) from None
+
     def net(self, tag: str) -> Path:
         """Weights of `latest`, `best` or `epoch_0010`."""
         return self.folder / f"{tag}_net.pth"
@@ -82,13 +102,21 @@ class Run:
         """The run's options, resolved.
 
         Raises:
-            Refusal: no such run, listing those that exist.
+            Refusal: no such run, listing those that exist; or no JSON object in the file.
         """
         if not self.exists():
             raise Refusal(
                 f"no run '{self.name}' [--name]", f"{ROOT}/ holds {runs_present()}", "train it first"
             )
-        return json.loads(self.options_file.read_text(encoding="utf-8"))
+        fix = "put its copy back, or start again under another --name"
+        try:
+            options = json.loads(self.options_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            why = f"{type(error).__name__}: {first_sentence(error)}"
+            raise Refusal(f"cannot read {self.options_file}", why, fix) from None
+        if not isinstance(options, dict):
+            raise Refusal(f"cannot read {self.options_file}", "it holds no JSON object", fix)
+        return options
 
     def states(self) -> list[Path]:
         """Every state on the disk: the latest, then the others from the newest on."""
@@ -110,7 +138,14 @@ class Run:
                 os.link(latest, part)
                 part.replace(previous)
             except OSError:  # a file system without hard links
-                part.unlink(missing_ok=True)
+                pass
+            part.unlink(missing_ok=True)  # it stays where both names were of one file: the last save failed
+
+    def set_latest_aside(self) -> None:
+        """Rename a damaged latest state, lest it takes the place of the sound previous one."""
+        latest = self.state("latest")
+        if latest.is_file():
+            latest.replace(latest.with_name(f"{latest.name}.damaged"))
 
     def sweep(self) -> None:
         """Remove what a killed process was writing."""
@@ -203,6 +238,6 @@ class Status:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is not None and self.run.folder.is_dir():
-            self.write(
-                "failed", getattr(error, "code", 1), str(error).splitlines()[0] if str(error) else repr(error)
-            )
+            reason = str(error).splitlines()[0] if str(error) else repr(error)
+            with suppress(OSError):  # on a full disk the error that is on its way says more
+                self.write("failed", getattr(error, "code", 1), reason)

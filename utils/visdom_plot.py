@@ -14,6 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -224,7 +225,8 @@ class VisdomPlot:
         for name, picture in pictures.items():
             if self.shown.get(name) is not picture:
                 title, pixels = picture
-                _check(self.client.image(pixels, win=name, opts={"title": title, "jpgquality": 90}), name)
+                opts = {"title": escape(title), "jpgquality": 90}
+                _check(self.client.image(pixels, win=name, opts=opts), name)
                 self.shown[name] = picture
         if self._server_ended():  # a new one may have taken the last points, and lack those before
             self._forget()
@@ -254,7 +256,7 @@ class VisdomPlot:
 
     def _opts(self, window: str) -> dict[str, Any]:
         title, xlabel, ylabel, opts, _ = self.windows[window]
-        return {"title": title, "xlabel": xlabel, "ylabel": ylabel, "showlegend": True, **opts}
+        return {"title": escape(title), "xlabel": xlabel, "ylabel": ylabel, "showlegend": True, **opts}
 
     def _server_ended(self) -> bool:
         assert self.line is not None
