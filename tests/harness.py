@@ -37,6 +37,8 @@ RISKS = {
     25: "locales",
     26: "no terminal, or one that goes away",
 }
+ON_GPU = (16, 21)  # would be tried on a GPU, too
+NOT_APPLICABLE = "a loss scaler, a plateau schedule, two optimizers (clearpair has none)"
 
 
 class Cases:
@@ -83,26 +85,36 @@ def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") 
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
-    """Print the table, if any test of the harness ran."""
-    tried: dict[int, int] = {}
-    survived: dict[int, int] = {}
+    """Print the tables, if any test of the harness ran: by risk, and what each risk consists of."""
+    counts: dict[tuple[int, str], tuple[int, int]] = {}
     for kind in ("passed", "failed", "error", ""):  # "": teardowns that passed
         for report in terminalreporter.stats.get(kind, []):
             found = dict(getattr(report, "user_properties", ()))
             if "risk" not in found:
                 continue
-            counts = (0, 0)
+            new = (0, 0)
             if "cases" in found:  # known at the teardown
-                counts = found["cases"] or counts if report.when == "teardown" else counts
+                new = found["cases"] or new if report.when == "teardown" else new
+                if report.when == "call" and kind == "failed":  # it broke off: one more input, not survived
+                    new = 1, 0
             elif report.when == "call":
-                counts = 1, int(kind == "passed")
-            tried[found["risk"]] = tried.get(found["risk"], 0) + counts[0]
-            survived[found["risk"]] = survived.get(found["risk"], 0) + counts[1]
-    if not tried:
+                new = 1, int(kind == "passed")
+            test = report.nodeid.rpartition("::")[2].partition("[")[0].removeprefix("test_").replace("_", " ")
+            key = found["risk"], test
+            counts[key] = tuple(map(sum, zip(counts.get(key, (0, 0)), new, strict=True)))  # type: ignore[assignment]
+    if not counts:
         return
+    terminalreporter.section("risks: inputs tried and survived")
+    for (risk, test), (tried, survived) in sorted(counts.items()):
+        terminalreporter.write_line(f"R{risk:<3} {test[:86]:<86} {tried:>5} {survived:>5}")
     terminalreporter.section("risks")
-    for risk in sorted(tried):
-        line = f"R{risk:<3} {RISKS[risk]:<42} {tried[risk]:>5} tried {survived[risk]:>5} survived"
-        terminalreporter.write_line(line)
-    totals = f"{sum(tried.values()):>5} tried {sum(survived.values()):>5} survived"
-    terminalreporter.write_line(f"     {'all':<42} {totals}")
+    for risk in sorted({risk for risk, _ in counts}):
+        mine = [count for (number, _), count in counts.items() if number == risk]
+        line = (
+            f"{sum(tried for tried, _ in mine):>5} tried {sum(survived for _, survived in mine):>5} survived"
+        )
+        note = "" if risk not in ON_GPU else "  (the GPU is imitated)"
+        terminalreporter.write_line(f"R{risk:<3} {RISKS[risk]:<42} {line}{note}")
+    tried, survived = (sum(column) for column in zip(*counts.values(), strict=True))
+    terminalreporter.write_line(f"     {'all':<42} {tried:>5} tried {survived:>5} survived")
+    terminalreporter.write_line(f"     not applicable: {NOT_APPLICABLE}")

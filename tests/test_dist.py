@@ -41,7 +41,7 @@ def torchrun(work: Workplace, *flags: str) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("reduction", ["mean", pytest.param("sum", marks=pytest.mark.slow)])
 def test_two_processes_train_like_one(work: Workplace, reduction: str) -> None:
     flags = (*RUN, "--reduction", reduction, *(("--lr", "2e-6") if reduction == "sum" else ()))
     work.train(*flags, "--name", "one")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from data.layouts import Source, find_pairs
@@ -94,19 +93,6 @@ def test_train_then_test_on_demo(work: Workplace) -> None:
     assert pixels(folder / "grid.png").shape[1] == 728
 
 
-def test_native_sizes_and_a_folder_without_targets(work: Workplace) -> None:
-    work.train(*TINY, *FAST, "--n_epochs", "1", "--name", "run")
-    for size in [(1, 1), (1, 7), (7, 1), (33, 20), (64, 49)]:
-        image = Image.fromarray(np.full((size[1], size[0], 3), 128, np.uint8))
-        (work.folder / "photos" / "sub").mkdir(parents=True, exist_ok=True)
-        image.save(work.folder / "photos" / "sub" / f"{size[0]}x{size[1]}.png")
-    out = work.test("--name", "run", "--dataroot", "photos", "--visdom", "off").stdout
-    assert "nothing to measure" in out and "PSNR" not in out
-    outputs = work.folder / "results" / "run" / "photos" / "outputs" / "sub"
-    sizes = {path.stem: pixels(path).shape[1::-1] for path in outputs.iterdir()}
-    assert len(sizes) == 5 and all(name == f"{w}x{h}" for name, (w, h) in sizes.items())
-
-
 def test_clean_images_with_degradation_and_no_leak(work: Workplace) -> None:
     write_images(work.folder / "clean", [f"{i}.png" for i in range(6)], channels=1)
     write_images(work.folder / "other", [f"{i}.png" for i in range(3)], seed=2, channels=1)
@@ -117,11 +103,6 @@ def test_clean_images_with_degradation_and_no_leak(work: Workplace) -> None:
     first = work.test("--name", "dn", "--dataroot", "other", *degrade, "--visdom", "off").stdout
     assert first == work.test("--name", "dn", "--dataroot", "other", *degrade, "--visdom", "off").stdout
     assert "doing nothing 20." in first
-    err = work.test(
-        "--name", "dn", "--dataroot", "other", *degrade, "--split", "val", "--load", "7", code=2
-    ).stderr
-    assert "epoch_0007_net.pth" in err
-    assert "no run 'dnn'" in work.test("--name", "dnn", code=2).stderr
 
 
 def test_aligned_val_split(work: Workplace) -> None:
