@@ -38,6 +38,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from data.transforms import to_unit
     from models import LOSSES, build_network, own_arguments
     from utils import checkpoint, distributed
+    from utils.batchnorm import share_statistics
     from utils.control import MAX_SKIPPED, Signals, agree, blame, explain_memory, finite_buffers, read_flags
     from utils.ema import Average
     from utils.evaluate import Judge, mean_psnr
@@ -179,6 +180,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     scheduler = build_scheduler(optimizer, opt.schedule, plan, opt.lr, step)
 
     unit = partial(to_unit, mean=opt.mean, std=opt.std)  # from the network's range to [0, 1]
+    share_statistics(net, place)
     model = torch.compile(net) if opt.compile else net
     if place.world > 1:
         model = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)

@@ -5,10 +5,12 @@ A layout is a function `(source, split) -> Listing`; listing decodes no pixel.
 
 import csv
 import functools
+import gc
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -410,12 +412,25 @@ def find_pairs(source: Source, split: str, need_targets: bool = False) -> Listin
             f"it holds {held_by(Path(source.root))}",
             "name the folder of one set; its pairs in train/input and train/target; or give --degrade",
         )
-    listing = LAYOUTS[name](source, split)
+    with uncollected():
+        listing = LAYOUTS[name](source, split)
     if not listing.pairs:
         raise Refusal(f"no images in {listing.where}", fix=f"known kinds: {', '.join(SUFFIXES)}")
     if need_targets and any(pair.target is None for pair in listing.pairs) and name == "manifest":
         raise Refusal(f"{listing.where} has rows without a target", fix="fill the column 'target'")
     return listing
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without Python's search for cycles: a large set makes a million objects, none of them garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def splits_present(source: Source) -> list[str]:

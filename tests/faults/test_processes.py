@@ -235,10 +235,13 @@ def test_two_machines_train_like_one(whole: Job, tmp_path: Path, jobs: list[Job]
 
 @pytest.mark.dist
 @pytest.mark.risk(17)
-def test_adam_and_group_norm_reach_the_same_psnr(trained: Trained, tmp_path: Path, jobs: list[Job]) -> None:
-    """Not batch norm: each process takes the statistics of its own part, which is another training."""
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_adam_and_norms_reach_the_same_psnr(
+    trained: Trained, tmp_path: Path, jobs: list[Job], norm: str
+) -> None:
+    """Batch norm takes the statistics of the whole batch, over both processes."""
     flags = ("--dataroot", "demo:8:48", "--model", "dncnn", "--depth", "4", "--width", "8", *FAST)
-    flags = (*flags, "--norm", "group", "--amp", "off", "--gpu_ids", "-1", "--max_steps", "24")
+    flags = (*flags, "--norm", norm, "--amp", "off", "--gpu_ids", "-1", "--max_steps", "24")
     flags = (*flags, "--val_freq", "99")
     jobs.append(several(tmp_path / "two", TRAIN, *flags))
     one = records(trained(*flags), "val_psnr")
