@@ -16,18 +16,23 @@ from utils.options import describe, parse_or_exit, parse_train, source_of
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:
     """The whole of training, top to bottom; returns the exit code. `cleanup` is unwound however it ends."""
+    import time
+
+    started = time.monotonic()  # before torch is imported: --minutes counts that too
+
     import json
     import math
     import signal
     import tempfile
-    import time
     from collections import deque
     from contextlib import closing
     from functools import partial
+    from itertools import count, islice
     from pathlib import Path
 
     import torch
     from torch.nn.parallel import DistributedDataParallel
+    from torch.optim.lr_scheduler import LRScheduler
     from torch.utils.data import DataLoader
 
     from data.datasets import PairDataset, WholeDataset, check_training_sizes, fits_in_memory
@@ -47,6 +52,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from utils.logger import Logger, open_logger, say_on
     from utils.metrics import psnr
     from utils.optimizers import OPTIMIZERS
+    from utils.pace import LEAST_EPOCH, UNKNOWN, Costs, Stopwatch, steps_within
     from utils.pictures import comparison_grid, side_by_side, spread
     from utils.progress import Meter, Progress, clock, millions
     from utils.runs import Run, Status, cut_log, versions
@@ -55,7 +61,6 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from utils.visdom_plot import TRAINING, open_plot
     from utils.weights import load_weights
 
-    started = time.monotonic()
     degrade = parse_degradation(opt.degrade) if opt.degrade else None
     source = source_of(vars(opt))
     if opt.check_data:
@@ -91,6 +96,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         "seed": opt.seed,
         "cache": opt.cache == "ram" or (opt.cache == "auto" and fits),
     }
+    opt.repeat = opt.repeat or (
+        math.ceil(LEAST_EPOCH * opt.batchSize / len(train_pairs.pairs)) if opt.minutes else 1
+    )
     train_set = PairDataset(
         train_pairs,
         crop_size=opt.crop_size,
@@ -153,31 +161,41 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         trained, opt.lr, (opt.beta1, opt.beta2), opt.momentum, opt.weight_decay
     )
     epoch_steps = sampler.steps_per_epoch
-    total = min(opt.n_epochs * epoch_steps, opt.max_steps or opt.n_epochs * epoch_steps)
+    total = min(opt.n_epochs * epoch_steps, opt.max_steps or UNKNOWN) if not opt.minutes else UNKNOWN
     step = closed = 0  # steps taken; and the step at which validation and saves were last done
     best = {"psnr": None, "psnr_input": None, "step": 0}
     if going_on:
         state = checkpoint.find_state(own, opt.epoch, epoch_steps, say)
         checkpoint.restore(state, net=net, ema=average, optimizer=optimizer)
         step, closed, best = state["step"], state["closed"], state["best"]
+        if opt.minutes and "minutes" not in opt.changed:
+            total = state["total"]
         if step >= total:
-            raise Refusal(f"{run.name} has all its {total} steps", fix="--n_epochs or --max_steps may grow")
+            what = f"{run.name} has all its {total} steps"
+            raise Refusal(
+                what, fix="give a new --minutes" if opt.minutes else "--n_epochs or --max_steps may grow"
+            )
 
     def in_steps(epochs: float) -> float:
         return round(epochs * epoch_steps, 6)  # 1.1 epochs of 50 steps are 55, not 55.00000000000001
 
-    plan = Plan(
-        total=total,
-        decay=total / 2 if opt.decay_epoch is None else in_steps(opt.decay_epoch),
-        step_size=in_steps(opt.step_size),
-        milestones=tuple(in_steps(epoch) for epoch in opt.milestones),
-        gamma=opt.gamma,
-        warmup=in_steps(opt.warmup),
-    )
-    if plan.warmup >= total:
-        why = f"{plan.warmup:g} of {total} steps"
-        raise Refusal(f"--warmup {opt.warmup:g} leaves nothing of the run", why, "lower it, or train longer")
-    scheduler = build_scheduler(optimizer, opt.schedule, plan, opt.lr, step)
+    def schedule_to(total: int) -> LRScheduler:
+        """The learning rate from the next step on, in a run of so many steps."""
+        plan = Plan(
+            total=total,
+            decay=total / 2 if opt.decay_epoch is None else in_steps(opt.decay_epoch),
+            step_size=in_steps(opt.step_size),
+            milestones=tuple(in_steps(epoch) for epoch in opt.milestones),
+            gamma=opt.gamma,
+            warmup=in_steps(opt.warmup),
+        )
+        if plan.warmup >= total and not opt.minutes:
+            why = f"{plan.warmup:g} of {total} steps"
+            what = f"--warmup {opt.warmup:g} leaves nothing of the run"
+            raise Refusal(what, why, "lower it, or train longer")
+        return build_scheduler(optimizer, opt.schedule, plan, opt.lr, step)
+
+    scheduler = schedule_to(total)
 
     unit = partial(to_unit, mean=opt.mean, std=opt.std)  # from the network's range to [0, 1]
     share_statistics(net, place)
@@ -210,7 +228,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         if how:
             say(f"weights {opt.weights}: {how}")
         say(f"device  {place.note}, {'bfloat16' if amp else 'float32'}")
-        say(f"run     {run.folder}, steps {step} to {total}, {epoch_steps} an epoch")
+        until = f"to {total}" if total < UNKNOWN else f"on, for {opt.minutes:g} minutes"
+        say(f"run     {run.folder}, steps {step} {until}, {epoch_steps} an epoch")
     cleanup.enter_context(closing(logger))
     status = cleanup.enter_context(Status(run, place.first))
     cleanup.enter_context(distributed.explain_peers(place))  # again: `status` records what it says
@@ -225,6 +244,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         state |= {
             "step": step,
             "closed": closed,
+            "total": total,
             "best": best,
             "options": resolved,
             "format": checkpoint.FORMAT,
@@ -261,10 +281,27 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     meter = Meter(opt.batchSize, batches, place)
     step_seconds: deque[float] = deque(maxlen=100)
     skipped = 0  # steps in a row whose gradient was no number
+    watch = Stopwatch()
 
-    for epoch in range(first_epoch, math.ceil(last / epoch_steps)):
+    def measured_total() -> int:
+        """The steps of the whole run, if it is to end after --minutes; the same in all processes."""
+        step_s, wait_s = watch.read(batches.waited_s)
+        began = time.perf_counter()
+        judge = Judge(average.net, device, amp, opt.mean, opt.std)
+        for _ in judge(islice(val_batches, 1)):
+            save("latest")
+        close_s = (time.perf_counter() - began) * max(1, len(val_indices))
+        again = time.perf_counter()
+        collate(train_set.__getitems__(list(islice(sampler, opt.batchSize // place.world))))
+        load_s = min(wait_s, time.perf_counter() - again)
+        costs = Costs(step_s, load_s, wait_s - load_s, len(train_pairs.pairs) // opt.batchSize, close_s)
+        left = 60 * opt.minutes - (time.monotonic() - started)
+        return -agree(-(step + steps_within(left, costs, epoch_steps)), place)
+
+    for epoch in count(first_epoch):
         sampler.start_at(epoch, offset)
-        progress = Progress(f"epoch {epoch + 1}/{opt.n_epochs}", offset, epoch_steps, quiet=not place.first)
+        epochs = math.ceil(total / epoch_steps) if total < UNKNOWN else "?"
+        progress = Progress(f"epoch {epoch + 1}/{epochs}", offset, epoch_steps, quiet=not place.first)
         offset = 0
         meter.restart()
         for batch in batches:
@@ -309,11 +346,16 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             if step % opt.log_freq == 0 or step == last:
                 values = meter.read()
                 logger.scalars(step, step / epoch_steps, lr=lr, **values)
+                left = (total - step) * opt.batchSize / values["images_s"]
                 progress.show(
                     f"loss {values['loss']:.4f} PSNR {values['train_psnr']:.2f} lr {lr:.1e} "
                     f"{values['images_s']:.1f} images/s wait {values['wait']:.0%} "
-                    f"ETA {clock((total - step) * opt.batchSize / values['images_s'])}"
+                    f"ETA {clock(left) if total < UNKNOWN else '?'}"
                 )
+            if total == UNKNOWN and not opt.dry_run and watch.step(batches.waited_s):
+                total = last = measured_total()  # fixed from here on, and kept in the state
+                scheduler = schedule_to(total)
+                say(f"length  {total} steps, to end {opt.minutes:g} minutes after the start")
             if stop:
                 progress.close()
                 return leave(stop)
@@ -355,6 +397,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         kept = opt.save_freq and (epoch + 1) % opt.save_freq == 0 and step == (epoch + 1) * epoch_steps
         save("latest", *([f"epoch_{epoch + 1:04d}"] if kept else []))
         saved = time.monotonic()
+        if over:
+            break
 
     # ----------------------------------------------------------------------------------------------- the end
     place.wait()
@@ -362,7 +406,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         checkpoint.load(run.state("latest"))
         memory = distributed.peak_memory_mib(device)
         each = min(step_seconds)
-        took = f"{each:.3f} s a step, {clock(each * total)} for {total} steps, {memory:.0f} MiB"
+        steps = round(60 * opt.minutes / each) if opt.minutes else total
+        took = f"{each:.3f} s a step, {clock(each * steps)} for {steps} steps, {memory:.0f} MiB"
         say(f"dry run: saved and loaded; {took}")
         return 0
     status.write("done", 0)

@@ -1,13 +1,33 @@
 """The exponential moving average of a network's weights, or nothing at all, behind one interface."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+
+def warmed(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], None]:
+    """What AveragedModel does to its weights after `n` averages: a decay of min(decay, (1 + n) / (10 + n)).
+
+    The smaller decay at first (as in TensorFlow's ExponentialMovingAverage with num_updates) lets a short
+    run forget its initial weights.
+    """
+
+    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], n: Tensor) -> None:
+        keep = ((1 + n) / (10 + n)).clamp(max=decay)
+        if keep.device.type == "cpu":
+            torch._foreach_lerp_(averaged, current, 1 - keep.item())
+        else:  # without a host read
+            torch._foreach_mul_(averaged, keep)
+            torch._foreach_add_(averaged, torch._foreach_mul(current, 1 - keep))
+
+    return update
 
 
 class Average:
-    """Follows `net` with weights and buffers averaged by `decay`; with a decay of 0 it is `net` itself.
+    """Follows `net` with weights and buffers averaged by `decay`, less at first; with a decay of 0 it is `net` itself.
 
     Attributes:
         net: the bare network to evaluate and to save.
@@ -15,9 +35,7 @@ class Average:
 
     def __init__(self, net: nn.Module, decay: float):
         self.live = net
-        self.model = (
-            AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
-        )
+        self.model = AveragedModel(net, multi_avg_fn=warmed(decay), use_buffers=True) if decay else None
         self.net: nn.Module = self.model.module if self.model else net
 
     def update(self) -> None:

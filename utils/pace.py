@@ -1,0 +1,60 @@
+"""How many steps fit into `--minutes`: measured once, and then a number like any other."""
+
+import time
+from typing import NamedTuple
+
+WARM, TIMED = 5, 20  # steps: the first ones are slow, the next are measured
+SPARE = 0.03  # of the time, for what the measured steps did not show
+LEAST_EPOCH = 500  # steps of an epoch that ends with a validation and a save
+UNKNOWN = 10**9  # steps of a run whose length is still to be measured: its schedule stands at its beginning
+
+
+class Costs(NamedTuple):
+    """What the rest of a run costs, in seconds.
+
+    Args:
+        step: one step, without the wait for its data.
+        load: the data of one step, of images that have been decoded.
+        decode: what they cost beyond that when they are decoded, in the first `decoding` steps.
+        close: the validation and the save at the end of an epoch.
+    """
+
+    step: float
+    load: float
+    decode: float
+    decoding: int
+    close: float
+
+
+def steps_within(seconds: float, costs: Costs, epoch_steps: int) -> int:
+    """How many steps fit, with their validations; at least one.
+
+    >>> steps_within(100, Costs(step=0.09, load=0.01, decode=0, decoding=0, close=0), epoch_steps=500)
+    970
+    >>> steps_within(100, Costs(step=0.09, load=0.01, decode=0.1, decoding=100, close=17), epoch_steps=1000)
+    700
+    """
+    left = seconds * (1 - SPARE) - costs.close  # that of the last epoch, which may be a short one
+    each = costs.step + costs.load + costs.close / epoch_steps
+    decoding = min(costs.decoding, left / (each + costs.decode))  # all of it may be spent decoding
+    return max(1, round((left - decoding * costs.decode) / each))
+
+
+class Stopwatch:
+    """Times the steps that follow the first few; `waited_s` are the seconds waited for data so far."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.began = self.waited = 0.0
+
+    def step(self, waited_s: float) -> bool:
+        """Count a step; True at the last one that is measured."""
+        self.steps += 1
+        if self.steps == WARM:
+            self.began, self.waited = time.perf_counter(), waited_s
+        return self.steps == WARM + TIMED
+
+    def read(self, waited_s: float) -> tuple[float, float]:
+        """Seconds of a step without its wait, and of the wait."""
+        wait = (waited_s - self.waited) / TIMED
+        return (time.perf_counter() - self.began) / TIMED - wait, wait
