@@ -63,7 +63,9 @@ def normalization(mean: float, std: float) -> Callable[[Array], torch.Tensor]:
 
 def _normalize(image: Array, mean: float, std: float) -> torch.Tensor:
     planes = np.array(image.transpose(2, 0, 1), dtype=np.float32, order="C")  # a copy: changed in place
-    return torch.from_numpy(planes).sub_(mean).div_(std)
+    planes -= np.float32(mean)
+    planes /= np.float32(std)
+    return torch.from_numpy(planes)
 
 
 def to_unit(image: torch.Tensor, mean: float, std: float) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import math
 import os
 import pickle
 import zipfile
@@ -371,13 +372,17 @@ class Walk(nn.Module):
 
 @pytest.mark.parametrize("decay", [0.5, 0.9, 0.999])
 def test_the_average_is_its_closed_form_buffers_included(decay: float) -> None:
-    """After k steps: d^(k-1) w_1 + (1 - d) sum over i of d^(k-i) w_i, the first step being taken as it is."""
+    """After k steps: sum over i of (1 - d_i) d_(i+1) ... d_k w_i, with d_1 = 0, d_i = min(d, i / (9 + i)).
+
+    d_i is what i - 1 earlier averages give: (1 + n) / (10 + n) with n = i - 1.
+    """
     net, generator = Walk(), torch.Generator().manual_seed(0)
     average, walked = Average(net, decay), []
     for k in range(1, 8):
         walked.append(net.move(generator))
         average.update()
-        shares = [decay ** (k - 1)] + [(1 - decay) * decay ** (k - i) for i in range(2, k + 1)]
+        kept = [0.0] + [min(decay, i / (9 + i)) for i in range(2, k + 1)]
+        shares = [(1 - kept[i]) * math.prod(kept[i + 1 :]) for i in range(k)]
         assert sum(shares) == pytest.approx(1)
         for i, name in enumerate(("weight", "seen")):
             wanted = sum(

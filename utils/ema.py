@@ -1,21 +1,24 @@
 """The exponential moving average of a network's weights, or nothing at all, behind one interface."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
-def warmed(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], None]:
+
+def warmed(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
     """What AveragedModel does to its weights after `n` averages: a decay of min(decay, (1 + n) / (10 + n)).
 
     The smaller decay at first (as in TensorFlow's ExponentialMovingAverage with num_updates) lets a short
     run forget its initial weights.
     """
 
-    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], n: Tensor) -> None:
+    def update(averaged: Tensors, current: Tensors, n: Tensor | int) -> None:
+        n = torch.as_tensor(n)
         keep = ((1 + n) / (10 + n)).clamp(max=decay)
         if keep.device.type == "cpu":
             torch._foreach_lerp_(averaged, current, 1 - keep.item())
@@ -27,7 +30,7 @@ def warmed(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor
 
 
 class Average:
-    """Follows `net` with weights and buffers averaged by `decay`, less at first; with a decay of 0 it is `net` itself.
+    """Follows `net` with weights and buffers averaged by `decay`, or with a decay of 0 is `net` itself.
 
     Attributes:
         net: the bare network to evaluate and to save.
