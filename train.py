@@ -52,7 +52,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from utils.logger import Logger, open_logger, say_on
     from utils.metrics import psnr
     from utils.optimizers import OPTIMIZERS
-    from utils.pace import LEAST_EPOCH, UNKNOWN, Costs, Stopwatch, steps_within
+    from utils.pace import LEAST_EPOCH, UNKNOWN, Costs, Stopwatch, seconds_of, steps_within
     from utils.pictures import comparison_grid, side_by_side, spread
     from utils.progress import Meter, Progress, clock, millions
     from utils.runs import Run, Status, cut_log, versions
@@ -286,14 +286,11 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     def measured_total() -> int:
         """The steps of the whole run, if it is to end after --minutes; the same in all processes."""
         step_s, wait_s = watch.read(batches.waited_s)
-        began = time.perf_counter()
+        keys = list(islice(sampler, opt.batchSize // place.world))
+        load_s = min(wait_s, seconds_of(lambda: collate(train_set.__getitems__(keys))))
         judge = Judge(average.net, device, amp, opt.mean, opt.std)
-        for _ in judge(islice(val_batches, 1)):
-            save("latest")
-        close_s = (time.perf_counter() - began) * max(1, len(val_indices))
-        again = time.perf_counter()
-        collate(train_set.__getitems__(list(islice(sampler, opt.batchSize // place.world))))
-        load_s = min(wait_s, time.perf_counter() - again)
+        judge_s = seconds_of(lambda: list(judge(islice(val_batches, 1)))) * len(val_indices)
+        close_s = judge_s + 2 * seconds_of(partial(save, "latest"))
         costs = Costs(step_s, load_s, wait_s - load_s, len(train_pairs.pairs) // opt.batchSize, close_s)
         left = 60 * opt.minutes - (time.monotonic() - started)
         return -agree(-(step + steps_within(left, costs, epoch_steps)), place)

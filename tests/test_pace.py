@@ -18,14 +18,14 @@ def test_a_run_of_minutes_ends_in_time_and_goes_on_exactly(work: Workplace) -> N
     assert 9 < took < 27, took  # 18 s were asked for; a busy machine may change its speed meanwhile
     state = torch.load(work.file("short", "latest_state.pth"), weights_only=True)
     total = state["total"]
-    assert f"length  {total} steps" in run.stdout and state["step"] == total
+    assert f"length  {total} steps" in run.stderr and state["step"] == total
     assert max(step for step, _ in work.log("short", "lr")) == total
     rates = dict(work.log("short", "lr"))
     assert rates[total] < 0.01 * max(rates.values())  # the schedule ends where the run does
 
     weights = work.file("short", "latest_net.pth").read_bytes()
     again = work.train("--epoch", "1", "--name", "short")
-    assert f"to {total}," in again.stdout and "length" not in again.stdout
+    assert f"to {total}," in again.stderr and "length" not in again.stderr
     assert work.file("short", "latest_net.pth").read_bytes() == weights
 
     done = work.train("--resume", "--name", "short", code=2)
@@ -37,15 +37,15 @@ def test_a_run_of_minutes_ends_in_time_and_goes_on_exactly(work: Workplace) -> N
 def test_two_lengths_are_refused_and_a_dry_run_measures_none(work: Workplace) -> None:
     refused = work.train(*SHORT, "--minutes", "1", "--max_steps", "5", code=2)
     assert "--max_steps" in refused.stderr and "leave one out" in refused.stderr
-    assert "s a step" in work.train(*SHORT, "--minutes", "1", "--dry_run").stdout
+    assert "s a step" in work.train(*SHORT, "--minutes", "1", "--dry_run").stderr
 
 
 def test_a_preset_is_other_defaults_that_flags_override_and_a_resume_keeps(work: Workplace) -> None:
     given = ("--dataroot", "demo:8:96", "--preset", "fast", "--width", "8", "--visdom", "off", "--name", "p")
-    out = work.train(*given, "--crop_size", "32", "--batchSize", "4", "--n_epochs", "1").stdout
+    out = work.train(*given, "--crop_size", "32", "--batchSize", "4", "--n_epochs", "1").stderr
     wanted = PRESETS["fast"] | {"crop_size": 32, "batchSize": 4}
     for key, value in wanted.items():
         assert f"{key}={value}" in out.replace("\n", " "), key
-    more = work.train("--resume", "--name", "p", "--n_epochs", "2").stdout
+    more = work.train("--resume", "--name", "p", "--n_epochs", "2").stderr
     assert f"lr={PRESETS['fast']['lr']}" in more.replace("\n", " ")
     assert "--preset cannot change" not in more

@@ -11,13 +11,17 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def warmed(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    """What AveragedModel does to its weights after `n` averages: a decay of min(decay, (1 + n) / (10 + n)).
+    """What AveragedModel does to tensors of one kind after `n` averages: a decay of
+    min(decay, (1 + n) / (10 + n)).
 
     The smaller decay at first (as in TensorFlow's ExponentialMovingAverage with num_updates) lets a short
     run forget its initial weights.
     """
 
     def update(averaged: Tensors, current: Tensors, n: Tensor | int) -> None:
+        if not averaged[0].is_floating_point():  # the counts of batch norms
+            torch._foreach_copy_(averaged, current)
+            return
         n = torch.as_tensor(n)
         keep = ((1 + n) / (10 + n)).clamp(max=decay)
         if keep.device.type == "cpu":

@@ -32,8 +32,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fast": {
         "model": "resunet",
         "crop_size": 64,
-        "batchSize": 16,
-        "lr": 3e-3,
+        "batchSize": 8,
+        "lr": 4e-3,
         "optimizer": "adamw",
         "beta1": 0.9,
         "weight_decay": 0.01,

@@ -1,6 +1,7 @@
 """How many steps fit into `--minutes`: measured once, and then a number like any other."""
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 WARM, TIMED = 5, 20  # steps: the first ones are slow, the next are measured
@@ -32,12 +33,20 @@ def steps_within(seconds: float, costs: Costs, epoch_steps: int) -> int:
     >>> steps_within(100, Costs(step=0.09, load=0.01, decode=0, decoding=0, close=0), epoch_steps=500)
     970
     >>> steps_within(100, Costs(step=0.09, load=0.01, decode=0.1, decoding=100, close=17), epoch_steps=1000)
-    700
+    598
     """
     left = seconds * (1 - SPARE) - costs.close  # that of the last epoch, which may be a short one
     each = costs.step + costs.load + costs.close / epoch_steps
     decoding = min(costs.decoding, left / (each + costs.decode))  # all of it may be spent decoding
     return max(1, round((left - decoding * costs.decode) / each))
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """How long `work` takes when it is done again: the first time may load, plan and allocate."""
+    work()
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 class Stopwatch:

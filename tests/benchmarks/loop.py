@@ -3,9 +3,9 @@
 python -m tests.benchmarks.loop            # resunet 96 x 96, batch 8, and resnet 256 x 256, batch 1
 
 The bare step is what one step of train.py must do to one fixed batch in memory: forward, loss, backward,
-clipping, optimizer, schedule, average. train.py adds reading, cropping, turning, noise, the check for NaN, the
-PSNR of every training image, the log, visdom, signals, saves. Its images/s are those it logs after its first
-epoch, without validation.
+clipping, optimizer, schedule, average. train.py adds reading, cropping, turning, noise, the check for NaN,
+the PSNR of every training image, the log, visdom, signals, saves. Its images/s are those it logs after its
+first epoch, without validation.
 """
 
 import argparse
