@@ -1,6 +1,7 @@
 """Files that are whole or not there, are checked before they are believed, and load in anybody's code."""
 
 import argparse
+import copy
 import errno
 import math
 import os
@@ -18,6 +19,7 @@ from utils import checkpoint
 from utils.ema import Average
 from utils.errors import Refusal
 from utils.files import write_text
+from utils.optimizers import OPTIMIZERS
 from utils.runs import Run, cut_log, read_log
 
 
@@ -433,3 +435,32 @@ def test_the_statistics_of_a_batch_norm_are_averaged_too() -> None:
     assert not torch.allclose(own["1.running_mean"], averaged["1.running_mean"], atol=1e-3)
     assert averaged["1.running_mean"].abs().sum() > 0
     assert not any("n_averaged" in key or key.startswith("module.") for key in averaged)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_state_of_another_memory_layout_is_laid_out_anew(name: str) -> None:
+    """Fused kernels walk the memory of weights, gradients and state side by side, whatever their strides."""
+    given = torch.randn(4, 8, 9, 9, generator=torch.Generator().manual_seed(0))
+
+    def steps(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        for _ in range(3):
+            optimizer.zero_grad()
+            net(given).square().mean().backward()
+            optimizer.step()
+
+    def pair(layout: torch.memory_format) -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        net = nn.Conv2d(8, 16, 3).to(memory_format=layout)
+        return net, OPTIMIZERS[name](net.parameters(), 1e-2, (0.9, 0.99), 0.9, 0.01)
+
+    net, optimizer = pair(torch.contiguous_format)
+    steps(net, optimizer)
+    twin, resumed = pair(torch.channels_last)
+    state = copy.deepcopy(checkpoint.collect(net=net, optimizer=optimizer))
+    checkpoint.restore(state, net=twin, optimizer=resumed)
+    before = twin.weight.detach().clone()
+    steps(net, optimizer)
+    steps(twin, resumed)
+    assert twin.weight.stride() != net.weight.stride()
+    assert (twin.weight - before).abs().max() > 1e-3
+    assert torch.allclose(twin.weight, net.weight, atol=1e-6)

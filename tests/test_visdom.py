@@ -444,6 +444,7 @@ def test_what_is_no_visdom_server_is_left_alone() -> None:
         def log_message(self, *args: object) -> None:
             pass
 
+    pytest.importorskip("visdom", reason="visdom is not installed")
     said: list[str] = []
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Polite) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()

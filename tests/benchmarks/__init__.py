@@ -1,0 +1,1 @@
+"""Benchmarks: each module prints tables in Markdown; nothing else should run meanwhile."""

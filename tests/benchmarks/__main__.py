@@ -1,0 +1,37 @@
+"""The tables of the README: `python -m tests.benchmarks [TABLE ...]`, or one with flags of its own.
+
+python -m tests.benchmarks                              # all but psnr: about 25 minutes
+python -m tests.benchmarks psnr --minutes 1 5 20 60     # hours, where one asks for them
+"""
+
+import argparse
+import importlib
+
+TABLES = {
+    "start": "seconds until the scripts answer",
+    "data": "pairs/s of one core against plain Pillow and torchvision",
+    "step": "precision, layout, compilation; a profile",
+    "loop": "train.py beside the bare step",
+    "inference": "test.py: images/s, peak memory, bfloat16 against float32, tiles",
+    "growth": "time and memory against sizes and counts",
+    "psnr": "time to PSNR on real images",
+}
+
+
+def main() -> None:
+    listed = "\n".join(f"  {name:<10} {what}" for name, what in TABLES.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks",
+        description=__doc__,
+        epilog=f"tables:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("table", nargs="?", choices=[*TABLES], help="the only one; further flags are its own")
+    opt, flags = parser.parse_known_args()
+    names = [opt.table] if opt.table else [name for name in TABLES if name != "psnr"]
+    for name in names:
+        importlib.import_module(f"tests.benchmarks.{name}").main(flags)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Reading pairs: pairs/s on one core, of clearpair and of plain Pillow with torchvision's transforms.
+
+Both read a pair of 480p files (854 x 480), crop 256 x 256 alike from both, flip them half of the time, and
+give two normalised float tensors. `plain` is the usual way: Image.open, RGB, ToTensor of the whole image,
+crop, flip, Normalize. `decoded` is clearpair from its second epoch on, with the pixels in memory.
+"""
+
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from data.datasets import PairDataset
+from data.demo import render_pair
+from data.layouts import Source, find_pairs
+from tests.benchmarks.common import table
+from utils.tvcompat import transforms
+
+PAIRS, CROP, ROUNDS, WIDTH, HEIGHT = 16, 256, 9, 854, 480
+functional = transforms.functional
+
+
+def write(root: Path, kind: str) -> None:
+    for side in ("input", "target"):
+        (root / "train" / side).mkdir(parents=True)
+    for number in range(PAIRS):
+        for side, image in zip(("input", "target"), render_pair(number, 1, WIDTH), strict=True):
+            file = root / "train" / side / f"{number:03d}.{kind}"
+            Image.fromarray(image[:HEIGHT]).save(file, quality=95)
+
+
+def plain(root: Path) -> Callable[[int], object]:
+    """A dataset as it stands in many repositories."""
+    files = [sorted((root / "train" / side).iterdir()) for side in ("input", "target")]
+    convert, normalize = transforms.ToTensor(), transforms.Normalize(0.5, 0.5)
+
+    def read(index: int) -> list[torch.Tensor]:
+        pair = [convert(Image.open(side[index]).convert("RGB")) for side in files]
+        top, left = random.randrange(HEIGHT - CROP), random.randrange(WIDTH - CROP)
+        pair = [functional.crop(image, top, left, CROP, CROP) for image in pair]
+        if random.random() < 0.5:
+            pair = [functional.hflip(image) for image in pair]
+        return [normalize(image) for image in pair]
+
+    return read
+
+
+def ours(root: Path, cache: bool) -> Callable[[int], object]:
+    pairs = find_pairs(Source(str(root)), "train", need_targets=True)
+    data = PairDataset(pairs, input_nc=3, target_nc=3, crop_size=CROP, augment="flip", cache=cache)
+    return lambda index: data[0, index]
+
+
+def rows() -> Iterator[tuple[object, ...]]:
+    torch.set_num_threads(1)
+    for kind in ("png", "jpg"):
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            write(root, kind)
+            ways = {"plain": plain(root), "clearpair": ours(root, False), "decoded": ours(root, True)}
+            rates: dict[str, list[float]] = {way: [] for way in ways}
+            for _ in range(ROUNDS + 1):  # in turns; the first round warms up
+                for way, read in ways.items():
+                    began = time.perf_counter()
+                    for index in range(PAIRS):
+                        read(index)
+                    rates[way].append(PAIRS / (time.perf_counter() - began))
+        middle = {way: statistics.median(rate[1:]) for way, rate in rates.items()}
+        against = np.divide(rates["clearpair"][1:], rates["plain"][1:])
+        yield kind, *(f"{middle[way]:.0f}" for way in ways), f"{np.median(against):.2f}"
+
+
+def main(argv: list[str] | None = None) -> None:
+    columns = ("480p", "plain, pairs/s", "clearpair", "decoded", "clearpair / plain")
+    table("Data: pairs/s of one core", columns, rows())
+
+
+if __name__ == "__main__":
+    main()

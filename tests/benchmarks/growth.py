@@ -1,0 +1,127 @@
+"""How cost grows: seconds and memory against image size, batch, width, number of pairs, and processes.
+
+`growth` is the exponent between the last two rows of a series: 1 is linear in the first column (for image
+size: in its pixels; for width: 2 is the growth of the arithmetic). --plot FILE draws the series (matplotlib).
+"""
+
+import argparse
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from data.demo import render_pair
+from tests.benchmarks import step
+from tests.benchmarks.common import ROOT, call, records, table, test, train
+from tests.benchmarks.inference import SCENE, TRAINING, lay_out
+
+Row = tuple[float, float, float]  # the number that grows, seconds, peak MiB (of one process)
+
+
+def image_sizes() -> Iterator[Row]:
+    scenes = [render_pair(2_000_000 + number, 1, SCENE) for number in range(12)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        train(folder, *TRAINING)
+        for side in (256, 512, 1024, 2048, 4096):
+            lay_out(folder / str(side), side, side, 1, scenes)
+            _, summary = test(
+                folder, "--dataroot", str(folder / str(side)), "--results_dir", f"{folder}/{side}/results"
+            )
+            yield side**2, summary["seconds"], summary["peak_mib"]
+
+
+def batches() -> Iterator[Row]:
+    for size in (1, 2, 4, 8, 16, 32, 64):
+        found = step.apart((*step.PRESET, "--batchSize", str(size)), 3)
+        yield size, found["step"], found["peak_mib"]
+
+
+def widths() -> Iterator[Row]:
+    for width in (8, 16, 32, 64, 128):
+        found = step.apart((*step.PRESET, "--width", str(width)), 3)
+        yield width, found["step"], found["peak_mib"]
+
+
+def pairs() -> Iterator[Row]:
+    """The start of training and two steps; all pairs are hard links of one."""
+    flags = ("--crop_size", "32", "--batchSize", "8", "--model", "resunet", "--width", "8", "--dry_run")
+    given, target = render_pair(0, 1, 64)
+    with tempfile.TemporaryDirectory() as name:
+        root, done = Path(name) / "set", 0
+        for side, image in (("input", given), ("target", target)):
+            (root / "train" / side).mkdir(parents=True)
+            Image.fromarray(image).save(root / f"{side}.png")
+        for count in (10, 100, 1000, 10_000, 100_000):
+            for number in range(done, count):
+                for side in ("input", "target"):
+                    os.link(root / f"{side}.png", root / "train" / side / f"{number:06d}.png")
+            done = count
+            found = train(Path(name), "--dataroot", str(root), *flags, "--visdom", "off")
+            yield count, found.seconds, found.peak_mib
+
+
+def processes() -> Iterator[Row]:
+    """Seconds of a step, the same batch in all; the threads are divided."""
+    flags = ["--dataroot", "demo", "--preset", "fast", "--batchSize", "16", "--max_steps", "200"]
+    for count in (1, 2):
+        with tempfile.TemporaryDirectory() as name:
+            script = [str(ROOT / "train.py"), "--name", "run", *flags, "--visdom", "off"]
+            launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+            call(Path(name), *launcher, *script)
+            rates = [row["images_s"] for row in records(Path(name)) if "images_s" in row]
+            yield count, 16 / sorted(rates)[len(rates) // 2], math.nan
+
+
+SERIES: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
+    "pixels of an image, test.py": ("seconds of the forward pass", image_sizes),
+    "batch of 64 x 64": ("seconds of a step", batches),
+    "width": ("seconds of a step", widths),
+    "pairs in the folder": ("seconds of train.py --dry_run", pairs),
+    "processes": ("seconds of a step", processes),
+}
+
+
+def exponent(rows: Sequence[Row], column: int) -> str:
+    """Growth between the last two rows."""
+    if len(rows) < 2:
+        return ""
+    before, last = rows[-2:]
+    return f"{math.log(last[column] / before[column]) / math.log(last[0] / before[0]):.2f}"
+
+
+def plot(series: dict[str, list[Row]], file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2 * len(series), 3), layout="constrained")
+    for axes, (what, rows) in zip(figure.subplots(1, len(series)), series.items(), strict=True):
+        counts, seconds, _ = zip(*rows, strict=True)
+        axes.loglog(counts, seconds, "o-")
+        axes.loglog(counts, [seconds[-1] * n / counts[-1] for n in counts], ":", color="gray")
+        axes.set(xlabel=what, ylabel=SERIES[what][0])
+    figure.savefig(file, dpi=90)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--plot", type=Path, help="PNG of all series; dotted: linear")
+    opt = parser.parse_args(argv)
+    found: dict[str, list[Row]] = {}
+    for what, (seconds, measure) in SERIES.items():
+        rows = found[what] = []
+
+        def lines(rows: list[Row] = rows, measure: Callable[[], Iterator[Row]] = measure) -> Iterator[object]:
+            for row in measure():
+                rows.append(row)
+                yield f"{row[0]:,}", f"{row[1]:.3g}", exponent(rows, 1), f"{row[2]:.0f}"
+
+        table(f"Growth: {what}", (what, seconds, "growth", "peak MiB"), lines())
+    if opt.plot:
+        plot(found, opt.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The step of training: what precision, layout and compilation make of it, and a profile.
+
+Each variant is stepped on one batch in memory, in a process of its own, in turns. `pays after` is the number
+of steps from which on compiling has cost less time than it saved.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from models import LOSSES, build_network, own_arguments
+from tests.benchmarks.common import ROOT, table
+from utils import distributed
+from utils.ema import Average
+from utils.optimizers import OPTIMIZERS
+from utils.options import parse_train
+from utils.schedules import Plan, build_scheduler
+
+REPEATS = 3
+PRESET = ("--preset", "fast", "--input_nc", "1", "--output_nc", "1")
+NETWORKS = {
+    "resunet, preset fast": PRESET,
+    "resnet 256 x 256, batch 1": ("--model", "resnet", "--crop_size", "256", "--input_nc", "3"),
+}
+WAYS = {
+    "float32": ("--amp", "off", "--no-channels_last"),
+    "bfloat16": ("--amp", "on", "--no-channels_last"),
+    "bfloat16, channels_last": ("--amp", "on", "--channels_last"),
+    "the same, compiled": ("--amp", "on", "--channels_last", "--compile"),
+}
+
+
+def bare_step(flags: list[str]) -> tuple[Callable[[], Any], int]:
+    """(one step of train.py's arithmetic on one fixed batch, images in it); warms nothing up.
+
+    Forward, loss, backward, clipping, the host read, optimizer, schedule and average: no data, no log.
+    """
+    opt = parse_train([*flags, "--name", "bare", "--dataroot", "demo"])
+    place = distributed.join(opt.gpu_ids)
+    amp = distributed.amp_enabled(opt.amp, place.device)
+    channels = {"input_nc": opt.input_nc or 3, "output_nc": opt.output_nc or opt.input_nc or 3}
+    torch.manual_seed(0)
+    layout = torch.channels_last if opt.channels_last else torch.contiguous_format
+    net = build_network(opt.model, **own_arguments(opt.model, vars(opt) | channels))
+    net.to(place.device, memory_format=layout)
+    average = Average(net, opt.ema)
+    betas = opt.beta1, opt.beta2
+    optimizer = OPTIMIZERS[opt.optimizer](net.parameters(), opt.lr, betas, opt.momentum, opt.weight_decay)
+    scheduler = build_scheduler(optimizer, opt.schedule, Plan(total=10**6, decay=10**6), opt.lr, 0)
+    criterion = LOSSES[opt.loss]()
+    model = torch.compile(net) if opt.compile else net
+    given, target = (
+        torch.rand(opt.batchSize, count, opt.crop_size, opt.crop_size, device=place.device)
+        for count in channels.values()
+    )
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(place.device.type, torch.bfloat16, enabled=amp):
+            output = model(given)
+        loss = criterion(output.float(), target)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), opt.clip or float("inf"))
+        loss.item()
+        optimizer.step()
+        scheduler.step()
+        average.update()
+
+    return step, opt.batchSize
+
+
+def timed(flags: list[str], seconds: float) -> dict[str, float]:
+    """Seconds of the first step and the median of those that follow, for so many seconds."""
+    step, images = bare_step(flags)
+    began = time.perf_counter()
+    step()
+    first = time.perf_counter() - began
+    for _ in range(4):
+        step()
+    times: list[float] = []
+    while sum(times) < seconds or len(times) < 5:
+        began = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - began)
+    middle = statistics.median(times)
+    peak_mib = distributed.peak_memory_mib(distributed.join("0").device)
+    return {"first": first, "step": middle, "images_s": images / middle, "peak_mib": peak_mib}
+
+
+def apart(flags: tuple[str, ...], seconds: float = 10) -> dict[str, float]:
+    """`timed` in a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.step", "--time", str(seconds), *flags]
+    found: dict[str, float] = json.loads(subprocess.check_output(command, cwd=ROOT).splitlines()[-1])
+    return found
+
+
+def ways() -> Iterator[tuple[object, ...]]:
+    for network, flags in NETWORKS.items():
+        runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+        for _ in range(REPEATS):
+            for way, more in WAYS.items():
+                runs[way].append(apart((*flags, *more)))
+        middle = {
+            way: {key: statistics.median(run[key] for run in found) for key in found[0]}
+            for way, found in runs.items()
+        }
+        eager = middle["bfloat16, channels_last"]
+        for way, found in middle.items():
+            gain = eager["step"] - found["step"]
+            pays = ""
+            if "compiled" in way:
+                pays = f"{(found['first'] - eager['first']) / gain:.0f} steps" if gain > 0 else "never"
+            step, first = 1000 * found["step"], found["first"]
+            faster = middle["float32"]["step"] / found["step"]
+            yield (
+                network,
+                way,
+                f"{step:.1f}",
+                f"{found['images_s']:.1f}",
+                f"{faster:.2f}",
+                f"{first:.1f}",
+                pays,
+            )
+
+
+def profile(steps: int = 30) -> Iterator[tuple[object, ...]]:
+    """The operations of the preset's step that cost most, and the share of the processor's time."""
+    step, _ = bare_step([*PRESET])
+    for _ in range(10):
+        step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        for _ in range(steps):
+            step()
+    events = sorted(found.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    for event in events[:12]:
+        share = event.self_cpu_time_total / total
+        yield event.key, f"{event.self_cpu_time_total / steps / 1000:.2f}", f"{share:.1%}"
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--time", type=float, help=argparse.SUPPRESS)
+    opt, flags = parser.parse_known_args(argv)
+    if opt.time:
+        print(json.dumps(timed(flags, opt.time)))
+        return
+    columns = ("network", "way", "ms a step", "images/s", "times float32", "first step, s", "pays after")
+    table("The step", columns, ways())
+    table("Profile of the step of preset fast", ("operation", "ms a step", "share"), profile())
+
+
+if __name__ == "__main__":
+    main()
