@@ -41,11 +41,11 @@ def test_two_lengths_are_refused_and_a_dry_run_measures_none(work: Workplace) ->
 
 
 def test_a_preset_is_other_defaults_that_flags_override_and_a_resume_keeps(work: Workplace) -> None:
-    given = ("--dataroot", "demo:8:96", "--preset", "fast", "--width", "8", "--visdom", "off", "--name", "p")
+    given = ("--dataroot", "demo:8:96", "--preset", "fine", "--width", "8", "--visdom", "off", "--name", "p")
     out = work.train(*given, "--crop_size", "32", "--batchSize", "4", "--n_epochs", "1").stderr
-    wanted = PRESETS["fast"] | {"crop_size": 32, "batchSize": 4}
+    wanted = PRESETS["fine"] | {"crop_size": 32, "batchSize": 4, "width": 8}
     for key, value in wanted.items():
         assert f"{key}={value}" in out.replace("\n", " "), key
     more = work.train("--resume", "--name", "p", "--n_epochs", "2").stderr
-    assert f"lr={PRESETS['fast']['lr']}" in more.replace("\n", " ")
+    assert f"lr={PRESETS['fine']['lr']}" in more.replace("\n", " ")
     assert "--preset cannot change" not in more

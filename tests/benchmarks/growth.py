@@ -66,7 +66,7 @@ def pairs() -> Iterator[Row]:
 
 def processes() -> Iterator[Row]:
     """Seconds of a step, the same batch in all; the threads are divided."""
-    flags = ["--dataroot", "demo", "--preset", "fast", "--batchSize", "16", "--max_steps", "200"]
+    flags = ["--dataroot", "demo", "--preset", "fine", "--batchSize", "16", "--max_steps", "200"]
     for count in (1, 2):
         with tempfile.TemporaryDirectory() as name:
             script = [str(ROOT / "train.py"), "--name", "run", *flags, "--visdom", "off"]

@@ -1,6 +1,6 @@
 """test.py: images/s, peak memory, bfloat16 against float32, and what tiles change.
 
-A network (preset fast) is trained for a few hundred steps on the demo; then test.py judges mosaics of hazy
+A network (preset fine) is trained for a few hundred steps on the demo; then test.py judges mosaics of hazy
 scenes of three sizes with PSNR and SSIM. Seconds are those of the forward passes; `in all` is the whole
 command, start, reading, measuring and writing included. Peak memory is that of the process.
 """
@@ -20,7 +20,7 @@ from tests.benchmarks.common import Call, table, test, train
 SCENE = 400  # pixels of one scene of a mosaic
 SIZES = (481, 321, 24), (2048, 1080, 6), (12_000, 8_000, 1)  # width, height, images
 PART = 3000, 2000  # on which tiles are compared with the whole
-TRAINING = ("--dataroot", "demo", "--preset", "fast", "--max_steps", "300", "--visdom", "off")
+TRAINING = ("--dataroot", "demo", "--preset", "fine", "--max_steps", "300", "--visdom", "off")
 Pair = tuple[np.ndarray, np.ndarray]
 
 

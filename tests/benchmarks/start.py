@@ -12,7 +12,18 @@ from pathlib import Path
 from tests.benchmarks.common import ROOT, call, table
 
 REPEATS = 7
-DEMO = ("--dataroot", "demo", "--preset", "fast", "--visdom", "off", "--log_freq", "1", "--max_steps", "1000")
+DEMO = (
+    "--dataroot",
+    "demo",
+    "--preset",
+    "coarse",
+    "--visdom",
+    "off",
+    "--log_freq",
+    "1",
+    "--max_steps",
+    "1000",
+)
 IMPORTS = "import torch, torchvision, PIL.Image, numpy, tqdm"
 
 

@@ -24,9 +24,9 @@ from utils.options import parse_train
 from utils.schedules import Plan, build_scheduler
 
 REPEATS = 3
-PRESET = ("--preset", "fast", "--input_nc", "1", "--output_nc", "1")
+PRESET = ("--preset", "fine", "--input_nc", "1", "--output_nc", "1")
 NETWORKS = {
-    "resunet, preset fast": PRESET,
+    "resunet, preset fine": PRESET,
     "resnet 256 x 256, batch 1": ("--model", "resnet", "--crop_size", "256", "--input_nc", "3"),
 }
 WAYS = {
@@ -154,7 +154,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     columns = ("network", "way", "ms a step", "images/s", "times float32", "first step, s", "pays after")
     table("The step", columns, ways())
-    table("Profile of the step of preset fast", ("operation", "ms a step", "share"), profile())
+    table("Profile of the step of preset fine", ("operation", "ms a step", "share"), profile())
 
 
 if __name__ == "__main__":
