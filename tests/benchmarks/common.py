@@ -79,10 +79,11 @@ def train(folder: Path, *flags: str) -> Call:
 
 
 def test(folder: Path, *flags: str) -> tuple[Call, dict[str, Any]]:
-    """test.py on run `run`, without the page, and its summary."""
+    """test.py on run `run`, and the summary that it wrote."""
     done = call(folder, str(ROOT / "test.py"), "--name", "run", "--visdom", "off", *flags)
-    (summary,) = (folder / "results" / "run").glob("*/summary.json")
-    return done, json.loads(summary.read_text())
+    written = (folder / "results" / "run").glob("*/summary.json")
+    newest = max(written, key=lambda file: file.stat().st_mtime_ns)
+    return done, json.loads(newest.read_text())
 
 
 def records(folder: Path) -> list[dict[str, Any]]:

@@ -28,9 +28,7 @@ def image_sizes() -> Iterator[Row]:
         train(folder, *TRAINING)
         for side in (256, 512, 1024, 2048, 4096):
             lay_out(folder / str(side), side, side, 1, scenes)
-            _, summary = test(
-                folder, "--dataroot", str(folder / str(side)), "--results_dir", f"{folder}/{side}/results"
-            )
+            _, summary = test(folder, "--dataroot", str(folder / str(side)))
             yield side**2, summary["seconds"], summary["peak_mib"]
 
 

@@ -45,8 +45,8 @@ def lay_out(root: Path, width: int, height: int, count: int, scenes: list[Pair])
 
 def judged(folder: Path, root: Path, *flags: str) -> tuple[Call, dict[str, Any], np.ndarray]:
     """(the call, summary, first output) of test.py on the pairs in `root`."""
-    done, summary = test(folder, "--dataroot", str(root), "--results_dir", str(root / "results"), *flags)
-    with Image.open(root / "results" / "run" / root.name / "outputs" / "mosaic0.png") as file:
+    done, summary = test(folder, "--dataroot", str(root), *flags)
+    with Image.open(folder / "results" / "run" / root.name / "outputs" / "mosaic0.png") as file:
         return done, summary, np.asarray(file)
 
 
