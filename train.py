@@ -291,7 +291,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         judge = Judge(average.net, device, amp, opt.mean, opt.std)
         judge_s = seconds_of(lambda: list(judge(islice(val_batches, 1)))) * len(val_indices)
         close_s = judge_s + 2 * seconds_of(partial(save, "latest"))
-        costs = Costs(step_s, load_s, wait_s - load_s, len(train_pairs.pairs) // opt.batchSize, close_s)
+        undecoded = max(0, len(train_pairs.pairs) // opt.batchSize - watch.steps)
+        costs = Costs(step_s, load_s, wait_s - load_s, undecoded, close_s)
         left = 60 * opt.minutes - (time.monotonic() - started)
         return -agree(-(step + steps_within(left, costs, epoch_steps)), place)
 
@@ -350,9 +351,11 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
                     f"ETA {clock(left) if total < UNKNOWN else '?'}"
                 )
             if total == UNKNOWN and not opt.dry_run and watch.step(batches.waited_s):
-                total = last = measured_total()  # fixed from here on, and kept in the state
-                scheduler = schedule_to(total)
-                say(f"length  {total} steps, to end {opt.minutes:g} minutes after the start")
+                estimate = measured_total()
+                if watch.enough(estimate):
+                    total = last = estimate  # fixed from here on, and kept in the state
+                    scheduler = schedule_to(total)
+                    say(f"length  {total} steps, to end {opt.minutes:g} minutes after the start")
             if stop:
                 progress.close()
                 return leave(stop)

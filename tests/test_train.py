@@ -83,9 +83,9 @@ def test_each_network_learns(trained: Trained, model: str) -> None:
 @pytest.mark.parametrize(
     ("name", "reference"),
     [
-        ("adam", lambda p: torch.optim.Adam(p, betas=(0.5, 0.999), weight_decay=0.01)),
-        ("adamw", lambda p: torch.optim.AdamW(p, betas=(0.5, 0.999), weight_decay=0.01)),
-        ("sgd", lambda p: torch.optim.SGD(p, momentum=0.9, weight_decay=0.01)),
+        ("adam", lambda p: torch.optim.Adam(p, betas=(0.5, 0.999), weight_decay=0.01, fused=True)),
+        ("adamw", lambda p: torch.optim.AdamW(p, betas=(0.5, 0.999), weight_decay=0.01, fused=True)),
+        ("sgd", lambda p: torch.optim.SGD(p, momentum=0.9, weight_decay=0.01, fused=True)),
         ("rmsprop", lambda p: torch.optim.RMSprop(p, momentum=0.9, weight_decay=0.01)),
     ],
 )
@@ -116,7 +116,7 @@ def test_linear_decay_and_clipping_are_the_plain_loop(trained: Trained, clip: fl
     lr = [0.1 * (1 if step <= 15 else (30 - step) / 15) for step in range(30)]
     assert records(run, "lr") == pytest.approx(lr, rel=1e-12)
     reference = plain_training(
-        30, lambda p: torch.optim.SGD(p, momentum=0.9), records(run, "lr").__getitem__, clip
+        30, lambda p: torch.optim.SGD(p, momentum=0.9, fused=True), records(run, "lr").__getitem__, clip
     )
     assert equal(weights(run), reference)
 
@@ -221,7 +221,9 @@ def test_each_layout_trains(trained: Trained, tmp_path: Path, layout: str) -> No
 def test_workers_change_nothing(trained: Trained, workers: str) -> None:
     run = trained(*TINY, *FAST, *STEPS, "--amp", "off", "--num_workers", workers, "--cache", "none")
     state = weights(run)
-    assert equal(state, plain_training(30, lambda p: torch.optim.Adam(p, betas=(0.5, 0.999)), lr_of(run)))
+    assert equal(
+        state, plain_training(30, lambda p: torch.optim.Adam(p, betas=(0.5, 0.999), fused=True), lr_of(run))
+    )
 
 
 def lr_of(run: Path) -> Callable[[int], float]:

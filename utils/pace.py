@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 WARM, TIMED = 5, 20  # steps: the first ones are slow, the next are measured
-SPARE = 0.03  # of the time, for what the measured steps did not show
+SHARE = 0.03  # of a run's steps that are measured, where these are more: the speed of a machine wavers
+SPARE = 0.02  # of the time, for what the measured steps did not show
 LEAST_EPOCH = 500  # steps of an epoch that ends with a validation and a save
 UNKNOWN = 10**9  # steps of a run whose length is still to be measured: its schedule stands at its beginning
 
@@ -31,9 +32,9 @@ def steps_within(seconds: float, costs: Costs, epoch_steps: int) -> int:
     """How many steps fit, with their validations; at least one.
 
     >>> steps_within(100, Costs(step=0.09, load=0.01, decode=0, decoding=0, close=0), epoch_steps=500)
-    970
+    980
     >>> steps_within(100, Costs(step=0.09, load=0.01, decode=0.1, decoding=100, close=17), epoch_steps=1000)
-    598
+    607
     """
     left = seconds * (1 - SPARE) - costs.close  # that of the last epoch, which may be a short one
     each = costs.step + costs.load + costs.close / epoch_steps
@@ -53,7 +54,7 @@ class Stopwatch:
     """Times the steps that follow the first few; `waited_s` are the seconds waited for data so far."""
 
     def __init__(self) -> None:
-        self.steps = 0
+        self.steps, self.until = 0, WARM + TIMED
         self.began = self.waited = 0.0
 
     def step(self, waited_s: float) -> bool:
@@ -61,9 +62,15 @@ class Stopwatch:
         self.steps += 1
         if self.steps == WARM:
             self.began, self.waited = time.perf_counter(), waited_s
-        return self.steps == WARM + TIMED
+        return self.steps == self.until
 
     def read(self, waited_s: float) -> tuple[float, float]:
         """Seconds of a step without its wait, and of the wait."""
-        wait = (waited_s - self.waited) / TIMED
-        return (time.perf_counter() - self.began) / TIMED - wait, wait
+        timed = self.steps - WARM
+        wait = (waited_s - self.waited) / timed
+        return (time.perf_counter() - self.began) / timed - wait, wait
+
+    def enough(self, total: int) -> bool:
+        """Whether the steps measured suffice for a run of `total` steps; else go on until they do."""
+        self.until = max(self.steps, round(SHARE * total))
+        return self.until == self.steps
