@@ -13,9 +13,9 @@ SHORT = (*TINY, *FAST, "--name", "short", "--repeat", "20", "--ema", "0.9", "--s
 def test_a_run_of_minutes_ends_in_time_and_goes_on_exactly(work: Workplace) -> None:
     """The number of steps is fixed once: from a kept state the same steps lead to the same weights."""
     began = time.monotonic()
-    run = work.train(*SHORT, "--minutes", "0.3", "--save_freq", "1")
+    run = work.train(*SHORT, "--minutes", "0.2", "--save_freq", "1")
     took = time.monotonic() - began
-    assert 9 < took < 27, took  # 18 s were asked for; a busy machine may change its speed meanwhile
+    assert 6 < took < 18, took  # 12 s were asked for; a busy machine may change its speed meanwhile
     state = torch.load(work.file("short", "latest_state.pth"), weights_only=True)
     total = state["total"]
     assert f"length  {total} steps" in run.stderr and state["step"] == total
@@ -30,7 +30,7 @@ def test_a_run_of_minutes_ends_in_time_and_goes_on_exactly(work: Workplace) -> N
 
     done = work.train("--resume", "--name", "short", code=2)
     assert f"has all its {total} steps" in done.stderr and "--minutes" in done.stderr
-    work.train("--resume", "--name", "short", "--minutes", "0.15")
+    work.train("--resume", "--name", "short", "--minutes", "0.1")
     assert torch.load(work.file("short", "latest_state.pth"), weights_only=True)["total"] > total
 
 

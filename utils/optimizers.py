@@ -35,6 +35,19 @@ def rmsprop(params: "Parameters", lr: float, betas: "Betas", momentum: float, de
     return RMSprop(params, lr, momentum=momentum, weight_decay=decay)
 
 
+def muon(params: "Parameters", lr: float, betas: "Betas", momentum: float, decay: float) -> "Optimizer":
+    """Orthogonal steps for the weights of hidden layers, AdamW for all else, both of size `lr`.
+
+    A weight of shape `(out, in, ...)` with at least 16 channels on both sides is taken as a matrix of `out`
+    rows; its step is the gradient's Nesterov momentum with all singular values brought near 1, times
+    sqrt(max(1, rows / columns)). So no direction is starved because others have large gradients.
+    Source: K. Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
+    """
+    from utils.muon import Muon
+
+    return _fused(Muon(params, lr, betas, momentum, decay))
+
+
 def _fused(optimizer: "Optimizer") -> "Optimizer":
     """Let what is loaded take the memory layout of its parameter: fused kernels do not look at strides."""
     import torch
@@ -49,4 +62,4 @@ def _fused(optimizer: "Optimizer") -> "Optimizer":
     return optimizer
 
 
-OPTIMIZERS = {"adam": adam, "adamw": adamw, "sgd": sgd, "rmsprop": rmsprop}
+OPTIMIZERS = {"adam": adam, "adamw": adamw, "sgd": sgd, "rmsprop": rmsprop, "muon": muon}

@@ -317,7 +317,7 @@ def train_parser() -> Parser:
     group.add_argument("--optimizer", default="adam", choices=[*OPTIMIZERS], help="optimizer")
     group.add_argument("--beta1", default=0.5, type=number(float, 0, 0.9999), help="of adam and adamw")
     group.add_argument("--beta2", default=0.999, type=number(float, 0, 0.99999), help="of adam and adamw")
-    group.add_argument("--momentum", default=0.9, type=number(float, 0, 0.9999), help="of sgd and rmsprop")
+    group.add_argument("--momentum", default=0.9, type=number(float, 0, 0.9999), help="of sgd, rmsprop and muon")
     group.add_argument("--weight_decay", default=0.0, type=number(float, 0), help="weight decay")
     group.add_argument("--loss", default="l1", choices=[*LOSSES], help="loss between output and target")
     group.add_argument("--reduction", default="mean", choices=["mean", "sum"], help="of the loss")

@@ -54,23 +54,26 @@ class Stopwatch:
     """Times the steps that follow the first few; `waited_s` are the seconds waited for data so far."""
 
     def __init__(self) -> None:
-        self.steps, self.until = 0, WARM + TIMED
+        self.first, self.last = WARM, WARM + TIMED  # the steps between are timed
+        self.steps = 0
         self.began = self.waited = 0.0
 
     def step(self, waited_s: float) -> bool:
-        """Count a step; True at the last one that is measured."""
+        """Count a step; True at the last one that is timed."""
         self.steps += 1
-        if self.steps == WARM:
+        if self.steps == self.first:
             self.began, self.waited = time.perf_counter(), waited_s
-        return self.steps == self.until
+        return self.steps == self.last
 
     def read(self, waited_s: float) -> tuple[float, float]:
         """Seconds of a step without its wait, and of the wait."""
-        timed = self.steps - WARM
+        timed = self.last - self.first
         wait = (waited_s - self.waited) / timed
         return (time.perf_counter() - self.began) / timed - wait, wait
 
     def enough(self, total: int) -> bool:
-        """Whether the steps measured suffice for a run of `total` steps; else go on until they do."""
-        self.until = max(self.steps, round(SHARE * total))
-        return self.until == self.steps
+        """Whether the steps timed suffice for a run of `total` steps; else time later ones."""
+        if self.last >= SHARE * total:
+            return True
+        self.first, self.last = self.steps + 1, max(self.steps + TIMED, round(SHARE * total))
+        return False
