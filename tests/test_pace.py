@@ -13,9 +13,9 @@ SHORT = (*TINY, *FAST, "--name", "short", "--repeat", "20", "--ema", "0.9", "--s
 def test_a_run_of_minutes_ends_in_time_and_goes_on_exactly(work: Workplace) -> None:
     """The number of steps is fixed once: from a kept state the same steps lead to the same weights."""
     began = time.monotonic()
-    run = work.train(*SHORT, "--minutes", "0.2", "--save_freq", "1")
+    run = work.train(*SHORT, "--minutes", "0.15", "--save_freq", "1")
     took = time.monotonic() - began
-    assert 6 < took < 18, took  # 12 s were asked for; a busy machine may change its speed meanwhile
+    assert 4 < took < 14, took  # 9 s were asked for; a busy machine may change its speed meanwhile
     state = torch.load(work.file("short", "latest_state.pth"), weights_only=True)
     total = state["total"]
     assert f"length  {total} steps" in run.stderr and state["step"] == total
@@ -24,13 +24,13 @@ def test_a_run_of_minutes_ends_in_time_and_goes_on_exactly(work: Workplace) -> N
     assert rates[total] < 0.01 * max(rates.values())  # the schedule ends where the run does
 
     weights = work.file("short", "latest_net.pth").read_bytes()
-    again = work.train("--epoch", "4", "--name", "short")
+    again = work.train("--epoch", "2", "--name", "short")
     assert f"to {total}," in again.stderr and "length" not in again.stderr
     assert work.file("short", "latest_net.pth").read_bytes() == weights
 
     done = work.train("--resume", "--name", "short", code=2)
     assert f"has all its {total} steps" in done.stderr and "--minutes" in done.stderr
-    work.train("--resume", "--name", "short", "--minutes", "0.1")
+    work.train("--resume", "--name", "short", "--minutes", "0.05")
     assert torch.load(work.file("short", "latest_state.pth"), weights_only=True)["total"] > total
 
 

@@ -45,18 +45,19 @@ def widths() -> Iterator[Row]:
 
 
 def pairs() -> Iterator[Row]:
-    """The start of training and two steps; all pairs are hard links of one."""
+    """The start of training and two steps; all pairs are hard links of ten files (a file may have 65,000)."""
     flags = ("--crop_size", "32", "--batchSize", "8", "--model", "resunet", "--width", "8", "--dry_run")
     given, target = render_pair(0, 1, 64)
     with tempfile.TemporaryDirectory() as name:
         root, done = Path(name) / "set", 0
         for side, image in (("input", given), ("target", target)):
             (root / "train" / side).mkdir(parents=True)
-            Image.fromarray(image).save(root / f"{side}.png")
+            for copy in range(10):
+                Image.fromarray(image).save(root / f"{side}{copy}.png")
         for count in (10, 100, 1000, 10_000, 100_000):
             for number in range(done, count):
                 for side in ("input", "target"):
-                    os.link(root / f"{side}.png", root / "train" / side / f"{number:06d}.png")
+                    os.link(root / f"{side}{number % 10}.png", root / "train" / side / f"{number:06d}.png")
             done = count
             found = train(Path(name), "--dataroot", str(root), *flags, "--visdom", "off")
             yield count, found.seconds, found.peak_mib
