@@ -49,6 +49,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     trained = vars(opt) if opt.model else run.options()
     place = distributed.join(opt.gpu_ids)
     amp = distributed.amp_enabled(opt.amp, place.device)
+    distributed.set_float32(place.device, tf32=False)
     say = say_on(place.first)
 
     # ----------------------------------------------------------------------------------------------- network

@@ -35,7 +35,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from torch.optim.lr_scheduler import LRScheduler
     from torch.utils.data import DataLoader
 
-    from data.datasets import PairDataset, WholeDataset, check_training_sizes, fits_in_memory
+    from data.cache import room_for_pair
+    from data.datasets import PairDataset, WholeDataset, check_training_sizes
     from data.degrade import parse_degradation
     from data.doctor import check_data
     from data.layouts import find_pairs, splits_present, survey, validation
@@ -43,6 +44,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from data.transforms import to_unit
     from models import LOSSES, build_network, own_arguments
     from utils import checkpoint, distributed
+    from utils.allocator import keep_freed_memory
     from utils.batchnorm import share_statistics
     from utils.control import MAX_SKIPPED, Signals, agree, blame, explain_memory, finite_buffers, read_flags
     from utils.ema import Average
@@ -74,6 +76,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     say = say_on(place.first)
     device, amp = place.device, distributed.amp_enabled(opt.amp, place.device)
     torch.use_deterministic_algorithms(opt.deterministic)
+    distributed.set_float32(device, tf32=not opt.deterministic)
+    keep_freed_memory()
     signals = Signals(opt.dist_timeout if place.world > 1 else 0)
     own = Run.named(opt.name)
     run = Run(Path(cleanup.enter_context(tempfile.TemporaryDirectory()))) if opt.dry_run else own
@@ -85,7 +89,10 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     output_nc = opt.output_nc or found.target_nc
     train_pairs, val_pairs = validation(pairs, source, opt.val_from, opt.val_share, opt.seed)
     workers = opt.num_workers if opt.num_workers is not None else (0 if device.type == "cpu" else 4)
-    fits = fits_in_memory(found.sizes, len(pairs.pairs), copies=max(1, workers), depth=found.depth)
+    sizes = [(opt.size, opt.size)] if opt.size else found.sizes
+    count_all = len(train_pairs.pairs) + len(val_pairs.pairs)
+    free = int(distributed.free_memory(torch.device("cpu"))) // distributed.processes_here()
+    room = room_for_pair(opt.cache, sizes, input_nc + output_nc, found.depth, count_all, free)
     alike = {
         "input_nc": input_nc,
         "target_nc": output_nc,
@@ -94,16 +101,14 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         "mean": opt.mean,
         "std": opt.std,
         "seed": opt.seed,
-        "cache": opt.cache == "ram" or (opt.cache == "auto" and fits),
+        "cache": room,
     }
-    opt.repeat = opt.repeat or (
-        math.ceil(LEAST_EPOCH * opt.batchSize / len(train_pairs.pairs)) if opt.minutes else 1
-    )
+    passes = math.ceil(LEAST_EPOCH * opt.batchSize / len(train_pairs.pairs)) if opt.minutes else 1
     train_set = PairDataset(
         train_pairs,
         crop_size=opt.crop_size,
         augment=opt.augment,
-        repeat=opt.repeat,
+        repeat=opt.repeat or passes,
         stand_in=opt.on_bad_image == "skip",
         **alike,
     )
@@ -140,7 +145,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     # network (saved, averaged, evaluated), `model` the wrapped one (trained).
     torch.manual_seed(opt.seed)
     resolved = {key: value for key, value in vars(opt).items() if key != "changed"}
-    resolved |= {"input_nc": input_nc, "output_nc": output_nc, "scale": scale, "versions": versions()}
+    resolved |= {"input_nc": input_nc, "output_nc": output_nc, "scale": scale, "repeat": train_set.repeat}
+    resolved["versions"] = versions()
     arguments = own_arguments(opt.model, resolved)
     going_on = opt.resume or opt.epoch > 0
     if going_on and "weights" in arguments:  # spandrel's: the file where training began may be gone
@@ -220,7 +226,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         mode = "off" if opt.dry_run else opt.visdom
         plot = open_plot(mode, run.name, TRAINING, opt.visdom_server, opt.visdom_port, say)
         logger = open_logger(run, step, plot, opt.tensorboard)
-        kept = "kept in memory" if train_set.decoded is not None else "not cached"
+        kept = f"up to {room * count_all / 2**20:.1f} MiB of them kept in memory" if room else "not cached"
         say(describe(opt))
         say(f"data    {train_pairs.describe()}; {val_pairs.describe()}; {kept}")
         say(f"        {found.describe()}")
@@ -285,13 +291,13 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
     def measured_total() -> int:
         """The steps of the whole run, if it is to end after --minutes; the same in all processes."""
-        step_s, wait_s = watch.read(batches.waited_s)
+        step_s, wait_s = watch.read()
         keys = list(islice(sampler, opt.batchSize // place.world))
         load_s = min(wait_s, seconds_of(lambda: collate(train_set.__getitems__(keys))))
         judge = Judge(average.net, device, amp, opt.mean, opt.std)
         judge_s = seconds_of(lambda: list(judge(islice(val_batches, 1)))) * len(val_indices)
         close_s = judge_s + 2 * seconds_of(partial(save, "latest"))
-        undecoded = max(0, len(train_pairs.pairs) // opt.batchSize - watch.steps)
+        undecoded = max(0, len(train_pairs.pairs) // opt.batchSize - len(watch.ends))
         costs = Costs(step_s, load_s, wait_s - load_s, undecoded, close_s)
         left = 60 * opt.minutes - (time.monotonic() - started)
         return -agree(-(step + steps_within(left, costs, epoch_steps)), place)

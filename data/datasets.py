@@ -1,6 +1,5 @@
 """Pairs for training as tensors, and whole for judging as arrays: pure functions of (seed, epoch, index)."""
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from data.augment import AUGMENTATIONS, random_crop
+from data.cache import DecodedImages
 from data.degrade import Degradation
 from data.layouts import Listing, Pair
 from data.transforms import Array, normalization, preparation
@@ -39,7 +39,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         degrade: makes the input, see `data.degrade`.
         mean, std: of Normalize; 0.5 and 0.5 give [-1, 1].
         repeat: passes over the set that make one epoch.
-        cache: keep decoded images in memory.
+        cache: bytes of memory for the decoded images of each pair, see `data.cache`; 0: none are kept.
         stand_in: let the next pair stand in, in training, for one that cannot be read.
     """
 
@@ -57,7 +57,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         std: float = 0.5,
         seed: int = 0,
         repeat: int = 1,
-        cache: bool = False,
+        cache: int = 0,
         stand_in: bool = False,
     ):
         self.listing, self.crop_size, self.degrade = listing, crop_size, degrade
@@ -68,7 +68,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         given_nc = target_nc if degrade and degrade.gray else input_nc  # made gray by the degradation itself
         self.prepare = preparation(size, given_nc), preparation(size and size * listing.scale, target_nc)
         self.normalize = normalization(mean, std)
-        self.decoded: dict[int, list[Array]] | None = {} if cache else None
+        self.decoded = DecodedImages(len(listing.pairs), cache * len(listing.pairs)) if cache else None
 
     def __len__(self) -> int:
         return len(self.listing.pairs) * self.repeat
@@ -132,16 +132,16 @@ class PairDataset(Dataset[dict[str, Any]]):
 
     def read(self, which: int) -> list[Array]:
         """The decoded images `(H, W, C)` of one pair, from memory where they are kept."""
-        if self.decoded is not None and which in self.decoded:
-            return self.decoded[which]
+        if self.decoded and (kept := self.decoded.get(which)):
+            return kept
         read = self.listing.read(self.listing.pairs[which])
         images = [
             prepare(image) for prepare, image in zip(self.prepare, read, strict=True) if image is not None
         ]
         if self.degrade and self.degrade.scale > 1:
             images = [_whole_blocks(image, self.degrade.scale) for image in images]
-        if self.decoded is not None:
-            self.decoded[which] = images
+        if self.decoded:
+            self.decoded.put(which, images)
         return images
 
     def _generator(self, epoch: int, index: int) -> np.random.Generator:
@@ -216,11 +216,3 @@ def check_training_sizes(
             f"{len(set(sizes))} sizes found",
             "add --crop_size or --size",
         )
-
-
-def fits_in_memory(sizes: Sequence[tuple[int, int]], pairs: int, copies: int, depth: int = 8) -> bool:
-    """Whether all pairs, decoded, take at most a quarter of the free memory, kept by `copies` processes."""
-    pair = 6 * depth / 8  # bytes a pixel of two colour images
-    mean = sum(width * height * pair for width, height in sizes) / len(sizes)
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return mean * pairs * copies <= free / 4

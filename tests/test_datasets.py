@@ -1,5 +1,7 @@
 """Samples as pure functions of (seed, epoch, index), and the values that enter a network."""
 
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,12 +14,14 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from data.augment import AUGMENTATIONS, random_crop
-from data.datasets import PairDataset, check_training_sizes, fits_in_memory
+from data.cache import DecodedImages
+from data.datasets import PairDataset, check_training_sizes
 from data.degrade import DEGRADATIONS, Degradation, parse_degradation
 from data.demo import render_pair, render_scene
 from data.layouts import Listing, Pair, Source, find_pairs
 from data.sampler import EpochSampler
 from data.transforms import to_unit
+from tests.conftest import ROOT
 from utils.errors import Refusal
 from utils.evaluate import doing_nothing
 from utils.loading import Batches, collate
@@ -58,6 +62,7 @@ def same(one: dict[str, Any], two: dict[str, Any]) -> bool:
     )
 
 
+MUCH = 2**14  # bytes: more than a pair here takes
 KIND: dict[str, Any] = {"input_nc": 3, "target_nc": 3}
 AUGMENTED = partial(PairDataset, **KIND, crop_size=12, augment="flip_rot90")
 DEGRADED = partial(AUGMENTED, listing(read=clean_pair), degrade=parse_degradation("haze+noise:0-55"))
@@ -66,8 +71,8 @@ DEGRADED = partial(AUGMENTED, listing(read=clean_pair), degrade=parse_degradatio
 # ------------------------------------------------------------------------- a function of (seed, epoch, index)
 
 
-@pytest.mark.parametrize("cache", [True, False])
-def test_a_sample_is_the_same_twice_and_in_any_order(cache: bool) -> None:
+@pytest.mark.parametrize("cache", [MUCH, 0])
+def test_a_sample_is_the_same_twice_and_in_any_order(cache: int) -> None:
     keys = [(epoch, index) for epoch in range(3) for index in range(10)]
     one, two = DEGRADED(seed=4, cache=cache), DEGRADED(seed=4)
     first = {key: one[key] for key in keys}
@@ -87,7 +92,7 @@ def test_noise_of_a_test_image_does_not_depend_on_training() -> None:
     whole = DEGRADED(seed=4)[3]
     assert whole["input"].shape == whole["target"].shape == (3, 24, 20)
     assert torch.equal(to_unit(whole["target"], 0.5, 0.5).mul(255).round().byte(), as_bytes(colours(3)))
-    assert same(whole, DEGRADED(seed=4, repeat=3, cache=True)[3])
+    assert same(whole, DEGRADED(seed=4, repeat=3, cache=MUCH)[3])
     assert same(whole, PairDataset(listing(read=clean_pair), **KIND, seed=4, degrade=DEGRADED().degrade)[3])
     assert not torch.equal(whole["input"], DEGRADED(seed=5)[3]["input"])
 
@@ -340,7 +345,7 @@ def test_cached_images_are_decoded_once() -> None:
         read.append(pair.name)
         return negative_pair(pair)
 
-    for cache, expected in ((True, 3), (False, 12)):
+    for cache, expected in ((MUCH, 3), (0, 12)):
         read.clear()
         dataset = PairDataset(listing(3, count), **KIND, repeat=2, cache=cache)
         for key in [(epoch, index) for epoch in range(2) for index in range(6)]:
@@ -555,7 +560,64 @@ def test_sizes_that_can_be_trained_on_pass(
     check_training_sizes(sizes, batch, size, crop)
 
 
-def test_only_what_fits_is_kept_in_memory() -> None:
-    assert fits_in_memory([(64, 64)], 10, 1)
-    assert not fits_in_memory([(64, 64), (640, 640)], 10**9, 1)
-    assert not fits_in_memory([(64, 64)], 10, 10**9)
+def test_what_does_not_fit_is_not_kept() -> None:
+    first, second = colours(0), colours(1)
+    kept = DecodedImages(2, 2 * first.nbytes + 8)
+    kept.put(0, [first, second])
+    kept.put(1, [first, second])
+    assert kept.get(1) is None
+    assert [image.tobytes() for image in kept.get(0) or ()] == [first.tobytes(), second.tobytes()]
+
+
+def test_one_image_as_both_is_kept_once_and_nobody_can_write_to_it() -> None:
+    image = colours(0)
+    kept = DecodedImages(2, 2 * (image.nbytes + 8))
+    for which in range(2):
+        kept.put(which, [image, image])
+        given, target = kept.get(which) or ()
+        assert np.shares_memory(given, target) and np.array_equal(given, image)
+        with pytest.raises(ValueError, match="read-only"):
+            given[0] = 0
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_every_depth_comes_back_as_it_was(dtype: Any) -> None:
+    images = [
+        (np.random.default_rng(seed).random((5, 7, 1 + 2 * seed)) * 255).astype(dtype) for seed in (0, 1)
+    ]
+    kept = DecodedImages(3, 4096)
+    kept.put(2, images)
+    back = kept.get(2) or []
+    assert kept.get(1) is None and [image.dtype for image in back] == [dtype, dtype]
+    assert all(np.array_equal(a, b) for a, b in zip(images, back, strict=True))
+
+
+@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
+def test_what_a_loader_process_decodes_is_there_for_all(start: str) -> None:
+    """In a script of its own, since the start method is that of the whole process."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SHARING, start],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["8", "8", "0"]
+
+
+SHARING = """
+import multiprocessing, sys
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    from torch.utils.data import DataLoader
+    from data.datasets import PairDataset
+    from data.layouts import Source, find_pairs
+    listing = find_pairs(Source("demo:2:32"), "train")
+    dataset = PairDataset(listing, input_nc=3, target_nc=3, cache=2 * 32 * 32 * 3)
+    here = lambda: sum(dataset.decoded.get(i) is not None for i in range(len(listing.pairs)))
+    before = here()
+    for _ in DataLoader(dataset, num_workers=2):
+        pass
+    print(len(listing.pairs), here(), before)
+"""

@@ -87,7 +87,7 @@ def join(gpu_ids: str, timeout_s: float = 600) -> Place:
         torch.cuda.set_device(chosen)
         device, note = torch.device("cuda", chosen), torch.cuda.get_device_name(chosen)
     if device.type == "cpu":
-        torch.set_num_threads(max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+        torch.set_num_threads(max(1, available_cores() // processes_here()))
         note += f", {torch.get_num_threads()} threads"
     if world == 1:
         return Place(device, rank, world, note)
@@ -154,6 +154,28 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def processes_here() -> int:
+    """Processes of the run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes free on the device, or on the machine and in the container that this process runs in."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, KeyError, ValueError):
+        lines = dict(
+            line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        )
+        free = int(lines["MemAvailable"].split()[0]) * 1024  # caches, too, can be had
+    with suppress(OSError, ValueError):  # "max": no limit
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, limit - used)
+    return free
+
+
 def peak_memory_mib(device: torch.device) -> float:
     """Most memory that tensors took on the GPU so far, or that this process took on a CPU, in MiB."""
     if device.type == "cuda":
@@ -185,6 +207,15 @@ def bfloat16_pays(device: torch.device) -> bool:
         )()  # older torch does not tell: float32
         return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
     return False
+
+
+def set_float32(device: torch.device, tf32: bool) -> None:
+    """Let float32 convolutions and products on a GPU round their factors to TF32 (10 bits of mantissa), as
+    training may, or not, as a figure must that should not depend on the machine."""
+    if device.type == "cuda":
+        precision = "tf32" if tf32 else "ieee"
+        torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+        torch.backends.cuda.matmul.fp32_precision = precision
 
 
 def amp_enabled(amp: str, device: torch.device) -> bool:

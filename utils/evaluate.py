@@ -1,7 +1,6 @@
 """What a network makes of whole images, and how that compares with their targets; nothing logs or saves."""
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data.transforms import enlarge, normalization, to_unit
-from utils.distributed import Place
+from utils.distributed import Place, free_memory
 from utils.ensemble import dihedral_mean
 from utils.images import full_scale, levels_of, to_float
 from utils.metrics import Protocol, Score
@@ -273,18 +272,6 @@ def mean_psnr(judged: Iterable[Judged], place: Place, keep: set[int]) -> tuple[f
         sums = place.reduce(sums.to(place.device)).cpu()
     total, count, nothing, compared = sums.tolist()
     return total / count if count else math.inf, nothing / compared if compared else math.inf, shown
-
-
-def free_memory(device: torch.device) -> float:
-    """Bytes free on the device, or on the machine."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123 - MemAvailable counts caches too
-            lines = dict(line.split(":") for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager

@@ -44,7 +44,7 @@ RECIPE: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "fine": {
         **RECIPE,
-        **{"stem": 2, "levels": 1, "depth": 8, "width": 64, "crop_size": 64},
+        **{"stem": 2, "levels": 1, "depth": 14, "width": 48, "crop_size": 64},
         **{"optimizer": "muon", "momentum": 0.95, "lr": 2e-3},
     },
     "coarse": {
@@ -312,7 +312,7 @@ def train_parser() -> Parser:
         "--minutes",
         type=POSITIVE,
         help="length of the run instead, from the command to its end; fixed as a number of steps once "
-        "25 of them have been timed",
+        "a tenth of them (25 to 1000) have been timed",
     )
     group.add_argument(
         "--max_steps", type=NATURAL, help="end the run, and its schedule, after this many steps"

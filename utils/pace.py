@@ -1,12 +1,14 @@
 """How many steps fit into `--minutes`: measured once, and then a number like any other."""
 
+import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
-WARM, TIMED = 5, 20  # steps: the first ones are slow, the next are measured
-SHARE = 0.03  # of a run's steps that are measured, where these are more: the speed of a machine wavers
-SPARE = 0.02  # of the time, for what the measured steps did not show
+LEAST, MOST = 25, 1000  # steps that are timed before the length is fixed
+SHARE = 0.1  # of all steps that are timed, between these two: the speed of a machine wavers
+SPARE = 0.05  # of the time, for what the measured steps did not show
 LEAST_EPOCH = 500  # steps of an epoch that ends with a validation and a save
 UNKNOWN = 10**9  # steps of a run whose length is still to be measured: its schedule stands at its beginning
 
@@ -51,29 +53,31 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 class Stopwatch:
-    """Times the steps that follow the first few; `waited_s` are the seconds waited for data so far."""
+    """Times steps until they suffice for an estimate: the later half of them, as the first ones are slow.
+
+    Medians, since a step during which the machine was busy elsewhere says nothing about the others.
+    """
 
     def __init__(self) -> None:
-        self.first, self.last = WARM, WARM + TIMED  # the steps between are timed
-        self.steps = 0
-        self.began = self.waited = 0.0
+        self.ends: list[tuple[float, float]] = []  # of each step: when, and the wait for data up to then
+        self.due = LEAST
 
     def step(self, waited_s: float) -> bool:
-        """Count a step; True at the last one that is timed."""
-        self.steps += 1
-        if self.steps == self.first:
-            self.began, self.waited = time.perf_counter(), waited_s
-        return self.steps == self.last
+        """Count a step, before which the run has waited `waited_s` for data; True where enough are timed."""
+        self.ends.append((time.perf_counter(), waited_s))
+        return len(self.ends) == self.due
 
-    def read(self, waited_s: float) -> tuple[float, float]:
+    def read(self) -> tuple[float, float]:
         """Seconds of a step without its wait, and of the wait."""
-        timed = self.last - self.first
-        wait = (waited_s - self.waited) / timed
-        return (time.perf_counter() - self.began) / timed - wait, wait
+        timed = list(pairwise(self.ends[len(self.ends) // 2 :]))
+        waits = [after[1] - before[1] for before, after in timed]
+        steps = [after[0] - before[0] - wait for (before, after), wait in zip(timed, waits, strict=True)]
+        return statistics.median(steps), statistics.median(waits)
 
     def enough(self, total: int) -> bool:
-        """Whether the steps timed suffice for a run of `total` steps; else time later ones."""
-        if self.last >= SHARE * total:
+        """Whether the steps timed suffice for a run of `total` steps; else more will be."""
+        wanted = min(MOST, round(SHARE * total))
+        if len(self.ends) >= wanted:
             return True
-        self.first, self.last = self.steps + 1, max(self.steps + TIMED, round(SHARE * total))
+        self.due = wanted
         return False

@@ -51,7 +51,7 @@ def plain(root: Path) -> Callable[[int], object]:
     return read
 
 
-def ours(root: Path, cache: bool) -> Callable[[int], object]:
+def ours(root: Path, cache: int) -> Callable[[int], object]:
     pairs = find_pairs(Source(str(root)), "train", need_targets=True)
     data = PairDataset(pairs, input_nc=3, target_nc=3, crop_size=CROP, augment="flip", cache=cache)
     return lambda index: data[0, index]
@@ -63,7 +63,11 @@ def rows() -> Iterator[tuple[object, ...]]:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             write(root, kind)
-            ways = {"plain": plain(root), "clearpair": ours(root, False), "decoded": ours(root, True)}
+            ways = {
+                "plain": plain(root),
+                "clearpair": ours(root, 0),
+                "decoded": ours(root, 6 * WIDTH * HEIGHT),
+            }
             rates: dict[str, list[float]] = {way: [] for way in ways}
             for _ in range(ROUNDS + 1):  # in turns; the first round warms up
                 for way, read in ways.items():

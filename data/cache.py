@@ -1,0 +1,100 @@
+"""Decoded images, kept in memory once for all loader processes of a run."""
+
+import math
+import multiprocessing
+from collections.abc import Sequence
+from multiprocessing.heap import BufferWrapper
+
+import numpy as np
+
+from utils.images import DTYPES
+
+Array = np.ndarray
+SHARE = 0.25, 0.5  # of the free memory that `--cache auto` and `--cache ram` may take
+DESCRIPTION = 5  # numbers for one image: offset, height, width, channels, bits
+ROW = 1 + 2 * DESCRIPTION  # of a pair: how many images are here, and what they are
+ALIGNED = 8  # bytes
+
+
+class DecodedImages:
+    """Images `(H, W, C)` of pairs, up to a number of bytes, in memory that processes share.
+
+    Whichever process decodes a pair keeps it for all of them; what does not fit any more is not kept. It may
+    be forked, and pickled to a process that is being started.
+
+    Args:
+        pairs: how many there are.
+        room: bytes for all images; only what is used is taken from the system.
+    """
+
+    def __init__(self, pairs: int, room: int):
+        self.room = room
+        self._pixels = BufferWrapper(max(1, room))
+        self._table = BufferWrapper(8 * (1 + pairs * ROW))
+        self._numbers()[:] = 0
+        self._lock = multiprocessing.Lock()
+
+    def get(self, which: int) -> list[Array] | None:
+        """The images of a pair, not to be written to; None where they are not here."""
+        row = self._row(which)
+        if not row[0]:
+            return None
+        pixels = self._pixels.create_memoryview()
+        images = []
+        for offset, *shape, bits in row[1:].reshape(2, DESCRIPTION)[: row[0]].tolist():
+            image: Array = np.ndarray(shape, DTYPES[bits], pixels, offset)
+            image.flags.writeable = False
+            images.append(image)
+        return images
+
+    def put(self, which: int, images: Sequence[Array]) -> None:
+        """Keep the images of a pair if there is room; two that are the same array are kept once."""
+        distinct = {id(image): image for image in images}
+        sizes = {key: -(-image.nbytes // ALIGNED) * ALIGNED for key, image in distinct.items()}
+        with self._lock:
+            used = self._numbers()[:1]
+            offset = int(used[0])
+            if offset + sum(sizes.values()) > self.room:
+                return
+            used[0] += sum(sizes.values())
+        pixels, offsets = self._pixels.create_memoryview(), {}
+        for key, image in distinct.items():
+            np.ndarray(image.shape, image.dtype, pixels, offset)[:] = image
+            offsets[key], offset = offset, offset + sizes[key]
+        row = self._row(which)
+        row[1 : 1 + len(images) * DESCRIPTION] = [
+            number
+            for image in images
+            for number in (offsets[id(image)], *image.shape, 8 * image.dtype.itemsize)
+        ]
+        row[0] = len(images)  # last: from here on others read it
+
+    def _numbers(self) -> Array:
+        return np.frombuffer(self._table.create_memoryview(), np.int64)
+
+    def _row(self, which: int) -> Array:
+        return self._numbers()[1 + which * ROW : 1 + (which + 1) * ROW]
+
+
+def room_for_pair(
+    cache: str, sizes: Sequence[tuple[int, int]], values: int, depth: int, pairs: int, free: int
+) -> int:
+    """Bytes to set aside for each decoded pair: for all pairs or none (`auto`), as many as may be (`ram`).
+
+    Args:
+        cache: `auto`, `ram` or `none`.
+        sizes: `(width, height)` of the targets, or of some of them.
+        values: of a pair for each pixel of its target, such as 6 for two of 3 channels.
+        depth: bits of a value.
+        pairs: how many there are.
+        free: bytes of free memory.
+
+    >>> [room_for_pair("auto", [(100, 100)], 6, 8, 10, free) for free in (10**7, 10**6)]
+    [66000, 0]
+    >>> [room_for_pair("ram", [(100, 100)], 6, 8, 10, free) for free in (10**7, 10**6)]
+    [66000, 50000]
+    """
+    pixels = sum(width * height for width, height in sizes) / len(sizes)
+    wanted = math.ceil(1.1 * pixels * values * depth / 8)  # headers may not have told of the largest
+    auto, ram = (int(share * free / pairs) for share in SHARE)
+    return {"auto": wanted if wanted <= auto else 0, "ram": min(wanted, ram), "none": 0}[cache]
