@@ -302,10 +302,12 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         left = 60 * opt.minutes - (time.monotonic() - started)
         return -agree(-(step + steps_within(left, costs, epoch_steps)), place)
 
+    def title(epoch: int) -> str:
+        return f"epoch {epoch + 1}/{math.ceil(total / epoch_steps) if total < UNKNOWN else '?'}"
+
     for epoch in count(first_epoch):
         sampler.start_at(epoch, offset)
-        epochs = math.ceil(total / epoch_steps) if total < UNKNOWN else "?"
-        progress = Progress(f"epoch {epoch + 1}/{epochs}", offset, epoch_steps, quiet=not place.first)
+        progress = Progress(title(epoch), offset, epoch_steps, quiet=not place.first)
         offset = 0
         meter.restart()
         for batch in batches:
@@ -361,6 +363,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
                 if watch.enough(estimate):
                     total = last = estimate  # fixed from here on, and kept in the state
                     scheduler = schedule_to(total)
+                    progress.rename(title(epoch))
                     say(f"length  {total} steps, to end {opt.minutes:g} minutes after the start")
             if stop:
                 progress.close()

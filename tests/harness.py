@@ -5,14 +5,9 @@ takes the fixture `cases` and reports each; any other test is one input. The tab
 was executed in it, nothing else.
 """
 
-import os
 from collections.abc import Iterator
 
 import pytest
-
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # `-n 2`: a core each, before torch counts them, for the
-    _cores = sorted(os.sched_getaffinity(0))  # threads of two processes on the same cores wait for each other
-    os.sched_setaffinity(0, {_cores[int(worker.removeprefix("gw")) % len(_cores)]})
 
 RISKS = {
     1: "a resumed run differs",

@@ -603,7 +603,7 @@ def test_what_a_loader_process_decodes_is_there_for_all(start: str) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["8", "8", "0"]
+    assert done.stdout.split() == ["6", "6", "0"]
 
 
 SHARING = """

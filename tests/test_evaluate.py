@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from utils import evaluate, metrics
 from utils.ensemble import dihedral_mean, turned, turned_back
 from utils.evaluate import Judge, doing_nothing, save_rows, tensor_of
 from utils.metrics import Protocol, Score
-from utils.results import Results
+from utils.results import Results, read_csv
 from utils.summary import facts_in_words, headline, remarks
 from utils.tiling import Tiling
 
@@ -490,6 +491,22 @@ def test_memory_layout_and_precision_change_little(x8: bool, tile: int | None) -
     half = judged(image, target, convolution(), amp=True, **options)
     assert half.scores["psnr"] == pytest.approx(plain, abs=0.2) and half.output.dtype == np.uint8
     assert half.scores["psnr"] != plain
+
+
+def test_what_many_images_cost_beyond_their_metrics_is_linear(tmp_path: Path) -> None:
+    """The mean is shown after each of 20,000 images: a second; hours, if it went through all of them."""
+    results = Results(tmp_path, "set")
+    began = time.process_time()
+    for number in range(20_000):
+        value = math.inf if number % 10 == 0 else float(number % 7)
+        results.add(f"{number}.png", {"psnr": value, "psnr_input": 1.0, "mae": 0.1}, 0.01)
+        results.mean("psnr")
+    results.write(FACTS)
+    assert time.process_time() - began < 5
+    finite = [float(number % 7) for number in range(20_000) if number % 10]
+    assert results.mean("psnr") == pytest.approx(sum(finite) / len(finite))
+    assert math.isnan(results.mean("ssim"))
+    assert len(read_csv(results.csv)) == 20_000
 
 
 def test_free_memory_is_a_number_of_bytes() -> None:

@@ -1,10 +1,15 @@
 """--minutes and --preset, through train.py itself."""
 
+import math
+import re
 import time
+from types import SimpleNamespace
 
+import pytest
 import torch
 
 from tests.conftest import FAST, TINY, Workplace
+from utils import pace
 from utils.options import PRESETS
 
 SHORT = (*TINY, *FAST, "--name", "short", "--repeat", "20", "--ema", "0.9", "--schedule", "cosine")
@@ -20,11 +25,13 @@ def test_a_run_of_minutes_ends_in_time_and_goes_on_exactly(work: Workplace) -> N
     total = state["total"]
     assert f"length  {total} steps" in run.stderr and state["step"] == total
     assert max(step for step, _ in work.log("short", "lr")) == total
+    an_epoch = int(re.search(r"(\d+) an epoch", run.stderr)[1])  # type: ignore[index]
+    assert f"/{math.ceil(total / an_epoch)} {an_epoch}/{an_epoch} loss" in run.stderr  # once it is known
     rates = dict(work.log("short", "lr"))
     assert rates[total] < 0.01 * max(rates.values())  # the schedule ends where the run does
 
     weights = work.file("short", "latest_net.pth").read_bytes()
-    again = work.train("--epoch", "2", "--name", "short")
+    again = work.train("--epoch", str((total - 1) // an_epoch), "--name", "short")
     assert f"to {total}," in again.stderr and "length" not in again.stderr
     assert work.file("short", "latest_net.pth").read_bytes() == weights
 
@@ -49,3 +56,25 @@ def test_a_preset_is_other_defaults_that_flags_override_and_a_resume_keeps(work:
     more = work.train("--resume", "--name", "p", "--n_epochs", "2").stderr
     assert f"lr={PRESETS['fine']['lr']}" in more.replace("\n", " ")
     assert "--preset cannot change" not in more
+
+
+def test_a_stall_and_slow_first_steps_do_not_change_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: now))
+    watch, waited = pace.Stopwatch(), 0.0
+    for number in range(pace.LEAST):
+        slow = 10.0 if number < 8 else 0.1
+        now += 60.0 if number == 20 else slow + 0.02
+        waited += 0.02
+        assert watch.step(waited) == (number == pace.LEAST - 1)
+    assert watch.read() == pytest.approx((0.1, 0.02))
+
+
+@pytest.mark.parametrize(
+    ("total", "timed"), [(100, 25), (250, 25), (260, 26), (5000, 500), (10**6, pace.MOST)]
+)
+def test_a_tenth_of_the_steps_is_timed_within_bounds(total: int, timed: int) -> None:
+    watch, steps = pace.Stopwatch(), 0
+    while not (watch.step(0) and watch.enough(total)):
+        steps += 1
+    assert steps + 1 == timed

@@ -9,8 +9,8 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # the numbers of mallopt(3
 def keep_freed_memory() -> None:
     """Let glibc's malloc reuse the memory of large tensors; does nothing where there is another malloc.
 
-    By default each tensor of over 32 MiB at most is mapped anew and given back when it is freed, so that
-    every step makes the system clear the same pages again (measured in `tests.benchmarks.step`).
+    By default what lies free at the end of the heap goes back to the system, and tensors of over 32 MiB are
+    mapped anew each time, so that every step makes the system clear the same pages again.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt

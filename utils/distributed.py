@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import Refusal, first_sentence
 
+CONTAINER = Path("/sys/fs/cgroup")  # what Linux allows this process's container, if it is in one
 MEETING_S = 600.0  # how long the processes wait for the last one to start
 
 
@@ -150,8 +151,12 @@ def gradients_shared(model: nn.Module, last: bool) -> AbstractContextManager[Any
 
 
 def available_cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores this process may use, also by its container's share of time; more threads would wait."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # "max": no limit
+        quota, period = (CONTAINER / "cpu.max").read_text().split()
+        cores = max(1, min(cores, int(quota) // int(period)))
+    return cores
 
 
 def processes_here() -> int:
@@ -170,8 +175,7 @@ def free_memory(device: torch.device) -> float:
         )
         free = int(lines["MemAvailable"].split()[0]) * 1024  # caches, too, can be had
     with suppress(OSError, ValueError):  # "max": no limit
-        group = Path("/sys/fs/cgroup")
-        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        limit, used = (int((CONTAINER / f"memory.{name}").read_text()) for name in ("max", "current"))
         free = min(free, limit - used)
     return free
 

@@ -391,7 +391,11 @@ def train_parser() -> Parser:
         help="at an image that cannot be read: stop, or let the next pair stand in for it",
     )
     group.add_argument(
-        "--cache", default="auto", choices=["auto", "ram", "none"], help="keep decoded images in memory"
+        "--cache",
+        default="auto",
+        choices=["auto", "ram", "none"],
+        help="keep decoded images in memory; auto: where all take at most a quarter of what is free; ram: as "
+        "many as half of it holds",
     )
 
     group = parser.add_argument_group("events")

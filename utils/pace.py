@@ -34,9 +34,9 @@ def steps_within(seconds: float, costs: Costs, epoch_steps: int) -> int:
     """How many steps fit, with their validations; at least one.
 
     >>> steps_within(100, Costs(step=0.09, load=0.01, decode=0, decoding=0, close=0), epoch_steps=500)
-    980
+    950
     >>> steps_within(100, Costs(step=0.09, load=0.01, decode=0.1, decoding=100, close=17), epoch_steps=1000)
-    607
+    581
     """
     left = seconds * (1 - SPARE) - costs.close  # that of the last epoch, which may be a short one
     each = costs.step + costs.load + costs.close / epoch_steps

@@ -40,6 +40,10 @@ class Progress:
         self.done += 1
         self.bar.update()
 
+    def rename(self, title: str) -> None:
+        self.title = title
+        self.bar.set_description_str(title, refresh=False)
+
     def show(self, text: str) -> None:
         """Show the latest figures."""
         self.bar.set_postfix_str(text, refresh=False)

@@ -51,6 +51,7 @@ class Results:
         self.csv, self.grid = self.folder / "metrics.csv", self.folder / "grid.png"
         self.summary, self.page = self.folder / "summary.json", self.folder / "index.html"
         self.rows: list[dict[str, Any]] = []
+        self.sums: dict[str, tuple[float, int]] = {}  # of the finite values of a column, and their number
         self.written: set[Path] = set()
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -84,6 +85,10 @@ class Results:
             inputs = scores["psnr_input"]
             row["gain"] = scores["psnr"] - inputs if math.isfinite(inputs) else math.nan
         self.rows.append({column: row[column] for column in COLUMNS if column in row})
+        for column, value in row.items():
+            if column != "name" and math.isfinite(value):
+                total, count = self.sums.get(column, (0.0, 0))
+                self.sums[column] = total + value, count + 1
 
     def columns(self) -> list[str]:
         return [column for column in COLUMNS if any(column in row for row in self.rows)]
@@ -118,24 +123,24 @@ class Results:
         return found
 
     def mean(self, column: str) -> float:
-        """Mean of the finite values of a column; NaN where it holds none."""
-        mean = self.stats(column)["mean"]
-        return math.nan if mean is None else mean
+        """Mean of the finite values of a column so far; NaN where it holds none."""
+        total, count = self.sums.get(column, (math.nan, 1))
+        return total / count
 
     def write(self, facts: Mapping[str, Any]) -> None:
         """Write `metrics.csv` and `summary.json`; `facts` say what was measured and how (`protocol`)."""
-        columns = [column for column in self.columns() if column not in ("name", "seconds")]
-        stats = {column: self.stats(column) for column in columns}
+        columns = self.columns()
+        stats = {column: self.stats(column) for column in columns if column not in ("name", "seconds")}
         total = sum(self.values("seconds"))
         summary = {**facts, "images": len(self.rows), **stats, "seconds": total}
         write_text(json.dumps(summary, indent=2, allow_nan=False), self.summary)
 
         text = io.StringIO()
         text.write(f"# {'; '.join(origin(facts))}\n")
-        writer = csv.DictWriter(text, self.columns(), lineterminator="\n")
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         for row in self.rows:
-            writer.writerow({key: _cell(row[key]) for key in self.columns() if key in row})
+            writer.writerow({key: _cell(value) for key, value in row.items()})
         write_text(text.getvalue(), self.csv)
 
 
