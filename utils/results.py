@@ -80,7 +80,7 @@ class Results:
 
     def add(self, name: str, scores: Mapping[str, float], seconds: float) -> None:
         """Note the scores of one image."""
-        row = {"name": name, **scores, "seconds": seconds}
+        row: dict[str, Any] = {"name": name, **scores, "seconds": seconds}
         if {"psnr", "psnr_input"} <= scores.keys():
             inputs = scores["psnr_input"]
             row["gain"] = scores["psnr"] - inputs if math.isfinite(inputs) else math.nan
