@@ -226,7 +226,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         mode = "off" if opt.dry_run else opt.visdom
         plot = open_plot(mode, run.name, TRAINING, opt.visdom_server, opt.visdom_port, say)
         logger = open_logger(run, step, plot, opt.tensorboard)
-        kept = f"up to {room * count_all / 2**20:.1f} MiB of them kept in memory" if room else "not cached"
+        most = f"up to {room * count_all / 2**20:.1f} MiB of them kept in memory"
+        kept = most if train_set.decoded else "not cached"
         say(describe(opt))
         say(f"data    {train_pairs.describe()}; {val_pairs.describe()}; {kept}")
         say(f"        {found.describe()}")

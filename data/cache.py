@@ -1,9 +1,14 @@
 """Decoded images, kept in memory once for all loader processes of a run."""
 
 import math
+import mmap
 import multiprocessing
+import os
+import tempfile
+import weakref
 from collections.abc import Sequence
-from multiprocessing.heap import BufferWrapper
+from multiprocessing.reduction import DupFd
+from typing import Any
 
 import numpy as np
 
@@ -16,22 +21,55 @@ ROW = 1 + 2 * DESCRIPTION  # of a pair: how many images are here, and what they 
 ALIGNED = 8  # bytes
 
 
+class SharedBytes:
+    """Zeros in memory that processes share: they may be forked, or get it pickled when they are started.
+
+    A file without a name, in memory where the system has such (Linux). /dev/shm, which is often small and
+    which loaders need, is left alone. Only pages that are written to are taken.
+
+    Raises:
+        OSError: the system allows no file of this size.
+    """
+
+    def __init__(self, size: int):
+        if hasattr(os, "memfd_create"):
+            file = os.memfd_create("decoded images")
+        else:
+            with tempfile.TemporaryFile() as named:
+                file = os.dup(named.fileno())
+        self._own(file)
+        os.ftruncate(file, size)
+        self.bytes = mmap.mmap(file, size)
+
+    def _own(self, file: int) -> None:
+        self.file = file
+        weakref.finalize(self, os.close, file)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"file": DupFd(self.file), "size": len(self.bytes)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._own(state["file"].detach())
+        self.bytes = mmap.mmap(self.file, state["size"])
+
+
 class DecodedImages:
     """Images `(H, W, C)` of pairs, up to a number of bytes, in memory that processes share.
 
-    Whichever process decodes a pair keeps it for all of them; what does not fit any more is not kept. It may
-    be forked, and pickled to a process that is being started.
+    Whichever process decodes a pair keeps it for all of them; what does not fit any more is not kept.
 
     Args:
         pairs: how many there are.
         room: bytes for all images; only what is used is taken from the system.
+
+    Raises:
+        OSError: as SharedBytes.
     """
 
     def __init__(self, pairs: int, room: int):
         self.room = room
-        self._pixels = BufferWrapper(max(1, room))
-        self._table = BufferWrapper(8 * (1 + pairs * ROW))
-        self._numbers()[:] = 0
+        self._pixels = SharedBytes(max(1, room))
+        self._table = SharedBytes(8 * (1 + pairs * ROW))
         self._lock = multiprocessing.Lock()
 
     def get(self, which: int) -> list[Array] | None:
@@ -39,7 +77,7 @@ class DecodedImages:
         row = self._row(which)
         if not row[0]:
             return None
-        pixels = self._pixels.create_memoryview()
+        pixels = self._pixels.bytes
         images = []
         for offset, *shape, bits in row[1:].reshape(2, DESCRIPTION)[: row[0]].tolist():
             image: Array = np.ndarray(shape, DTYPES[bits], pixels, offset)
@@ -57,7 +95,7 @@ class DecodedImages:
             if offset + sum(sizes.values()) > self.room:
                 return
             used[0] += sum(sizes.values())
-        pixels, offsets = self._pixels.create_memoryview(), {}
+        pixels, offsets = self._pixels.bytes, {}
         for key, image in distinct.items():
             np.ndarray(image.shape, image.dtype, pixels, offset)[:] = image
             offsets[key], offset = offset, offset + sizes[key]
@@ -70,10 +108,18 @@ class DecodedImages:
         row[0] = len(images)  # last: from here on others read it
 
     def _numbers(self) -> Array:
-        return np.frombuffer(self._table.create_memoryview(), np.int64)
+        return np.frombuffer(self._table.bytes, np.int64)
 
     def _row(self, which: int) -> Array:
         return self._numbers()[1 + which * ROW : 1 + (which + 1) * ROW]
+
+
+def keep_decoded(pairs: int, room: int) -> DecodedImages | None:
+    """Memory for decoded images; None without room, or where the system allows none."""
+    try:
+        return DecodedImages(pairs, room) if room else None
+    except OSError:  # it is slower without, and that is said
+        return None
 
 
 def room_for_pair(

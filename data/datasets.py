@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from data.augment import AUGMENTATIONS, random_crop
-from data.cache import DecodedImages
+from data.cache import keep_decoded
 from data.degrade import Degradation
 from data.layouts import Listing, Pair
 from data.transforms import Array, normalization, preparation
@@ -68,7 +68,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         given_nc = target_nc if degrade and degrade.gray else input_nc  # made gray by the degradation itself
         self.prepare = preparation(size, given_nc), preparation(size and size * listing.scale, target_nc)
         self.normalize = normalization(mean, std)
-        self.decoded = DecodedImages(len(listing.pairs), cache * len(listing.pairs)) if cache else None
+        self.decoded = keep_decoded(len(listing.pairs), cache * len(listing.pairs))
 
     def __len__(self) -> int:
         return len(self.listing.pairs) * self.repeat

@@ -22,6 +22,14 @@ DATASETS = ROOT / "datasets"
 OURS = [name for name in NETWORKS if name != "spandrel"]  # those that need no file of weights
 TINY = ("--dataroot", "demo:6:48", "--model", "resunet", "--width", "8", "--depth", "1", "--levels", "2")
 FAST = ("--crop_size", "32", "--batchSize", "4", "--log_freq", "1", "--visdom", "off", "--seed", "3")
+STRICT = (  # Python's flags: warnings are errors, but for
+    *("-W", "error"),
+    *("-W", "ignore:This process:DeprecationWarning"),  # Python 3.12+ on torch's fork of loader workers
+    *(
+        "-W",
+        "ignore:This DataLoader will create:UserWarning",
+    ),  # `-n 2`: one core
+)
 
 
 class Workplace:
@@ -31,8 +39,7 @@ class Workplace:
         self.folder = folder
 
     def start(self, script: str, *flags: str, **env: str) -> "subprocess.Popen[str]":
-        fork = "ignore:This process:DeprecationWarning"  # Python 3.12+ on torch's fork of loader workers
-        command = [sys.executable, "-W", "error", "-W", fork, str(ROOT / script), *flags]
+        command = [sys.executable, *STRICT, str(ROOT / script), *flags]
         environment = {**os.environ, "PYTHONWARNINGS": "", **env}
         return subprocess.Popen(
             command,

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 import test as test_script
-from tests.conftest import ROOT
+from tests.conftest import ROOT, STRICT
 from tests.harness import Cases
 from tests.test_visdom import children, listening
 from tests.visdom_server import free_port, need_visdom, wait_until
@@ -255,7 +255,7 @@ def run_both(folder: Path, code: str, *more: str) -> "subprocess.CompletedProces
     (folder / "wrapper.py").write_text(code + BOTH)
     first = " ".join((*TINY, "--name", "run", *more))
     second = " ".join(("--name", "run", "--gpu_ids", "-1", *more))
-    command = [sys.executable, "wrapper.py", str(ROOT), first, second]
+    command = [sys.executable, *STRICT, "wrapper.py", str(ROOT), first, second]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
 
 
