@@ -18,6 +18,7 @@ import torch
 from models import LOSSES, build_network, own_arguments
 from tests.benchmarks.common import ROOT, table
 from utils import distributed
+from utils.allocator import keep_freed_memory
 from utils.ema import Average
 from utils.optimizers import OPTIMIZERS
 from utils.options import parse_train
@@ -44,6 +45,7 @@ def bare_step(flags: list[str]) -> tuple[Callable[[], Any], int]:
     """
     opt = parse_train([*flags, "--name", "bare", "--dataroot", "demo"])
     place = distributed.join(opt.gpu_ids)
+    keep_freed_memory()
     amp = distributed.amp_enabled(opt.amp, place.device)
     channels = {"input_nc": opt.input_nc or 3, "output_nc": opt.output_nc or opt.input_nc or 3}
     torch.manual_seed(0)
