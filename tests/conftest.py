@@ -25,10 +25,8 @@ FAST = ("--crop_size", "32", "--batchSize", "4", "--log_freq", "1", "--visdom", 
 STRICT = (  # Python's flags: warnings are errors, but for
     *("-W", "error"),
     *("-W", "ignore:This process:DeprecationWarning"),  # Python 3.12+ on torch's fork of loader workers
-    *(
-        "-W",
-        "ignore:This DataLoader will create:UserWarning",
-    ),  # `-n 2`: one core
+    # more workers than cores: with `-n 2` there is one
+    *("-W", "ignore:This DataLoader will create:UserWarning"),
 )
 
 
