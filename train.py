@@ -313,7 +313,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         meter.restart()
         for batch in batches:
             began = time.perf_counter()
-            torch.manual_seed(opt.seed * 1_000_003 + step * place.world + place.rank)  # for dropout, if any
+            draws = opt.seed * 1_000_003 + step * place.world + place.rank
+            distributed.seed(device, draws)  # for dropout, if any
             given, target = (batch[key].to(device, non_blocking=True) for key in ("input", "target"))
 
             optimizer.zero_grad()

@@ -213,6 +213,17 @@ def bfloat16_pays(device: torch.device) -> bool:
     return False
 
 
+def seed(device: torch.device, number: int) -> None:
+    """Seed what layers such as dropout draw from on this device.
+
+    The same draws as after `torch.manual_seed`, which takes 0.3 ms where there is another kind of device
+    that is not in use.
+    """
+    torch.default_generator.manual_seed(number)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(number)
+
+
 def set_float32(device: torch.device, tf32: bool) -> None:
     """Let float32 convolutions and products on a GPU round their factors to TF32 (10 bits of mantissa), as
     training may, or not, as a figure must that should not depend on the machine."""

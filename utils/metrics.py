@@ -79,7 +79,7 @@ def psnr(image: Tensor, target: Tensor) -> Tensor:
     [20.0]
     """
     _same_shape(image, target)
-    mse = (image.double() - target.double()).square().flatten(1).mean(1)  # (N,)
+    mse = (image - target).double().square().flatten(1).mean(1)  # (N,)
     return -10 * mse.log10()
 
 
