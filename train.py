@@ -88,11 +88,16 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     input_nc = opt.input_nc or (1 if degrade and degrade.gray else found.input_nc)
     output_nc = opt.output_nc or found.target_nc
     train_pairs, val_pairs = validation(pairs, source, opt.val_from, opt.val_share, opt.seed)
-    workers = opt.num_workers if opt.num_workers is not None else (0 if device.type == "cpu" else 4)
+    on_device = opt.cache == "device"  # where batches are then cut from whole images, without loaders
+    usual = 0 if device.type == "cpu" or on_device else 4
+    workers = usual if opt.num_workers is None else opt.num_workers
     sizes = [(opt.size, opt.size)] if opt.size else found.sizes
     count_all = len(train_pairs.pairs) + len(val_pairs.pairs)
+    contents = sizes, input_nc + output_nc, found.depth, count_all
     free = int(distributed.free_memory(torch.device("cpu"))) // distributed.processes_here()
-    room = room_for_pair(opt.cache, sizes, input_nc + output_nc, found.depth, count_all, free)
+    room = room_for_pair("auto" if on_device else opt.cache, *contents, free)
+    free = int(distributed.free_memory(device))
+    train_room = room_for_pair("device", *contents, free) if on_device else room
     alike = {
         "input_nc": input_nc,
         "target_nc": output_nc,
@@ -101,7 +106,6 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         "mean": opt.mean,
         "std": opt.std,
         "seed": opt.seed,
-        "cache": room,
     }
     passes = math.ceil(LEAST_EPOCH * opt.batchSize / len(train_pairs.pairs)) if opt.minutes else 1
     train_set = PairDataset(
@@ -109,10 +113,12 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         crop_size=opt.crop_size,
         augment=opt.augment,
         repeat=opt.repeat or passes,
+        cache=train_room,
+        device=device if on_device else None,
         stand_in=opt.on_bad_image == "skip",
         **alike,
     )
-    val_set = WholeDataset(PairDataset(val_pairs, **alike))
+    val_set = WholeDataset(PairDataset(val_pairs, cache=room, **alike))
     scale = train_set.scale
     if opt.scale not in (None, scale):
         raise Refusal(
@@ -128,7 +134,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         num_workers=workers,
         drop_last=True,
         collate_fn=collate,
-        pin_memory=device.type == "cuda",
+        pin_memory=device.type == "cuda" and not on_device,
         persistent_workers=workers > 0,
         timeout=opt.worker_timeout if workers else 0,  # torch waits for ever otherwise
         generator=torch.Generator(),  # its own: iterating draws from the global one otherwise
@@ -226,10 +232,11 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         mode = "off" if opt.dry_run else opt.visdom
         plot = open_plot(mode, run.name, TRAINING, opt.visdom_server, opt.visdom_port, say)
         logger = open_logger(run, step, plot, opt.tensorboard)
-        most = f"up to {room * count_all / 2**20:.1f} MiB of them kept in memory"
-        kept = most if train_set.decoded else "not cached"
+        most = (train_room * len(train_pairs.pairs) + room * len(val_pairs.pairs)) / 2**20
+        where = "on the device" if on_device else "in memory"
+        cached = f"up to {most:.1f} MiB of them kept {where}" if train_set.decoded else "not cached"
         say(describe(opt))
-        say(f"data    {train_pairs.describe()}; {val_pairs.describe()}; {kept}")
+        say(f"data    {train_pairs.describe()}; {val_pairs.describe()}; {cached}")
         say(f"        {found.describe()}")
         say(f"network {opt.model}, {millions(net.parameters())} parameters, {millions(trained)} trained")
         if how:

@@ -1,18 +1,20 @@
 """What training does to the two images of a pair at random: one draw, applied to both.
 
 Images are numpy arrays `(H, W, C)`, so that a crop or a flip is a view and costs nothing until it is
-converted.
+converted, or tensors `(H, W, C)` on a device. The draws are the same.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 
-Array = np.ndarray
-Images = Sequence[Array]
+Image = Any  # np.ndarray or torch.Tensor
+Images = Sequence[Image]
 
 
-def random_crop(images: Images, size: int, rng: np.random.Generator, scale: int = 1) -> list[Array]:
+def random_crop(images: Images, size: int, rng: np.random.Generator, scale: int = 1) -> list[Image]:
     """The same `size` x `size` window of every image; ValueError where one is smaller.
 
     `size` is measured on the last image, the target. It begins at a multiple of `scale`, and an image that is
@@ -30,22 +32,27 @@ def random_crop(images: Images, size: int, rng: np.random.Generator, scale: int 
     return crops
 
 
-def keep(images: Images, rng: np.random.Generator) -> list[Array]:
+def keep(images: Images, rng: np.random.Generator) -> list[Image]:
     return list(images)
 
 
-def flip(images: Images, rng: np.random.Generator) -> list[Array]:
+def flip(images: Images, rng: np.random.Generator) -> list[Image]:
     """Half of the time, the mirror image of every image."""
-    return [image[:, ::-1] for image in images] if rng.integers(2) else list(images)
+    return [_library(image).flip(image, (1,)) for image in images] if rng.integers(2) else list(images)
 
 
-def flip_rot90(images: Images, rng: np.random.Generator) -> list[Array]:
+def flip_rot90(images: Images, rng: np.random.Generator) -> list[Image]:
     """The same one of the eight flips and quarter turns of every image."""
     turns = int(rng.integers(4))
-    return [np.rot90(image, turns) for image in flip(images, rng)]
+    return [_library(image).rot90(image, turns) if turns else image for image in flip(images, rng)]
 
 
-AUGMENTATIONS: dict[str, Callable[[Images, np.random.Generator], list[Array]]] = {
+def _library(image: Image) -> Any:
+    """torch or numpy, whose functions of these names do the same."""
+    return torch if isinstance(image, torch.Tensor) else np
+
+
+AUGMENTATIONS: dict[str, Callable[[Images, np.random.Generator], list[Image]]] = {
     "none": keep,
     "flip": flip,
     "flip_rot90": flip_rot90,

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
 from data.augment import AUGMENTATIONS, random_crop
 from data.cache import keep_decoded
 from data.degrade import Degradation
 from data.layouts import Listing, Pair
-from data.transforms import Array, normalization, preparation
+from data.transforms import Array, normalization, normalize_batch, preparation
 from utils.errors import Refusal
 from utils.images import to_float
 
@@ -40,6 +41,8 @@ class PairDataset(Dataset[dict[str, Any]]):
         mean, std: of Normalize; 0.5 and 0.5 give [-1, 1].
         repeat: passes over the set that make one epoch.
         cache: bytes of memory for the decoded images of each pair, see `data.cache`; 0: none are kept.
+        device: where they are kept, cropped, turned and normalised, batch by batch, in training without
+            `degrade`; otherwise in the memory of the machine.
         stand_in: let the next pair stand in, in training, for one that cannot be read.
     """
 
@@ -58,6 +61,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
         repeat: int = 1,
         cache: int = 0,
+        device: torch.device | None = None,
         stand_in: bool = False,
     ):
         self.listing, self.crop_size, self.degrade = listing, crop_size, degrade
@@ -67,39 +71,52 @@ class PairDataset(Dataset[dict[str, Any]]):
         self.augment = AUGMENTATIONS[augment]
         given_nc = target_nc if degrade and degrade.gray else input_nc  # made gray by the degradation itself
         self.prepare = preparation(size, given_nc), preparation(size and size * listing.scale, target_nc)
+        self.mean, self.std, self.device = mean, std, device
         self.normalize = normalization(mean, std)
-        self.decoded = keep_decoded(len(listing.pairs), cache * len(listing.pairs))
+        self.decoded = keep_decoded(len(listing.pairs), cache * len(listing.pairs), device)
 
     def __len__(self) -> int:
         return len(self.listing.pairs) * self.repeat
 
-    def __getitems__(self, keys: list[int | tuple[int, int]]) -> "list[dict[str, Any]] | Refusal":
-        """The samples of a batch (torch asks for them so), or what is wrong with one: see `utils.loading`."""
-        samples = []
+    def __getitems__(self, keys: list[Any]) -> "list[dict[str, Any]] | dict[str, Any] | Refusal":
+        """The samples of a batch (torch asks for them so), or what is wrong with one: see `utils.loading`.
+
+        With `device`, the batch itself.
+        """
+        samples: list[Any] = []
         for key in keys:
             try:
-                samples.append(self[key])
+                samples.append(self._drawn(*key) if self.device else self[key])
             except Exception as error:  # whatever it is: a worker's exception may not survive the way back
                 return as_refusal(error, self.listing.pairs[self.position(key)])
-        return samples
+        return self._on_device(samples) if self.device else samples
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         if isinstance(key, int):
             whole = self.whole(key)
             images = [to_float(image) for image in (whole.input, whole.target) if image is not None]
             return self._sample(whole.name, images)
-        epoch, index = key
+        name, drawn, rng = self._drawn(*key)
+        images = [to_float(image) for image in drawn]
+        if self.degrade:
+            images[0] = self.degrade(images[0], rng)
+        return self._sample(name, images)
+
+    def _drawn(self, epoch: int, index: int) -> tuple[str, list[Any], np.random.Generator]:
+        """(name, images cropped and turned at random, what goes on drawing)."""
         rng = self._generator(epoch, index)
-        name, images = self.readable(self.position(key))
+        name, images = self.readable(self.position((epoch, index)))
         if self.crop_size:
             try:
                 images = random_crop(images, self.crop_size, rng, self.scale)
             except ValueError as error:
                 raise Refusal(f"{name}: {error}", fix="lower --crop_size", code=1) from None
-        images = [to_float(image) for image in self.augment(images, rng)]
-        if self.degrade:
-            images[0] = self.degrade(images[0], rng)
-        return self._sample(name, images)
+        return name, self.augment(images, rng), rng
+
+    def _on_device(self, samples: Sequence[tuple[str, list[torch.Tensor], Any]]) -> dict[str, Any]:
+        names, pairs, _ = zip(*samples, strict=True)
+        batches = [normalize_batch(images, self.mean, self.std) for images in zip(*pairs, strict=True)]
+        return {"name": list(names), **dict(zip(("input", "target"), batches, strict=False))}
 
     def whole(self, index: int) -> Whole:
         """The pair `index` uncropped, its input degraded as in every run with this seed."""
@@ -113,7 +130,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         """Which pair a key means."""
         return (key if isinstance(key, int) else key[1]) % len(self.listing.pairs)
 
-    def readable(self, which: int) -> tuple[str, list[Array]]:
+    def readable(self, which: int) -> tuple[str, list[Any]]:
         """(name, images) of a pair, or with `stand_in` of the next one in the list that can be read.
 
         Which one that is depends on the files alone, so a resumed run sees the same.
@@ -130,18 +147,19 @@ class PairDataset(Dataset[dict[str, Any]]):
                     print(f"skipped from now on: {refusal.what}: {refusal.why}", file=sys.stderr)
         raise Refusal("no pair can be read any more", self.listing.where, code=1)
 
-    def read(self, which: int) -> list[Array]:
-        """The decoded images `(H, W, C)` of one pair, from memory where they are kept."""
-        if self.decoded and (kept := self.decoded.get(which)):
-            return kept
+    def read(self, which: int) -> list[Any]:
+        """The decoded images `(H, W, C)` of one pair, from where they are kept; with `device` tensors."""
+        if self.decoded is None:
+            return self._decode(which)
+        return self.decoded.get(which) or self.decoded.put(which, self._decode(which))
+
+    def _decode(self, which: int) -> list[Array]:
         read = self.listing.read(self.listing.pairs[which])
         images = [
             prepare(image) for prepare, image in zip(self.prepare, read, strict=True) if image is not None
         ]
         if self.degrade and self.degrade.scale > 1:
             images = [_whole_blocks(image, self.degrade.scale) for image in images]
-        if self.decoded:
-            self.decoded.put(which, images)
         return images
 
     def _generator(self, epoch: int, index: int) -> np.random.Generator:

@@ -1,6 +1,6 @@
 """From decoded images to tensors: the classic torchvision transforms, without a random one among them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -66,6 +66,23 @@ def _normalize(image: Array, mean: float, std: float) -> torch.Tensor:
     planes -= np.float32(mean)
     planes /= np.float32(std)
     return torch.from_numpy(planes)
+
+
+def normalize_batch(images: Sequence[torch.Tensor], mean: float, std: float) -> torch.Tensor:
+    """Images `(H, W, C)` on one device, uint8 or float32 in [0, 1], to one float32 `(N, C, H, W)`.
+
+    The bits of `utils.images.to_float` and `normalization`, that is true divisions: by a Python number, a GPU
+    would multiply by its reciprocal.
+    """
+    if len({image.dtype for image in images}) > 1:
+        images = [_unit(image) for image in images]
+    planes = _unit(torch.stack(list(images))).permute(0, 3, 1, 2) - mean
+    return (planes / planes.new_full((), std)).contiguous()
+
+
+def _unit(image: torch.Tensor) -> torch.Tensor:
+    planes = image.float()
+    return planes / planes.new_full((), 255) if image.dtype == torch.uint8 else planes
 
 
 def to_unit(image: torch.Tensor, mean: float, std: float) -> torch.Tensor:

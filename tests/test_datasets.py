@@ -24,6 +24,7 @@ from data.transforms import to_unit
 from tests.conftest import ROOT
 from utils.errors import Refusal
 from utils.evaluate import doing_nothing
+from utils.images import full_scale
 from utils.loading import Batches, collate
 from utils.metrics import Protocol
 
@@ -62,6 +63,7 @@ def same(one: dict[str, Any], two: dict[str, Any]) -> bool:
     )
 
 
+SIDES = "input", "target"
 MUCH = 2**14  # bytes: more than a pair here takes
 KIND: dict[str, Any] = {"input_nc": 3, "target_nc": 3}
 AUGMENTED = partial(PairDataset, **KIND, crop_size=12, augment="flip_rot90")
@@ -590,6 +592,49 @@ def test_every_depth_comes_back_as_it_was(dtype: Any) -> None:
     back = kept.get(2) or []
     assert kept.get(1) is None and [image.dtype for image in back] == [dtype, dtype]
     assert all(np.array_equal(a, b) for a, b in zip(images, back, strict=True))
+
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])]
+DEPTHS = np.uint8, np.uint16, np.float32
+
+
+def deep_pair(pair: Pair) -> tuple[Array, Array]:
+    """Of every depth, also of two in one batch."""
+    image = np.random.default_rng(int(pair.name)).random((24, 20, 3))
+    dtypes = DEPTHS[int(pair.name) % 3], DEPTHS[int(pair.name) // 3 % 3]
+    given, target = ((image * full_scale(dtype)).astype(dtype) for dtype in dtypes)
+    return given[::-1], target
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("read", [negative_pair, deep_pair])
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_batches_cut_on_a_device_are_the_same(device: str, read: Any, augment: str) -> None:
+    flags: dict[str, Any] = {**KIND, "crop_size": 12, "augment": augment, "seed": 3, "mean": 0.4, "std": 0.3}
+    plain = PairDataset(listing(read=read), **flags)
+    there = PairDataset(listing(read=read), **flags, cache=MUCH, device=torch.device(device))
+    for epoch in range(6):
+        keys = [(epoch, (epoch + 3 * i) % 10) for i in range(4)]
+        batch = collate(there.__getitems__(keys))
+        assert batch["input"].device.type == device
+        assert same(collate(plain.__getitems__(keys)), {**batch, **{k: batch[k].cpu() for k in SIDES}})
+
+
+def test_a_device_keeps_what_fits_and_cuts_the_rest_all_the_same() -> None:
+    reads: Counter[str] = Counter()
+
+    def counted(pair: Pair) -> tuple[Array, Array]:
+        reads[pair.name] += 1
+        return negative_pair(pair)
+
+    size = sum(image.nbytes for image in negative_pair(Pair("0", None, None, "")))
+    there = AUGMENTED(listing(4, counted), cache=size // 2, device=torch.device("cpu"))
+    plain = AUGMENTED(listing(4))
+    for epoch in range(3):
+        keys = [(epoch, i) for i in range(4)]
+        assert same(collate(there.__getitems__(keys)), collate(plain.__getitems__(keys)))
+    assert reads == {"0": 1, "1": 1, "2": 3, "3": 3}
 
 
 @pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])

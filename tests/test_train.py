@@ -217,9 +217,9 @@ def test_each_layout_trains(trained: Trained, tmp_path: Path, layout: str) -> No
     assert {"reside": "pairs", "aligned": "aligned"}.get(layout, "clean") in described[0]
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_workers_change_nothing(trained: Trained, workers: str) -> None:
-    run = trained(*TINY, *FAST, *STEPS, "--amp", "off", "--num_workers", workers, "--cache", "none")
+@pytest.mark.parametrize("workers, cache", [("0", "none"), ("2", "none"), ("2", "ram"), ("0", "device")])
+def test_workers_and_caches_change_nothing(trained: Trained, workers: str, cache: str) -> None:
+    run = trained(*TINY, *FAST, *STEPS, "--amp", "off", "--num_workers", workers, "--cache", cache)
     state = weights(run)
     assert equal(
         state, plain_training(30, lambda p: torch.optim.Adam(p, betas=(0.5, 0.999), fused=True), lr_of(run))

@@ -10,8 +10,9 @@ from utils.errors import Refusal, first_sentence
 
 
 def collate(samples: Any) -> Any:
-    """torch's default, but hands on a Refusal, which would lose its words if a worker raised it."""
-    return samples if isinstance(samples, Refusal) else default_collate(samples)
+    """torch's default, but hands on what is a batch already, and a Refusal: raised by a worker, it would lose
+    its words."""
+    return default_collate(samples) if isinstance(samples, list) else samples
 
 
 def as_it_is(sample: Any) -> Any:

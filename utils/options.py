@@ -393,9 +393,9 @@ def train_parser() -> Parser:
     group.add_argument(
         "--cache",
         default="auto",
-        choices=["auto", "ram", "none"],
+        choices=["auto", "ram", "device", "none"],
         help="keep decoded images in memory; auto: where all take at most a quarter of what is free; ram: as "
-        "many as half of it holds",
+        "many as half of it holds; device: on the GPU, which then cuts and turns the batches, too",
     )
 
     group = parser.add_argument_group("events")
@@ -529,6 +529,10 @@ def _check_train(opt: argparse.Namespace) -> None:
             f"--accum {opt.accum} splits --batchSize {opt.batchSize} into more parts than it has images",
             fix="lower --accum or raise --batchSize",
         )
+    for flag in ("degrade", "num_workers"):
+        if opt.cache == "device" and getattr(opt, flag):
+            why = "makes every input anew" if flag == "degrade" else "cut batches elsewhere"
+            raise Refusal(f"--{flag} {getattr(opt, flag)} {why}: no --cache device", fix="take --cache ram")
     if opt.tensorboard and importlib.util.find_spec("tensorboard") is None:  # before there is a run
         raise Refusal("tensorboard is not installed [--tensorboard]", fix="pip install tensorboard")
     if not opt.dataroot.startswith("demo") and not Path(opt.dataroot).exists():

@@ -1,65 +1,132 @@
-"""What the loop of train.py costs beside the bare step: images/s of both, in turns.
+"""What the loop of train.py costs beside the bare step: images/s of both.
 
 The bare step is what one step of train.py must do to one fixed batch in memory: forward, loss, backward,
 clipping, optimizer, schedule, average. train.py adds reading, cropping, turning, noise, the check for NaN,
-the PSNR of every training image, the log, visdom, signals, saves. Its images/s are those it logs after its
-first epoch, without validation.
+the PSNR of every training image, the log, visdom, signals, saves; its first epoch is left out. Both run in
+turns of a few seconds, each stopped while the other runs, since a machine's speed may waver by more than
+what is measured.
 """
 
 import argparse
+import json
+import os
+import signal
 import statistics
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from tests.benchmarks import step
-from tests.benchmarks.common import DATASETS, records, table, train
+from tests.benchmarks.common import DATASETS, ROOT, table
 
 COMMON = ("--optimizer", "adamw", "--schedule", "cosine", "--ema", "0.995", "--clip", "1")
-CASES = {  # flags of the step, flags of the data, steps of an epoch, steps between two logged rates
-    "resunet 96 x 96, batch 8": (
-        ("--model", "resunet", "--crop_size", "96", "--batchSize", "8", "--channels_last", *COMMON),
-        ("--dataroot", f"{DATASETS}/bsd400-gray", "--degrade", "noise:25", "--augment", "flip_rot90"),
-        (400, 20),
-    ),
-    "resnet 256 x 256, batch 1": (
-        ("--model", "resnet", "--crop_size", "256", "--batchSize", "1", *COMMON),
-        ("--dataroot", f"{DATASETS}/sots-indoor"),
-        (42, 6),
-    ),
+GRAY, COLOUR = (("--input_nc", count, "--output_nc", count) for count in ("1", "3"))
+NOISY = ("--dataroot", f"{DATASETS}/bsd400-gray", "--degrade", "noise:25", "--augment", "flip_rot90")
+HAZY = ("--dataroot", f"{DATASETS}/sots-indoor")
+
+
+class Case(NamedTuple):
+    """Flags of both processes; steps of an epoch, and between two records; seconds of a turn."""
+
+    flags: tuple[str, ...]
+    epoch: int
+    every: int
+    turn_s: float
+
+
+RESUNET = ("--model", "resunet", "--crop_size", "96", "--batchSize", "8", "--channels_last", *COMMON)
+RESNET = ("--model", "resnet", "--crop_size", "256", "--batchSize", "1", *COMMON)
+CASES = {
+    "resunet 96 x 96, batch 8": Case((*RESUNET, *NOISY, *GRAY, "--repeat", "8"), 400, every=10, turn_s=5),
+    "resnet 256 x 256, batch 1": Case((*RESNET, *HAZY, *COLOUR, "--repeat", "2"), 84, every=1, turn_s=10),
 }
 
 
-def trained(flags: tuple[str, ...], epoch_steps: int, every: int) -> tuple[float, float]:
-    """Median images/s that train.py logs in its second epoch, and the share of time it waits for data."""
-    size = ("--max_steps", str(2 * epoch_steps), "--log_freq", str(every), "--val_share", "0")
-    with tempfile.TemporaryDirectory() as folder:
-        train(Path(folder), *flags, *size, "--visdom", "start", "--visdom_port", "8099")
-        rows = [row for row in records(Path(folder)) if row["step"] > epoch_steps + every]
-    return tuple(statistics.median(row[key] for row in rows) for key in ("images_s", "wait"))  # type: ignore[return-value]
+class Process:
+    """A process that logs its steps, stopped but for its turns."""
+
+    def __init__(self, folder: Path, log: str, *command: str):
+        self.log = folder / log
+        with (folder / "said.txt").open("a") as file:
+            self.own = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=folder,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                stderr=file,
+            )
+
+    def records(self) -> list[dict[str, Any]]:
+        text = self.log.read_text() if self.log.is_file() else ""
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    def warm_up(self, steps: int) -> None:
+        """Let it run until it has taken so many steps."""
+        while not (found := self.records()) or found[-1]["step"] < steps:
+            if self.own.poll() is not None:
+                raise subprocess.CalledProcessError(self.own.returncode, self.own.args)
+            time.sleep(0.2)
+        self.own.send_signal(signal.SIGSTOP)
+
+    def turn(self, seconds: float) -> list[dict[str, Any]]:
+        """Let it run so long; what it logged meanwhile."""
+        before = len(self.records())
+        self.own.send_signal(signal.SIGCONT)
+        time.sleep(seconds)
+        self.own.send_signal(signal.SIGSTOP)
+        return self.records()[before:]
+
+    def end(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            self.own.send_signal(number)
+        self.own.wait()
 
 
-def rows(repeats: int, workers: str) -> Iterator[tuple[object, ...]]:
-    for case, (network, data, (epoch_steps, every)) in CASES.items():
-        pairs = []
-        channels = ("--input_nc", "1" if "--degrade" in data else "3")
-        repeat = () if epoch_steps < 50 else ("--repeat", "8")
-        for _ in range(repeats):
-            alone = step.apart((*network, *channels))["images_s"]
-            whole, wait = trained((*network, *data, *repeat, "--num_workers", workers), epoch_steps, every)
-            pairs.append((alone, whole, whole / alone, wait))
-        alone, whole, share, wait = (statistics.median(pair[i] for pair in pairs) for i in range(4))
-        bounds = f"{min(pair[2] for pair in pairs):.1%} to {max(pair[2] for pair in pairs):.1%}"
-        yield case, f"{alone:.1f}", f"{whole:.1f}", f"**{share:.1%}**", bounds, f"{wait:.1%}"
+def steps_s(records: list[dict[str, Any]]) -> float:
+    """Steps a second from the first record to the last."""
+    first, last = records[0], records[-1]
+    return (last["step"] - first["step"]) / (last["time"] - first["time"])
+
+
+def measured(case: Case, turns: int, workers: str) -> Iterator[tuple[float, float, float]]:
+    """Of each pair of turns: steps/s of the bare step and of train.py, and the share that this one waits."""
+    flags = (*case.flags, "--num_workers", workers, "--log_freq", str(case.every))
+    endless = ("--n_epochs", "1000", "--val_share", "0", "--visdom", "start", "--visdom_port", "8099")
+    with tempfile.TemporaryDirectory() as name, ExitStack() as processes:
+        folder, log = Path(name), "checkpoints/run/log.jsonl"
+        whole = Process(folder, log, str(ROOT / "train.py"), "--name", "run", *flags, *endless)
+        processes.callback(whole.end)
+        whole.warm_up(case.epoch + 2 * case.every)
+        bare = Process(folder, "bare.jsonl", "-m", "tests.benchmarks.step", "--log", *flags)
+        processes.callback(bare.end)
+        bare.warm_up(2 * case.every)
+        for _ in range(turns):
+            alone, trained = bare.turn(case.turn_s), whole.turn(case.turn_s)
+            yield steps_s(alone), steps_s(trained), statistics.mean(row["wait"] for row in trained[1:])
+
+
+def rows(turns: int, workers: str) -> Iterator[tuple[object, ...]]:
+    for name, case in CASES.items():
+        found = list(measured(case, turns, workers))
+        alone, trained, wait = (statistics.median(turn[i] for turn in found) for i in range(3))
+        low, middle, high = statistics.quantiles((turn[1] / turn[0] for turn in found), n=4)
+        batch = int(case.flags[case.flags.index("--batchSize") + 1])
+        share = f"**{middle:.1%}**", f"{low:.1%} to {high:.1%}"
+        yield name, f"{alone * batch:.1f}", f"{trained * batch:.1f}", *share, f"{wait:.1%}"
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5, help="pairs of a bare and a whole run")
+    parser.add_argument(
+        "--turns", type=int, default=30, help="pairs of turns of the bare step and of train.py"
+    )
     parser.add_argument("--num_workers", default="0")
     opt = parser.parse_args(argv)
-    columns = ("step", "bare, images/s", "train.py, images/s", "share", "range", "waits for data")
-    table("The loop", columns, rows(opt.repeats, opt.num_workers))
+    columns = ("step", "bare, images/s", "train.py, images/s", "share", "half of the turns", "waits for data")
+    table("The loop", columns, rows(opt.turns, opt.num_workers))
 
 
 if __name__ == "__main__":

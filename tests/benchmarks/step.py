@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,7 +45,7 @@ def bare_step(flags: list[str]) -> tuple[Callable[[], Any], int]:
 
     Forward, loss, backward, clipping, the host read, optimizer, schedule and average: no data, no log.
     """
-    opt = parse_train([*flags, "--name", "bare", "--dataroot", "demo"])
+    opt = parse_train(["--dataroot", "demo", *flags, "--name", "bare"])
     place = distributed.join(opt.gpu_ids)
     keep_freed_memory()
     amp = distributed.amp_enabled(opt.amp, place.device)
@@ -94,6 +96,17 @@ def timed(flags: list[str], seconds: float) -> dict[str, float]:
     middle = statistics.median(times)
     peak_mib = distributed.peak_memory_mib(distributed.join("0").device)
     return {"first": first, "step": middle, "images_s": images / middle, "peak_mib": peak_mib}
+
+
+def log(flags: list[str]) -> None:
+    """Step for ever, and write to `bare.jsonl` what train.py's log says: the step, and when it was done."""
+    step, _ = bare_step(flags)
+    every = parse_train([*flags, "--name", "bare"]).log_freq
+    with Path("bare.jsonl").open("w", buffering=1) as file:
+        for number in count(1):
+            step()
+            if number % every == 0:
+                file.write(json.dumps({"step": number, "time": time.time()}) + "\n")
 
 
 def apart(flags: tuple[str, ...], seconds: float = 10) -> dict[str, float]:
@@ -150,10 +163,13 @@ def profile(steps: int = 30) -> Iterator[tuple[object, ...]]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--time", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--log", action="store_true", help=argparse.SUPPRESS)
     opt, flags = parser.parse_known_args(argv)
     if opt.time:
         print(json.dumps(timed(flags, opt.time)))
         return
+    if opt.log:
+        log(flags)
     columns = ("network", "way", "ms a step", "images/s", "times float32", "first step, s", "pays after")
     table("The step", columns, ways())
     table("Profile of the step of preset fine", ("operation", "ms a step", "share"), profile())

@@ -117,6 +117,8 @@ TRAIN = [
     ("--degrade +", "+"),
     ("--degrade ''", "empty"),
     ("--scale 3 --degrade sr:2", "contradict"),
+    ("--cache device --degrade noise:25", "--cache ram"),
+    ("--cache device --num_workers 2", "--cache ram"),
     ("--gpu_ids x", "0,1"),
     ("--gpu_ids 0,x", "0,1"),
     ("--freeze nothing", "stem"),
