@@ -50,7 +50,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from utils.ema import Average
     from utils.evaluate import Judge, mean_psnr
     from utils.files import explain_writing, write_text
-    from utils.loading import Batches, as_it_is, collate
+    from utils.loading import Batches, as_it_is
     from utils.logger import Logger, open_logger, say_on
     from utils.metrics import psnr
     from utils.optimizers import OPTIMIZERS
@@ -133,7 +133,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         sampler=sampler,
         num_workers=workers,
         drop_last=True,
-        collate_fn=collate,
+        collate_fn=as_it_is,
         pin_memory=device.type == "cuda" and not on_device,
         persistent_workers=workers > 0,
         timeout=opt.worker_timeout if workers else 0,  # torch waits for ever otherwise
@@ -301,7 +301,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         """The steps of the whole run, if it is to end after --minutes; the same in all processes."""
         step_s, wait_s = watch.read()
         keys = list(islice(sampler, opt.batchSize // place.world))
-        load_s = min(wait_s, seconds_of(lambda: collate(train_set.__getitems__(keys))))
+        load_s = min(wait_s, seconds_of(lambda: train_set.__getitems__(keys)))
         judge = Judge(average.net, device, amp, opt.mean, opt.std)
         judge_s = seconds_of(lambda: list(judge(islice(val_batches, 1)))) * len(val_indices)
         close_s = judge_s + 2 * seconds_of(partial(save, "latest"))

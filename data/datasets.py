@@ -12,7 +12,7 @@ from data.augment import AUGMENTATIONS, random_crop
 from data.cache import keep_decoded
 from data.degrade import Degradation
 from data.layouts import Listing, Pair
-from data.transforms import Array, normalization, normalize_batch, preparation
+from data.transforms import Array, normalized, preparation
 from utils.errors import Refusal
 from utils.images import to_float
 
@@ -41,8 +41,8 @@ class PairDataset(Dataset[dict[str, Any]]):
         mean, std: of Normalize; 0.5 and 0.5 give [-1, 1].
         repeat: passes over the set that make one epoch.
         cache: bytes of memory for the decoded images of each pair, see `data.cache`; 0: none are kept.
-        device: where they are kept, cropped, turned and normalised, batch by batch, in training without
-            `degrade`; otherwise in the memory of the machine.
+        device: where they are kept, and so cropped, turned and normalised, for training without `degrade`; by
+            default in the memory of the machine.
         stand_in: let the next pair stand in, in training, for one that cannot be read.
     """
 
@@ -71,52 +71,47 @@ class PairDataset(Dataset[dict[str, Any]]):
         self.augment = AUGMENTATIONS[augment]
         given_nc = target_nc if degrade and degrade.gray else input_nc  # made gray by the degradation itself
         self.prepare = preparation(size, given_nc), preparation(size and size * listing.scale, target_nc)
-        self.mean, self.std, self.device = mean, std, device
-        self.normalize = normalization(mean, std)
+        self.mean, self.std = mean, std
         self.decoded = keep_decoded(len(listing.pairs), cache * len(listing.pairs), device)
 
     def __len__(self) -> int:
         return len(self.listing.pairs) * self.repeat
 
-    def __getitems__(self, keys: list[Any]) -> "list[dict[str, Any]] | dict[str, Any] | Refusal":
-        """The samples of a batch (torch asks for them so), or what is wrong with one: see `utils.loading`.
-
-        With `device`, the batch itself.
-        """
-        samples: list[Any] = []
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> "dict[str, Any] | Refusal":
+        """The batch of these samples (torch asks for it so), or what is wrong with one of them."""
+        samples = []
         for key in keys:
             try:
-                samples.append(self._drawn(*key) if self.device else self[key])
+                samples.append(self._sample(key))
             except Exception as error:  # whatever it is: a worker's exception may not survive the way back
                 return as_refusal(error, self.listing.pairs[self.position(key)])
-        return self._on_device(samples) if self.device else samples
+        return self._batch(samples)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        return {name: batch[0] for name, batch in self._batch([self._sample(key)]).items()}
+
+    def _sample(self, key: int | tuple[int, int]) -> tuple[str, list[Any]]:
+        """(name, images `(H, W, C)` of any depth): what has to be done one by one."""
         if isinstance(key, int):
             whole = self.whole(key)
-            images = [to_float(image) for image in (whole.input, whole.target) if image is not None]
-            return self._sample(whole.name, images)
-        name, drawn, rng = self._drawn(*key)
-        images = [to_float(image) for image in drawn]
-        if self.degrade:
-            images[0] = self.degrade(images[0], rng)
-        return self._sample(name, images)
-
-    def _drawn(self, epoch: int, index: int) -> tuple[str, list[Any], np.random.Generator]:
-        """(name, images cropped and turned at random, what goes on drawing)."""
+            return whole.name, [image for image in (whole.input, whole.target) if image is not None]
+        epoch, index = key
         rng = self._generator(epoch, index)
-        name, images = self.readable(self.position((epoch, index)))
+        name, images = self.readable(self.position(key))
         if self.crop_size:
             try:
                 images = random_crop(images, self.crop_size, rng, self.scale)
             except ValueError as error:
                 raise Refusal(f"{name}: {error}", fix="lower --crop_size", code=1) from None
-        return name, self.augment(images, rng), rng
+        images = self.augment(images, rng)
+        if self.degrade:
+            images[0] = self.degrade(to_float(images[0]), rng)
+        return name, images
 
-    def _on_device(self, samples: Sequence[tuple[str, list[torch.Tensor], Any]]) -> dict[str, Any]:
-        names, pairs, _ = zip(*samples, strict=True)
-        batches = [normalize_batch(images, self.mean, self.std) for images in zip(*pairs, strict=True)]
-        return {"name": list(names), **dict(zip(("input", "target"), batches, strict=False))}
+    def _batch(self, samples: Sequence[tuple[str, Sequence[Any]]]) -> dict[str, Any]:
+        names, pairs = zip(*samples, strict=True)
+        sides = (normalized(images, self.mean, self.std) for images in zip(*pairs, strict=True))
+        return {"name": list(names), **dict(zip(("input", "target"), sides, strict=False))}
 
     def whole(self, index: int) -> Whole:
         """The pair `index` uncropped, its input degraded as in every run with this seed."""
@@ -164,10 +159,6 @@ class PairDataset(Dataset[dict[str, Any]]):
 
     def _generator(self, epoch: int, index: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, epoch + 1, index + 1])
-
-    def _sample(self, name: str, images: Sequence[Array]) -> dict[str, Any]:
-        tensors = [self.normalize(image) for image in images]
-        return {"name": name, **dict(zip(("input", "target"), tensors, strict=False))}
 
 
 class WholeDataset(Dataset["Whole | Refusal"]):

@@ -25,7 +25,7 @@ from tests.conftest import ROOT
 from utils.errors import Refusal
 from utils.evaluate import doing_nothing
 from utils.images import full_scale
-from utils.loading import Batches, collate
+from utils.loading import Batches, as_it_is
 from utils.metrics import Protocol
 
 Array = np.ndarray
@@ -111,7 +111,7 @@ def batches(epoch: int, offset: int, workers: int = 0, rank: int = 0, world: int
         4 // world,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=as_it_is,
         generator=torch.Generator(),
         drop_last=True,
     )
@@ -157,7 +157,7 @@ def test_a_refusal_of_a_worker_reads_like_one_of_the_main_process() -> None:
             dataset,
             sampler=[(0, 0), (0, 1)],
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=as_it_is,
             generator=torch.Generator(),
         )
         with pytest.raises(Refusal) as caught:
@@ -616,9 +616,9 @@ def test_batches_cut_on_a_device_are_the_same(device: str, read: Any, augment: s
     there = PairDataset(listing(read=read), **flags, cache=MUCH, device=torch.device(device))
     for epoch in range(6):
         keys = [(epoch, (epoch + 3 * i) % 10) for i in range(4)]
-        batch = collate(there.__getitems__(keys))
+        batch = there.__getitems__(keys)
         assert batch["input"].device.type == device
-        assert same(collate(plain.__getitems__(keys)), {**batch, **{k: batch[k].cpu() for k in SIDES}})
+        assert same(plain.__getitems__(keys), {**batch, **{k: batch[k].cpu() for k in SIDES}})
 
 
 def test_a_device_keeps_what_fits_and_cuts_the_rest_all_the_same() -> None:
@@ -633,7 +633,7 @@ def test_a_device_keeps_what_fits_and_cuts_the_rest_all_the_same() -> None:
     plain = AUGMENTED(listing(4))
     for epoch in range(3):
         keys = [(epoch, i) for i in range(4)]
-        assert same(collate(there.__getitems__(keys)), collate(plain.__getitems__(keys)))
+        assert same(there.__getitems__(keys), plain.__getitems__(keys))
     assert reads == {"0": 1, "1": 1, "2": 3, "3": 3}
 
 
@@ -658,11 +658,12 @@ if __name__ == "__main__":
     from torch.utils.data import DataLoader
     from data.datasets import PairDataset
     from data.layouts import Source, find_pairs
+    from utils.loading import as_it_is
     listing = find_pairs(Source("demo:2:32"), "train")
     dataset = PairDataset(listing, input_nc=3, target_nc=3, cache=2 * 32 * 32 * 3)
     here = lambda: sum(dataset.decoded.get(i) is not None for i in range(len(listing.pairs)))
     before = here()
-    for _ in DataLoader(dataset, num_workers=2):
+    for _ in DataLoader(dataset, num_workers=2, collate_fn=as_it_is):
         pass
     print(len(listing.pairs), here(), before)
 """

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.transforms import enlarge, normalization, to_unit
+from data.transforms import enlarge, normalized, to_unit
 from utils.distributed import Place, free_memory
 from utils.ensemble import dihedral_mean
-from utils.images import full_scale, levels_of, to_float
+from utils.images import full_scale, levels_of
 from utils.metrics import Protocol, Score
 from utils.tiling import Tiling, bands, fitting_tile, memory_per_pixel, smaller_tile, starts
 
@@ -70,7 +70,6 @@ class Judge:
     def __post_init__(self) -> None:
         self.scale: int = getattr(self.net, "scale", 1)
         self.multiple: int = getattr(self.net, "multiple", 1)
-        self.normalize = normalization(self.mean, self.std)
         self.pixel_bytes: float | None = None
         self.compared = False  # tiles with the whole
         if self.tiling.size is not None:  # refused here, not at the first large image
@@ -169,7 +168,7 @@ class Judge:
 
     def forward(self, part: Array) -> Tensor:
         """`(h, w, C)` of any depth to `(1, C, h, w)` of full scale 1, not clamped; with x8 `(2, C, h, w)`."""
-        given = self.normalize(to_float(part))[None].to(self.device)
+        given = normalized([part], self.mean, self.std).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             outputs = dihedral_mean(self.net, given) if self.x8 else self.net(given)
         return to_unit(outputs.float(), self.mean, self.std).cpu()

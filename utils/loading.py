@@ -4,24 +4,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from torch.utils.data import default_collate
-
 from utils.errors import Refusal, first_sentence
 
 
-def collate(samples: Any) -> Any:
-    """torch's default, but hands on what is a batch already, and a Refusal: raised by a worker, it would lose
-    its words."""
-    return default_collate(samples) if isinstance(samples, list) else samples
-
-
 def as_it_is(sample: Any) -> Any:
-    """Collate nothing: for loaders of whole images, one by one (`batch_size=None`)."""
+    """Collate nothing: what our datasets give is a batch, or one whole image, or a Refusal, which would lose
+    its words if a worker raised it."""
     return sample
 
 
 class Batches:
-    """Iterate over a loader with `collate`, any number of times.
+    """Iterate over a loader with `as_it_is`, any number of times.
 
     Raises here, in the main process, what a dataset refused, and counts in `waited_s` the seconds that the
     loop waited for data.

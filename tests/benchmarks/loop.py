@@ -121,7 +121,7 @@ def rows(turns: int, workers: str) -> Iterator[tuple[object, ...]]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
-        "--turns", type=int, default=30, help="pairs of turns of the bare step and of train.py"
+        "--turns", type=int, default=20, help="pairs of turns of the bare step and of train.py"
     )
     parser.add_argument("--num_workers", default="0")
     opt = parser.parse_args(argv)

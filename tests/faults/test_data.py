@@ -31,7 +31,7 @@ from tests.faults.test_running import cut_short, photo_set
 from tests.harness import Cases
 from utils.errors import Refusal, run_script
 from utils.images import MAX_PIXELS, header, read_image, save_image
-from utils.loading import Batches, collate
+from utils.loading import Batches, as_it_is
 from utils.options import parse_test, parse_train
 from utils.results import read_csv
 
@@ -307,7 +307,7 @@ def test_the_limit_holds_in_loader_processes(cases: Cases, tmp_path: Path, start
         data,
         num_workers=1,
         sampler=[(0, i) for i in range(3)],
-        collate_fn=collate,
+        collate_fn=as_it_is,
         multiprocessing_context=context,
     )
     refusals: list[Refusal] = []

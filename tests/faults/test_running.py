@@ -21,7 +21,7 @@ from data.layouts import Listing, Pair, Source, find_pairs
 from tests.conftest import FAST, ROOT, TINY, Workplace, records
 from utils.errors import Refusal
 from utils.images import to_float
-from utils.loading import Batches, collate
+from utils.loading import Batches, as_it_is
 from utils.results import read_csv
 
 Trained = Callable[..., Path]
@@ -388,7 +388,7 @@ def test_an_exception_that_cannot_be_pickled_comes_back_with_its_file() -> None:
     listing = Listing("pairs", "train", "here", [Pair("a.png", Path("x/a.png"), Path("y/a.png"), "a")], read)
     data = PairDataset(listing, input_nc=3, target_nc=3)
     loader = DataLoader(
-        data, num_workers=1, timeout=20, collate_fn=collate, sampler=[(0, 0)], generator=torch.Generator()
+        data, num_workers=1, timeout=20, collate_fn=as_it_is, sampler=[(0, 0)], generator=torch.Generator()
     )
     with pytest.raises(Refusal, match=r"x/a\.png: Unpicklable") as caught:
         list(Batches(loader))
