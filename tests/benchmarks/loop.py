@@ -56,6 +56,7 @@ class Process:
                 [sys.executable, *command],
                 cwd=folder,
                 env=os.environ | {"PYTHONPATH": str(ROOT)},
+                stdout=file,
                 stderr=file,
             )
 
