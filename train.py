@@ -94,10 +94,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     sizes = [(opt.size, opt.size)] if opt.size else found.sizes
     count_all = len(train_pairs.pairs) + len(val_pairs.pairs)
     contents = sizes, input_nc + output_nc, found.depth, count_all
-    free = int(distributed.free_memory(torch.device("cpu"))) // distributed.processes_here()
+    free = distributed.free_memory(torch.device("cpu")) / distributed.processes_here()
     room = room_for_pair("auto" if on_device else opt.cache, *contents, free)
-    free = int(distributed.free_memory(device))
-    train_room = room_for_pair("device", *contents, free) if on_device else room
+    train_room = room_for_pair("device", *contents, distributed.free_memory(device)) if on_device else room
     alike = {
         "input_nc": input_nc,
         "target_nc": output_nc,

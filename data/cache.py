@@ -159,7 +159,7 @@ def keep_decoded(pairs: int, room: int, device: torch.device | None) -> DecodedI
 
 
 def room_for_pair(
-    cache: str, sizes: Sequence[tuple[int, int]], values: int, depth: int, pairs: int, free: int
+    cache: str, sizes: Sequence[tuple[int, int]], values: int, depth: int, pairs: int, free: float
 ) -> int:
     """Bytes to set aside for each decoded pair: for all pairs or none (`auto`), or as many as may be.
 
