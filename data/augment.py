@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 Image = Any  # np.ndarray or torch.Tensor
 Images = Sequence[Image]
@@ -48,8 +47,12 @@ def flip_rot90(images: Images, rng: np.random.Generator) -> list[Image]:
 
 
 def _library(image: Image) -> Any:
-    """torch or numpy, whose functions of these names do the same."""
-    return torch if isinstance(image, torch.Tensor) else np
+    """numpy or torch, whose functions of these names do the same."""
+    if isinstance(image, np.ndarray):
+        return np
+    import torch  # not at the top: the names in here are choices of a flag, and --help is quick
+
+    return torch
 
 
 AUGMENTATIONS: dict[str, Callable[[Images, np.random.Generator], list[Image]]] = {

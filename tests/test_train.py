@@ -18,6 +18,7 @@ from data.sampler import EpochSampler
 from models import LOSSES, build_network, network_defaults
 from tests.conftest import FAST, OURS, TINY, dataset, pixels, records
 from utils.errors import Refusal
+from utils.loading import as_it_is
 from utils.optimizers import OPTIMIZERS
 from utils.options import parse_train
 from utils.schedules import SCHEDULES
@@ -46,7 +47,8 @@ def plain_training(
     own = network_defaults("resunet") | {"width": 8, "depth": 1, "levels": 2}
     net = build_network("resunet", input_nc=3, output_nc=3, **own)
     opt = optimizer(net.parameters())
-    for step, batch in zip(range(steps), DataLoader(data, batch_size=4, sampler=sampler), strict=False):
+    loader = DataLoader(data, batch_size=4, sampler=sampler, collate_fn=as_it_is)
+    for step, batch in zip(range(steps), loader, strict=False):
         opt.param_groups[0]["lr"] = lr(step)
         loss = torch.nn.functional.l1_loss(net(batch["input"]), batch["target"])
         opt.zero_grad()
@@ -138,7 +140,8 @@ def test_loss_of_the_first_step(trained: Trained, loss: str, reduction: str) -> 
     )
     pairs, _ = hold_out(find_pairs(Source("demo:6:48"), "train"), 0.1, seed=3)
     data = PairDataset(pairs, input_nc=3, target_nc=3, crop_size=32, augment="flip", seed=3, repeat=8)
-    batch = next(iter(DataLoader(data, batch_size=4, sampler=EpochSampler(len(data), 4, seed=3))))
+    sampler = EpochSampler(len(data), 4, seed=3)
+    batch = next(iter(DataLoader(data, batch_size=4, sampler=sampler, collate_fn=as_it_is)))
     d = (batch["input"] - batch["target"]).double()
     each = {"l1": d.abs(), "mse": d**2, "charbonnier": (d**2 + 1e-6).sqrt()}[loss]
     expected = (each.mean() if reduction == "mean" else each.sum()).item()
