@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from utils.runs import versions
+from utils.runs import read_log, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASETS = ROOT / "datasets"
@@ -88,4 +88,4 @@ def test(folder: Path, *flags: str) -> tuple[Call, dict[str, Any]]:
 
 def records(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's log."""
-    return [json.loads(line) for line in (folder / "checkpoints/run/log.jsonl").read_text().splitlines()]
+    return read_log(folder / "checkpoints/run/log.jsonl")

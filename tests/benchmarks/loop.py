@@ -8,7 +8,6 @@ what is measured.
 """
 
 import argparse
-import json
 import os
 import signal
 import statistics
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.benchmarks.common import DATASETS, ROOT, table
+from utils.runs import read_log
 
 COMMON = ("--optimizer", "adamw", "--schedule", "cosine", "--ema", "0.995", "--clip", "1")
 GRAY, COLOUR = (("--input_nc", count, "--output_nc", count) for count in ("1", "3"))
@@ -60,13 +60,9 @@ class Process:
                 stderr=file,
             )
 
-    def records(self) -> list[dict[str, Any]]:
-        text = self.log.read_text() if self.log.is_file() else ""
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
     def warm_up(self, steps: int) -> None:
         """Let it run until it has taken so many steps."""
-        while not (found := self.records()) or found[-1]["step"] < steps:
+        while not (found := read_log(self.log)) or found[-1]["step"] < steps:
             if self.own.poll() is not None:
                 raise subprocess.CalledProcessError(self.own.returncode, self.own.args)
             time.sleep(0.2)
@@ -74,11 +70,11 @@ class Process:
 
     def turn(self, seconds: float) -> list[dict[str, Any]]:
         """Let it run so long; what it logged meanwhile."""
-        before = len(self.records())
+        before = len(read_log(self.log))
         self.own.send_signal(signal.SIGCONT)
         time.sleep(seconds)
         self.own.send_signal(signal.SIGSTOP)
-        return self.records()[before:]
+        return read_log(self.log)[before:]
 
     def end(self) -> None:
         for number in (signal.SIGTERM, signal.SIGCONT):
