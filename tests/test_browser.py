@@ -159,6 +159,7 @@ def test_the_open_page_follows_what_happens_to_a_window(
 ) -> None:
     """New curves, values that are no numbers, thinning, and a second script in the same window."""
     monkeypatch.setattr(visdom_plot, "PAUSE_S", 0.02)
+    monkeypatch.setattr(visdom_plot, "MOST_PAUSE_S", 0.1)
     monkeypatch.setattr(visdom_plot, "MAX_POINTS", 20)
     windows = {"one": Window("title", "x", "y", {"markers": True})}
     with browsing(server) as page:

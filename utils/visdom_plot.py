@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RETRY_S = 5.0  # between two attempts to reach a server
-PAUSE_S = 0.5  # between two rounds of sending: points that come faster travel together
+PAUSE_S, MOST_PAUSE_S = 0.5, 10.0  # between two rounds of sending: points that come faster travel together
+SHARE = 0.01  # of the time that is spent sending, within these two: it is taken from what the cores train
 TIMEOUT_S = 2.0  # of one HTTP request; visdom itself would wait for ever
-MAX_POINTS = 2000  # a window; the server's and the page's cost grow with it
+MAX_POINTS = 1000  # a window: what a round costs the server, and drawing the page, grows with it
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 # Ends when its stdin does, that is with this process, however that ends. visdom imports torch where it can,
@@ -166,12 +167,14 @@ class VisdomPlot:
 
     def _serve(self) -> None:
         while not self.closing.is_set():
+            began = time.monotonic()
             retry_s = PAUSE_S if self.process and not self.said else RETRY_S  # a server that is just starting
-            if self.client or time.monotonic() >= self.failed + retry_s:
+            if self.client or began >= self.failed + retry_s:
                 self._update()
+            took = time.monotonic() - began if self.client else 0
             self.wake.wait(retry_s)
             self.wake.clear()
-            self.closing.wait(PAUSE_S)
+            self.closing.wait(min(max(PAUSE_S, took / SHARE), MOST_PAUSE_S))
         connected = self.client is not None
         if connected or time.monotonic() > self.failed + PAUSE_S:  # not again what failed just now
             self._update()

@@ -342,6 +342,7 @@ def test_a_port_that_refuses(call: Call, tmp_path: Path) -> None:
 @pytest.mark.risk(22)
 def test_a_page_that_dies_in_mid_run(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(visdom_plot, "PAUSE_S", 0.02)
+    monkeypatch.setattr(visdom_plot, "MOST_PAUSE_S", 0.1)
     with visdom_server() as server:
 
         def die(self: SlowLoss) -> None:
