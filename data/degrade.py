@@ -66,7 +66,10 @@ def noise(value: str) -> Step:
 def add_noise(image: Array, rng: np.random.Generator, sigma: tuple[float, float]) -> Array:
     """Add noise of a sigma drawn from a range, in 1/255; neither clamped nor quantised."""
     drawn = rng.uniform(*sigma) / 255
-    return image + np.float32(drawn) * rng.standard_normal(image.shape, dtype=np.float32)
+    noisy = rng.standard_normal(image.shape, dtype=np.float32)
+    noisy *= np.float32(drawn)
+    noisy += image
+    return noisy
 
 
 def poisson(value: str) -> Step:

@@ -78,8 +78,8 @@ def _stack(images: Sequence[Array]) -> torch.Tensor:
 
 
 def _full_scale_1(images: torch.Tensor) -> torch.Tensor:
-    """`(N, H, W, C)` of any depth as float32 `(N, C, H, W)`, a copy."""
-    planes = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    """`(N, H, W, C)` of any depth as float32 `(N, C, H, W)`, which may be the memory of `images`."""
+    planes = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     if not images.is_floating_point():
         planes /= planes.new_full((), torch.iinfo(images.dtype).max)
     return planes

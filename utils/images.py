@@ -75,7 +75,9 @@ def levels_of(dtype: Any) -> int | None:
 
 def to_float(image: Array) -> Array:
     """A float32 array of full scale 1 of an image of any depth."""
-    return image.astype(np.float32) / np.float32(full_scale(image.dtype))
+    scaled = image.astype(np.float32)
+    scaled /= np.float32(full_scale(image.dtype))
+    return scaled
 
 
 # ----------------------------------------------------------------------------------------------- reading
