@@ -54,7 +54,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from utils.logger import Logger, open_logger, say_on
     from utils.metrics import psnr
     from utils.optimizers import OPTIMIZERS
-    from utils.pace import LEAST_EPOCH, UNKNOWN, Costs, Stopwatch, seconds_of, steps_within
+    from utils.pace import LEAST_EPOCH, SPARE, UNKNOWN, Costs, Stopwatch, seconds_of, steps_within
     from utils.pictures import comparison_grid, side_by_side, spread
     from utils.progress import Meter, Progress, clock, millions
     from utils.runs import Run, Status, cut_log, versions
@@ -294,20 +294,27 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     meter = Meter(opt.batchSize, batches, place)
     step_seconds: deque[float] = deque(maxlen=100)
     skipped = 0  # steps in a row whose gradient was no number
-    watch = Stopwatch()
+    watch = Stopwatch(on=total == UNKNOWN and not opt.dry_run)
+    costs = Costs(step=0, last=0)
 
-    def measured_total() -> int:
+    def steps_that_fit() -> int:
         """The steps of the whole run, if it is to end after --minutes; the same in all processes."""
-        step_s, wait_s = watch.read()
-        keys = list(islice(sampler, opt.batchSize // place.world))
-        load_s = min(wait_s, seconds_of(lambda: train_set.__getitems__(keys)))
-        judge = Judge(average.net, device, amp, opt.mean, opt.std)
-        judge_s = seconds_of(lambda: list(judge(islice(val_batches, 1)))) * len(val_indices)
-        close_s = judge_s + 2 * seconds_of(partial(save, "latest"))
-        undecoded = max(0, len(train_pairs.pairs) // opt.batchSize - len(watch.ends))
-        costs = Costs(step_s, load_s, wait_s - load_s, undecoded, close_s)
-        left = 60 * opt.minutes - (time.monotonic() - started)
-        return -agree(-(step + steps_within(left, costs, epoch_steps)), place)
+        nonlocal costs
+        if watch.fixed:
+            costs = Costs(watch.mean(), costs.last)
+        else:
+            step_s, wait_s = watch.read()
+            keys = list(islice(sampler, opt.batchSize // place.world))
+            load_s = min(wait_s, seconds_of(lambda: train_set.__getitems__(keys)))
+            judge = Judge(average.net, device, amp, opt.mean, opt.std)
+            judge_s = seconds_of(lambda: list(judge(islice(val_batches, 1)))) * len(val_indices)
+            close_s = judge_s + 2 * seconds_of(partial(save, "latest"))
+            undecoded = max(0, len(train_pairs.pairs) // opt.batchSize - len(watch.ends))
+            each = step_s + load_s + close_s / epoch_steps
+            costs = Costs(each, close_s, wait_s - load_s, undecoded)
+        left_s = 60 * opt.minutes - (time.monotonic() - started)
+        left_s *= 1 if watch.fixed else 1 - SPARE
+        return -agree(-(step + steps_within(left_s, costs)), place)
 
     def title(epoch: int) -> str:
         return f"epoch {epoch + 1}/{math.ceil(total / epoch_steps) if total < UNKNOWN else '?'}"
@@ -366,10 +373,10 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
                     f"{values['images_s']:.1f} images/s wait {values['wait']:.0%} "
                     f"ETA {clock(left) if total < UNKNOWN else '?'}"
                 )
-            if total == UNKNOWN and not opt.dry_run and watch.step(batches.waited_s):
-                estimate = measured_total()
-                if watch.enough(estimate):
-                    total = last = estimate  # fixed from here on, and kept in the state
+            if watch.step(batches.waited_s):
+                fits = min(total, steps_that_fit())
+                if watch.settled(fits - step) and fits < total:
+                    total = last = fits  # kept in the state
                     scheduler = schedule_to(total)
                     progress.rename(title(epoch))
                     say(f"length  {total} steps, to end {opt.minutes:g} minutes after the start")

@@ -3,7 +3,6 @@
 import math
 import re
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ SHORT = (*TINY, *FAST, "--name", "short", "--repeat", "20", "--ema", "0.9", "--s
 
 
 def test_a_run_of_minutes_ends_in_time_and_goes_on_exactly(work: Workplace) -> None:
-    """The number of steps is fixed once: from a kept state the same steps lead to the same weights."""
+    """The number of steps is kept in the state: from there the same steps lead to the same weights."""
     began = time.monotonic()
     run = work.train(*SHORT, "--minutes", "0.15", "--save_freq", "1")
     took = time.monotonic() - began
@@ -30,15 +29,20 @@ def test_a_run_of_minutes_ends_in_time_and_goes_on_exactly(work: Workplace) -> N
     rates = dict(work.log("short", "lr"))
     assert rates[total] < 0.01 * max(rates.values())  # the schedule ends where the run does
 
-    weights = work.file("short", "latest_net.pth").read_bytes()
-    again = work.train("--epoch", str((total - 1) // an_epoch), "--name", "short")
-    assert f"to {total}," in again.stderr and "length" not in again.stderr
-    assert work.file("short", "latest_net.pth").read_bytes() == weights
+    last = (total - 1) // an_epoch
+    kept = torch.load(work.file("short", f"epoch_{last:04d}_state.pth"), weights_only=True)["total"]
+    assert kept >= total  # a run is made shorter where it becomes slower
+    ends = []
+    for _ in range(2):
+        again = work.train("--epoch", str(last), "--name", "short")
+        assert f"to {kept}," in again.stderr and "length" not in again.stderr
+        ends.append(work.file("short", "latest_net.pth").read_bytes())
+    assert ends[0] == ends[1]
 
     done = work.train("--resume", "--name", "short", code=2)
-    assert f"has all its {total} steps" in done.stderr and "--minutes" in done.stderr
+    assert f"has all its {kept} steps" in done.stderr and "--minutes" in done.stderr
     work.train("--resume", "--name", "short", "--minutes", "0.05")
-    assert torch.load(work.file("short", "latest_state.pth"), weights_only=True)["total"] > total
+    assert torch.load(work.file("short", "latest_state.pth"), weights_only=True)["total"] > kept
 
 
 def test_two_lengths_are_refused_and_a_dry_run_measures_none(work: Workplace) -> None:
@@ -58,13 +62,26 @@ def test_a_preset_is_other_defaults_that_flags_override_and_a_resume_keeps(work:
     assert "--preset cannot change" not in more
 
 
-def test_a_stall_and_slow_first_steps_do_not_change_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+class Clock:
+    """Stands for `time` in pace.py."""
+
     now = 0.0
-    monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: now))
-    watch, waited = pace.Stopwatch(), 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    monkeypatch.setattr(pace, "time", Clock())
+    return pace.time
+
+
+def test_a_stall_and_slow_first_steps_do_not_change_the_estimate(clock: Clock) -> None:
+    watch, waited = pace.Stopwatch(on=True), 0.0
     for number in range(pace.LEAST):
         slow = 10.0 if number < 8 else 0.1
-        now += 60.0 if number == 20 else slow + 0.02
+        clock.now += 60.0 if number == 20 else slow + 0.02
         waited += 0.02
         assert watch.step(waited) == (number == pace.LEAST - 1)
     assert watch.read() == pytest.approx((0.1, 0.02))
@@ -74,7 +91,33 @@ def test_a_stall_and_slow_first_steps_do_not_change_the_estimate(monkeypatch: py
     ("total", "timed"), [(100, 25), (250, 25), (260, 26), (5000, 500), (10**6, pace.MOST)]
 )
 def test_a_tenth_of_the_steps_is_timed_within_bounds(total: int, timed: int) -> None:
-    watch, steps = pace.Stopwatch(), 0
-    while not (watch.step(0) and watch.enough(total)):
+    watch, steps = pace.Stopwatch(on=True), 0
+    while True:
         steps += 1
-    assert steps + 1 == timed
+        if watch.step(0) and watch.settled(total - steps):
+            break
+    assert steps == timed
+
+
+@pytest.mark.parametrize(
+    ("slower", "from_step", "within"),
+    [(1.0, 0, (0.94, 0.96)), (1.05, 300, (0.96, 1.0)), (1.3, 300, (0.99, 1.02)), (3.0, 300, (0.99, 1.04))],
+)
+def test_a_machine_that_becomes_slower_shortens_the_run(
+    clock: Clock, slower: float, from_step: int, within: tuple[float, float]
+) -> None:
+    """The loop of train.py with 100 s for steps of 0.1 s, until something slows them down."""
+    watch, total, step, lengths = pace.Stopwatch(on=True), 10**9, 0, []
+    while step < total:
+        step += 1
+        clock.now += 0.1 * (slower if step > from_step else 1)
+        if watch.step(0):
+            each = watch.mean() if watch.fixed else watch.read()[0]
+            left_s = (100 - clock.now) * (1 if watch.fixed else 1 - pace.SPARE)
+            fits = min(total, step + pace.steps_within(left_s, pace.Costs(each, last=0)))
+            if watch.settled(fits - step) and fits < total:
+                total = fits
+                lengths.append(total)
+    assert within[0] <= clock.now / 100 <= within[1]
+    assert (len(lengths) > 1) == (slower > 1.05)  # what is spare suffices for a little
+    assert lengths == sorted(lengths, reverse=True)

@@ -1,4 +1,8 @@
-"""How many steps fit into `--minutes`: measured once, and then a number like any other."""
+"""How many steps fit into `--minutes`: measured at the start, and then a number like any other.
+
+The speed of a machine wavers, though. Whenever half of the steps that are left have been taken, the time says
+whether the rest still fits; where it does not, the run is made shorter, never longer.
+"""
 
 import statistics
 import time
@@ -8,7 +12,7 @@ from typing import NamedTuple
 
 LEAST, MOST = 25, 1000  # steps that are timed before the length is fixed
 SHARE = 0.1  # of all steps that are timed, between these two: the speed of a machine wavers
-SPARE = 0.05  # of the time, for what the measured steps did not show
+SPARE = 0.05  # of the time, when the length is fixed, for what the measured steps did not show
 LEAST_EPOCH = 500  # steps of an epoch that ends with a validation and a save
 UNKNOWN = 10**9  # steps of a run whose length is still to be measured: its schedule stands at its beginning
 
@@ -17,31 +21,29 @@ class Costs(NamedTuple):
     """What the rest of a run costs, in seconds.
 
     Args:
-        step: one step, without the wait for its data.
-        load: the data of one step, of images that have been decoded.
-        decode: what they cost beyond that when they are decoded, in the first `decoding` steps.
-        close: the validation and the save at the end of an epoch.
+        step: one step, with its data and its share of the validations and saves.
+        last: the validation and the save at the end of the run.
+        decode: what the data of a step costs beyond that where images have to be decoded, in the first
+            `decoding` steps.
     """
 
     step: float
-    load: float
-    decode: float
-    decoding: int
-    close: float
+    last: float
+    decode: float = 0
+    decoding: int = 0
 
 
-def steps_within(seconds: float, costs: Costs, epoch_steps: int) -> int:
-    """How many steps fit, with their validations; at least one.
+def steps_within(seconds: float, costs: Costs) -> int:
+    """How many steps fit; at least one.
 
-    >>> steps_within(100, Costs(step=0.09, load=0.01, decode=0, decoding=0, close=0), epoch_steps=500)
-    950
-    >>> steps_within(100, Costs(step=0.09, load=0.01, decode=0.1, decoding=100, close=17), epoch_steps=1000)
-    581
+    >>> steps_within(100, Costs(step=0.1, last=0))
+    1000
+    >>> steps_within(100, Costs(step=0.1, last=5, decode=0.1, decoding=100))
+    850
     """
-    left = seconds * (1 - SPARE) - costs.close  # that of the last epoch, which may be a short one
-    each = costs.step + costs.load + costs.close / epoch_steps
-    decoding = min(costs.decoding, left / (each + costs.decode))  # all of it may be spent decoding
-    return max(1, round((left - decoding * costs.decode) / each))
+    left = seconds - costs.last
+    decoding = min(costs.decoding, left / (costs.step + costs.decode))  # all of it may be spent decoding
+    return max(1, round((left - decoding * costs.decode) / costs.step))
 
 
 def seconds_of(work: Callable[[], object]) -> float:
@@ -53,31 +55,47 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 class Stopwatch:
-    """Times steps until they suffice for an estimate: the later half of them, as the first ones are slow.
+    """Times the steps of a run: until they suffice to fix its length, and then whether it keeps to its time.
 
-    Medians, since a step during which the machine was busy elsewhere says nothing about the others.
+    Args:
+        on: or it is never due.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on: bool) -> None:
         self.ends: list[tuple[float, float]] = []  # of each step: when, and the wait for data up to then
-        self.due = LEAST
+        self.due = LEAST if on else 0  # the number of steps after which it is to be read
+        self.fixed: int | None = None  # the number of steps after which the length was fixed
 
     def step(self, waited_s: float) -> bool:
-        """Count a step, before which the run has waited `waited_s` for data; True where enough are timed."""
+        """Count a step, before which the run has waited `waited_s` for data; True where it is due."""
+        if not self.due:
+            return False
         self.ends.append((time.perf_counter(), waited_s))
         return len(self.ends) == self.due
 
     def read(self) -> tuple[float, float]:
-        """Seconds of a step without its wait, and of the wait."""
+        """Seconds of a step without its wait, and of the wait, before the length is fixed.
+
+        Medians of the later half, as the first ones are slow, and a step during which the machine was busy
+        elsewhere says nothing about the others.
+        """
         timed = list(pairwise(self.ends[len(self.ends) // 2 :]))
         waits = [after[1] - before[1] for before, after in timed]
         steps = [after[0] - before[0] - wait for (before, after), wait in zip(timed, waits, strict=True)]
         return statistics.median(steps), statistics.median(waits)
 
-    def enough(self, total: int) -> bool:
-        """Whether the steps timed suffice for a run of `total` steps; else more will be."""
-        wanted = min(MOST, round(SHARE * total))
-        if len(self.ends) >= wanted:
-            return True
-        self.due = wanted
-        return False
+    def mean(self) -> float:
+        """Seconds of a step, and of all that was done between steps, since the length was fixed."""
+        assert self.fixed is not None
+        return (self.ends[-1][0] - self.ends[self.fixed - 1][0]) / (len(self.ends) - self.fixed)
+
+    def settled(self, left: int) -> bool:
+        """Whether the steps timed suffice to fix, or to change, the length to `left` more; sets `due`."""
+        taken = len(self.ends)
+        wanted = min(MOST, round(SHARE * (taken + left)))
+        if self.fixed is None and taken < wanted:
+            self.due = wanted
+            return False
+        self.fixed = self.fixed or taken
+        self.due = taken + left // 2 if left // 2 >= LEAST else 0
+        return True
