@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 LEAST, MOST = 25, 1000  # steps that are timed before the length is fixed
 SHARE = 0.1  # of all steps that are timed, between these two: the speed of a machine wavers
-SPARE = 0.05  # of the time, when the length is fixed, for what the measured steps did not show
+SPARE = 0.03  # of the time, when the length is fixed, for what the measured steps did not show
 LEAST_EPOCH = 500  # steps of an epoch that ends with a validation and a save
 UNKNOWN = 10**9  # steps of a run whose length is still to be measured: its schedule stands at its beginning
 
