@@ -10,7 +10,8 @@ import importlib
 TABLES = {
     "start": "seconds until the scripts answer",
     "data": "pairs/s of one core against plain Pillow and torchvision",
-    "step": "precision, layout, compilation; a profile",
+    "step": "precision, layout, compilation",
+    "profile": "where a minute of train.py goes",
     "loop": "train.py beside the bare step",
     "inference": "test.py: images/s, peak memory, bfloat16 against float32, tiles",
     "growth": "time and memory against sizes and counts",

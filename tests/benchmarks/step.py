@@ -1,4 +1,4 @@
-"""The step of training: what precision, layout and compilation make of it, and a profile.
+"""The step of training: what precision, layout and compilation make of it.
 
 Each variant is stepped on one batch in memory, in a process of its own, in turns. `of the peak` is its
 arithmetic (convolutions and products, forward and backward) as a share of what one 3 x 3 convolution of 128
@@ -179,21 +179,6 @@ def ways() -> Iterator[tuple[object, ...]]:
             )
 
 
-def profile(steps: int = 30) -> Iterator[tuple[object, ...]]:
-    """The operations of the preset's step that cost most, and the share of the processor's time."""
-    step, _ = bare_step([*PRESET])
-    for _ in range(10):
-        step()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
-        for _ in range(steps):
-            step()
-    events = sorted(found.key_averages(), key=lambda event: -event.self_cpu_time_total)
-    total = sum(event.self_cpu_time_total for event in events)
-    for event in events[:12]:
-        share = event.self_cpu_time_total / total
-        yield event.key, f"{event.self_cpu_time_total / steps / 1000:.2f}", f"{share:.1%}"
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--time", type=float, help=argparse.SUPPRESS)
@@ -206,7 +191,6 @@ def main(argv: list[str] | None = None) -> None:
         log(flags)
     columns = ("network", "way", "ms a step", "images/s", "times float32", "GFLOP/s", "of the peak")
     table("The step", (*columns, "first step, s", "pays after"), ways())
-    table("Profile of the step of preset fine", ("operation", "ms a step", "share"), profile())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,92 @@
+"""Where a minute of training goes: torch's operations in train.py itself, preset fine, denoising.
+
+The steps of the first epoch, which decodes, are left out. A row is the time of the operation alone, without
+those that it calls; `Python and the rest` is what no operation takes, the next batch's numpy included.
+Profiling slows Python down, and adding a minute up takes three.
+"""
+
+import argparse
+import os
+import signal
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+from torch.profiler import ProfilerActivity, profile, schedule
+
+import train
+from tests.benchmarks.common import DATASETS, ROOT, table
+from utils.options import parse_train
+from utils.progress import Progress
+
+NOISY = ("--dataroot", f"{DATASETS}/bsd400-gray", "--degrade", "noise:25", "--augment", "flip_rot90")
+TRAINING = ("--preset", "fine", *NOISY, "--val_share", "0", "--n_epochs", "1000", "--name", "run")
+FIRST_EPOCH, WINDOW = 50, 20  # steps: left out, and profiled together before the profile is added up
+ROWS = 12
+
+
+def train_profiled(seconds: float) -> tuple[Counter[str], float, int]:
+    """Run train.py in this process, until so many seconds of it are profiled.
+
+    Returns:
+        (seconds of each operation, seconds of all steps profiled, their number).
+    """
+    spent: Counter[str] = Counter()
+    total, steps, ended = 0.0, 0, list[bool]()
+
+    def add_up(profiler: Any) -> None:
+        nonlocal total, steps
+        for event in profiler.key_averages():
+            if event.key.startswith("ProfilerStep"):
+                total += event.cpu_time_total / 1e6
+                steps += event.count
+            else:
+                spent[event.key] += event.self_cpu_time_total / 1e6
+        if total >= seconds and not ended:
+            ended.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)  # train.py saves and ends, and the last window with it
+
+    windows = schedule(skip_first=FIRST_EPOCH, wait=0, warmup=1, active=WINDOW)
+    with ExitStack() as cleanup:
+        profiler = cleanup.enter_context(
+            profile(activities=[ProfilerActivity.CPU], schedule=windows, on_trace_ready=add_up)
+        )
+        step = Progress.step
+        cleanup.callback(setattr, Progress, "step", step)
+
+        def step_of_both(self: Progress) -> None:
+            step(self)
+            profiler.step()
+
+        Progress.step = step_of_both  # type: ignore[method-assign]
+        with ExitStack() as of_training:
+            train.main(parse_train([*TRAINING, "--visdom", "off"]), of_training)
+    return spent, total, steps
+
+
+def rows(seconds: float) -> Iterator[tuple[object, ...]]:
+    with tempfile.TemporaryDirectory() as name:
+        os.chdir(name)
+        spent, total, steps = train_profiled(seconds)
+        os.chdir(ROOT)
+
+    def row(what: str, took: float) -> tuple[object, ...]:
+        return what, f"{1000 * took / steps:.2f}", f"{took / total:.1%}"
+
+    yield row(f"{steps} steps", total)
+    for operation, took in spent.most_common(ROWS):
+        yield row(operation, took)
+    yield row("Python and the rest", total - sum(spent.values()))
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60)
+    opt = parser.parse_args(argv)
+    table("Profile of a minute of train.py", ("operation", "ms a step", "share"), rows(opt.seconds))
+
+
+if __name__ == "__main__":
+    main()
