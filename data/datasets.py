@@ -85,6 +85,10 @@ class PairDataset(Dataset[dict[str, Any]]):
                 samples.append(self._sample(key))
             except Exception as error:  # whatever it is: a worker's exception may not survive the way back
                 return as_refusal(error, self.listing.pairs[self.position(key)])
+        shapes = {tuple(images[-1].shape): name for name, images in samples}
+        if len(shapes) > 1:  # of files whose headers were not all read before
+            sizes = ", ".join(f"{name}: {shape[1]} x {shape[0]}" for shape, name in shapes.items())
+            return Refusal("the images of a batch need one size", sizes, "add --crop_size or --size", code=1)
         return self._batch(samples)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:

@@ -223,6 +223,15 @@ def test_an_image_smaller_than_the_crop_is_named() -> None:
     assert caught.value.code == 1 and "--crop_size" in caught.value.fix
 
 
+def test_images_of_two_sizes_in_a_batch_are_named() -> None:
+    """Where nobody asked for a crop, and the headers that were read all agreed."""
+    unequal = listing(3, lambda pair: (colours(1, 24 if pair.name == "2" else 20),) * 2)
+    batch = PairDataset(unequal, **KIND).__getitems__([(0, 0), (0, 1), (0, 2)])
+    assert isinstance(batch, Refusal) and batch.code == 1
+    assert (batch.why, batch.fix) == ("1: 20 x 20, 2: 20 x 24", "add --crop_size or --size")
+    assert isinstance(PairDataset(unequal, **KIND, crop_size=20).__getitems__([(0, 0), (0, 2)]), dict)
+
+
 # ---------------------------------------------------------------------------------------------------- sampler
 
 
