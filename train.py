@@ -309,7 +309,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             judge = Judge(average.net, device, amp, opt.mean, opt.std)
             judge_s = seconds_of(lambda: list(judge(islice(val_batches, 1)))) * len(val_indices)
             close_s = judge_s + 2 * seconds_of(partial(save, "latest"))
-            undecoded = max(0, len(train_pairs.pairs) // opt.batchSize - len(watch.ends))
+            undecoded = max(0, len(train_pairs.pairs) // opt.batchSize - watch.taken)
             each = step_s + load_s + close_s / epoch_steps
             costs = Costs(each, close_s, wait_s - load_s, undecoded)
         left_s = 60 * opt.minutes - (time.monotonic() - started)
@@ -376,10 +376,11 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             if watch.step(batches.waited_s):
                 fits = min(total, steps_that_fit())
                 if watch.settled(fits - step) and fits < total:
+                    fewer = ", fewer as they have become slower" if total < UNKNOWN else ""
                     total = last = fits  # kept in the state
                     scheduler = schedule_to(total)
                     progress.rename(title(epoch))
-                    say(f"length  {total} steps, to end {opt.minutes:g} minutes after the start")
+                    say(f"length  {total} steps{fewer}, to end {opt.minutes:g} minutes after the start")
             if stop:
                 progress.close()
                 return leave(stop)

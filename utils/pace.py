@@ -62,16 +62,19 @@ class Stopwatch:
     """
 
     def __init__(self, on: bool) -> None:
-        self.ends: list[tuple[float, float]] = []  # of each step: when, and the wait for data up to then
-        self.due = LEAST if on else 0  # the number of steps after which it is to be read
-        self.fixed: int | None = None  # the number of steps after which the length was fixed
+        self.taken = 0  # steps
+        self.due = LEAST if on else 0  # how many of them have been taken when it is to be read
+        self.ends: list[tuple[float, float]] = []  # of each: when, and the wait for data up to then
+        self.fixed: tuple[int, float] | None = None  # when the length was fixed: steps taken, and the time
 
     def step(self, waited_s: float) -> bool:
         """Count a step, before which the run has waited `waited_s` for data; True where it is due."""
         if not self.due:
             return False
-        self.ends.append((time.perf_counter(), waited_s))
-        return len(self.ends) == self.due
+        self.taken += 1
+        if not self.fixed:
+            self.ends.append((time.perf_counter(), waited_s))
+        return self.taken == self.due
 
     def read(self) -> tuple[float, float]:
         """Seconds of a step without its wait, and of the wait, before the length is fixed.
@@ -86,16 +89,16 @@ class Stopwatch:
 
     def mean(self) -> float:
         """Seconds of a step, and of all that was done between steps, since the length was fixed."""
-        assert self.fixed is not None
-        return (self.ends[-1][0] - self.ends[self.fixed - 1][0]) / (len(self.ends) - self.fixed)
+        assert self.fixed
+        steps, then = self.fixed
+        return (time.perf_counter() - then) / (self.taken - steps)
 
     def settled(self, left: int) -> bool:
         """Whether the steps timed suffice to fix, or to change, the length to `left` more; sets `due`."""
-        taken = len(self.ends)
-        wanted = min(MOST, round(SHARE * (taken + left)))
-        if self.fixed is None and taken < wanted:
+        wanted = min(MOST, round(SHARE * (self.taken + left)))
+        if not self.fixed and self.taken < wanted:
             self.due = wanted
             return False
-        self.fixed = self.fixed or taken
-        self.due = taken + left // 2 if left // 2 >= LEAST else 0
+        self.fixed = self.fixed or (self.taken, self.ends[-1][0])
+        self.due = self.taken + left // 2 if left // 2 >= LEAST else 0
         return True
