@@ -1,8 +1,8 @@
 """Where a minute of training goes: torch's operations in train.py itself, preset fine, denoising.
 
 The steps of the first epoch, which decodes, are left out. A row is the time of the operation alone, without
-those that it calls; `Python and the rest` is what no operation takes, the next batch's numpy included.
-Profiling slows Python down, and adding a minute up takes three.
+those that it calls; that of the DataLoader is numpy's, for the next batch. `Python and the rest` is what no
+operation takes. Profiling slows Python down, and adding a minute up takes three.
 """
 
 import argparse
