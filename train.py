@@ -295,26 +295,18 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     step_seconds: deque[float] = deque(maxlen=100)
     skipped = 0  # steps in a row whose gradient was no number
     watch = Stopwatch(on=total == UNKNOWN and not opt.dry_run)
-    costs = Costs(step=0, last=0)
 
-    def steps_that_fit() -> int:
-        """The steps of the whole run, if it is to end after --minutes; the same in all processes."""
-        nonlocal costs
-        if watch.fixed:
-            costs = Costs(watch.mean(), costs.last)
-        else:
-            step_s, wait_s = watch.read()
-            keys = list(islice(sampler, opt.batchSize // place.world))
-            load_s = min(wait_s, seconds_of(lambda: train_set.__getitems__(keys)))
-            judge = Judge(average.net, device, amp, opt.mean, opt.std)
-            judge_s = seconds_of(lambda: list(judge(islice(val_batches, 1)))) * len(val_indices)
-            close_s = judge_s + 2 * seconds_of(partial(save, "latest"))
-            undecoded = max(0, len(train_pairs.pairs) // opt.batchSize - watch.taken)
-            each = step_s + load_s + close_s / epoch_steps
-            costs = Costs(each, close_s, wait_s - load_s, undecoded)
-        left_s = 60 * opt.minutes - (time.monotonic() - started)
-        left_s *= 1 if watch.fixed else 1 - SPARE
-        return -agree(-(step + steps_within(left_s, costs)), place)
+    def measured_costs() -> Costs:
+        """What the rest of the run costs, by the first steps and by doing once what else there is."""
+        step_s, wait_s = watch.read()
+        keys = list(islice(sampler, opt.batchSize // place.world))
+        load_s = min(wait_s, seconds_of(lambda: train_set.__getitems__(keys)))
+        judge = Judge(average.net, device, amp, opt.mean, opt.std)
+        judge_s = seconds_of(lambda: list(judge(islice(val_batches, 1)))) * len(val_indices)
+        close_s = judge_s + 2 * seconds_of(partial(save, "latest"))
+        undecoded = max(0, len(train_pairs.pairs) // opt.batchSize - watch.taken)
+        each = step_s + load_s + close_s / epoch_steps
+        return Costs(each, close_s, wait_s - load_s, undecoded, SPARE)
 
     def title(epoch: int) -> str:
         return f"epoch {epoch + 1}/{math.ceil(total / epoch_steps) if total < UNKNOWN else '?'}"
@@ -374,8 +366,10 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
                     f"ETA {clock(left) if total < UNKNOWN else '?'}"
                 )
             if watch.step(batches.waited_s):
-                fits = min(total, steps_that_fit())
-                if watch.settled(fits - step) and fits < total:
+                costs = watch.since() if watch.fixed else measured_costs()
+                left_s = 60 * opt.minutes - (time.monotonic() - started)
+                fits = min(total, step - agree(-steps_within(left_s, costs), place))  # in the slowest process
+                if watch.settled(fits - step, costs) and fits < total:
                     fewer = ", fewer as they have become slower" if total < UNKNOWN else ""
                     total = last = fits  # kept in the state
                     scheduler = schedule_to(total)

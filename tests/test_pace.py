@@ -94,7 +94,7 @@ def test_a_tenth_of_the_steps_is_timed_within_bounds(total: int, timed: int) -> 
     watch, steps = pace.Stopwatch(on=True), 0
     while True:
         steps += 1
-        if watch.step(0) and watch.settled(total - steps):
+        if watch.step(0) and watch.settled(total - steps, pace.Costs(0.1, 0)):
             break
     assert steps == timed
 
@@ -112,10 +112,10 @@ def test_a_machine_that_becomes_slower_shortens_the_run(
         step += 1
         clock.now += 0.1 * (slower if step > from_step else 1)
         if watch.step(0):
-            each = watch.mean() if watch.fixed else watch.read()[0]
-            left_s = (100 - clock.now) * (1 if watch.fixed else 1 - pace.SPARE)
-            fits = min(total, step + pace.steps_within(left_s, pace.Costs(each, last=0)))
-            if watch.settled(fits - step) and fits < total:
+            measured = pace.Costs(watch.read()[0], last=0, spare=pace.SPARE)
+            costs = watch.since() if watch.fixed else measured
+            fits = min(total, step + pace.steps_within(100 - clock.now, costs))
+            if watch.settled(fits - step, costs) and fits < total:
                 total = fits
                 lengths.append(total)
     assert within[0] <= clock.now / 100 <= within[1]

@@ -25,12 +25,14 @@ class Costs(NamedTuple):
         last: the validation and the save at the end of the run.
         decode: what the data of a step costs beyond that where images have to be decoded, in the first
             `decoding` steps.
+        spare: share of the time that is kept for what was not seen.
     """
 
     step: float
     last: float
     decode: float = 0
     decoding: int = 0
+    spare: float = 0
 
 
 def steps_within(seconds: float, costs: Costs) -> int:
@@ -41,7 +43,7 @@ def steps_within(seconds: float, costs: Costs) -> int:
     >>> steps_within(100, Costs(step=0.1, last=5, decode=0.1, decoding=100))
     850
     """
-    left = seconds - costs.last
+    left = seconds * (1 - costs.spare) - costs.last
     decoding = min(costs.decoding, left / (costs.step + costs.decode))  # all of it may be spent decoding
     return max(1, round((left - decoding * costs.decode) / costs.step))
 
@@ -65,7 +67,7 @@ class Stopwatch:
         self.taken = 0  # steps
         self.due = LEAST if on else 0  # how many of them have been taken when it is to be read
         self.ends: list[tuple[float, float]] = []  # of each: when, and the wait for data up to then
-        self.fixed: tuple[int, float] | None = None  # when the length was fixed: steps taken, and the time
+        self.fixed: tuple[int, float, Costs] | None = None  # when and by what the length was: steps, time
 
     def step(self, waited_s: float) -> bool:
         """Count a step, before which the run has waited `waited_s` for data; True where it is due."""
@@ -87,18 +89,22 @@ class Stopwatch:
         steps = [after[0] - before[0] - wait for (before, after), wait in zip(timed, waits, strict=True)]
         return statistics.median(steps), statistics.median(waits)
 
-    def mean(self) -> float:
-        """Seconds of a step, and of all that was done between steps, since the length was fixed."""
+    def since(self) -> Costs:
+        """What the rest costs, by the time that has passed since the length was fixed, validations included."""
         assert self.fixed
-        steps, then = self.fixed
-        return (time.perf_counter() - then) / (self.taken - steps)
+        steps, then, costs = self.fixed
+        return Costs((time.perf_counter() - then) / (self.taken - steps), costs.last)
 
-    def settled(self, left: int) -> bool:
-        """Whether the steps timed suffice to fix, or to change, the length to `left` more; sets `due`."""
+    def settled(self, left: int, costs: Costs) -> bool:
+        """Whether the steps timed suffice to fix, or to change, the length to `left` more; sets `due`.
+
+        Args:
+            costs: by which `left` steps fit.
+        """
         wanted = min(MOST, round(SHARE * (self.taken + left)))
         if not self.fixed and self.taken < wanted:
             self.due = wanted
             return False
-        self.fixed = self.fixed or (self.taken, self.ends[-1][0])
+        self.fixed = self.fixed or (self.taken, self.ends[-1][0], costs)
         self.due = self.taken + left // 2 if left // 2 >= LEAST else 0
         return True

@@ -16,6 +16,7 @@ from utils.runs import read_log, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASETS = ROOT / "datasets"
+NOISY = ("--dataroot", f"{DATASETS}/bsd400-gray", "--degrade", "noise:25", "--augment", "flip_rot90")
 
 
 def machine() -> str:

@@ -20,12 +20,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.benchmarks.common import DATASETS, ROOT, table
+from tests.benchmarks.common import DATASETS, NOISY, ROOT, table
 from utils.runs import read_log
 
 COMMON = ("--optimizer", "adamw", "--schedule", "cosine", "--ema", "0.995", "--clip", "1")
 GRAY, COLOUR = (("--input_nc", count, "--output_nc", count) for count in ("1", "3"))
-NOISY = ("--dataroot", f"{DATASETS}/bsd400-gray", "--degrade", "noise:25", "--augment", "flip_rot90")
 HAZY = ("--dataroot", f"{DATASETS}/sots-indoor")
 
 

@@ -17,11 +17,10 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile, schedule
 
 import train
-from tests.benchmarks.common import DATASETS, ROOT, table
+from tests.benchmarks.common import NOISY, ROOT, table
 from utils.options import parse_train
 from utils.progress import Progress
 
-NOISY = ("--dataroot", f"{DATASETS}/bsd400-gray", "--degrade", "noise:25", "--augment", "flip_rot90")
 TRAINING = ("--preset", "fine", *NOISY, "--val_share", "0", "--n_epochs", "1000", "--name", "run")
 FIRST_EPOCH, WINDOW = 50, 20  # steps: left out, and profiled together before the profile is added up
 ROWS = 12
@@ -34,10 +33,10 @@ def train_profiled(seconds: float) -> tuple[Counter[str], float, int]:
         (seconds of each operation, seconds of all steps profiled, their number).
     """
     spent: Counter[str] = Counter()
-    total, steps, ended = 0.0, 0, list[bool]()
+    total, steps, ended = 0.0, 0, False
 
     def add_up(profiler: Any) -> None:
-        nonlocal total, steps
+        nonlocal total, steps, ended
         for event in profiler.key_averages():
             if event.key.startswith("ProfilerStep"):
                 total += event.cpu_time_total / 1e6
@@ -45,7 +44,7 @@ def train_profiled(seconds: float) -> tuple[Counter[str], float, int]:
             else:
                 spent[event.key] += event.self_cpu_time_total / 1e6
         if total >= seconds and not ended:
-            ended.append(True)
+            ended = True
             os.kill(os.getpid(), signal.SIGTERM)  # train.py saves and ends, and the last window with it
 
     windows = schedule(skip_first=FIRST_EPOCH, wait=0, warmup=1, active=WINDOW)
