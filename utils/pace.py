@@ -90,7 +90,7 @@ class Stopwatch:
         return statistics.median(steps), statistics.median(waits)
 
     def since(self) -> Costs:
-        """What the rest costs, by the time that has passed since the length was fixed, validations included."""
+        """What the rest costs, by the time since the length was fixed, validations included."""
         assert self.fixed
         steps, then, costs = self.fixed
         return Costs((time.perf_counter() - then) / (self.taken - steps), costs.last)
