@@ -11,8 +11,8 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from utils.errors import Refusal, first_sentence, mend_streams, run_script
-from utils.options import parse_or_exit, parse_test, source_of
+from utils.options.flags import parse_or_exit, parse_test, source_of
+from utils.system.errors import Refusal, first_sentence, mend_streams, run_script
 
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:
@@ -24,25 +24,25 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
     from data.datasets import PairDataset, WholeDataset
     from data.degrade import parse_degradation
+    from data.images import save_image
     from data.layouts import Source, find_pairs, shared_files
+    from data.loader import Batches, as_it_is
     from models import build_network, own_arguments
-    from utils import distributed
-    from utils.evaluate import Judge, Judged
-    from utils.images import save_image
-    from utils.loading import Batches, as_it_is
-    from utils.logger import say_on
-    from utils.metrics import Protocol
-    from utils.perceptual import open_lpips
-    from utils.pictures import comparison_grid, side_by_side, spread
-    from utils.progress import Progress
-    from utils.report import Report
-    from utils.results import Results
-    from utils.runs import Run, versions
-    from utils.summary import facts_in_words, headline
-    from utils.tiling import Tiling
-    from utils.tvcompat import save_image as save_picture
-    from utils.visdom_plot import TEST, open_plot
-    from utils.weights import load_weights
+    from models.weights import load_weights
+    from utils.eval.evaluator import Judge, Judged
+    from utils.eval.lpips import open_lpips
+    from utils.eval.metrics import Protocol
+    from utils.eval.results import Results
+    from utils.eval.summary import facts_in_words, headline
+    from utils.eval.tiling import Tiling
+    from utils.run.log import say_on
+    from utils.run.run import Run, versions
+    from utils.system import distributed
+    from utils.system.compat import save_image as save_picture
+    from utils.vis.console import Progress
+    from utils.vis.grids import comparison_grid, side_by_side, spread
+    from utils.vis.report import Report
+    from utils.vis.visdom import TEST, open_plot
 
     # ----------------------------------------------------------------------------------- the run, the device
     run = Run.named(opt.name)

@@ -10,8 +10,8 @@ import sys
 from argparse import Namespace
 from contextlib import ExitStack
 
-from utils.errors import Refusal, mend_streams, run_script
-from utils.options import describe, parse_or_exit, parse_train, source_of
+from utils.options.flags import describe, parse_or_exit, parse_train, source_of
+from utils.system.errors import Refusal, mend_streams, run_script
 
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:
@@ -36,32 +36,41 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from torch.utils.data import DataLoader
 
     from data.cache import room_for_pair
+    from data.check import check_data
     from data.datasets import PairDataset, WholeDataset, check_training_sizes
     from data.degrade import parse_degradation
-    from data.doctor import check_data
     from data.layouts import find_pairs, splits_present, survey, validation
+    from data.loader import Batches, as_it_is
     from data.sampler import EpochSampler
     from data.transforms import to_unit
     from models import LOSSES, build_network, own_arguments
-    from utils import checkpoint, distributed
-    from utils.allocator import keep_freed_memory
-    from utils.batchnorm import share_statistics
-    from utils.control import MAX_SKIPPED, Signals, agree, blame, explain_memory, finite_buffers, read_flags
-    from utils.ema import Average
-    from utils.evaluate import Judge, mean_psnr
-    from utils.files import explain_writing, write_text
-    from utils.loading import Batches, as_it_is
-    from utils.logger import Logger, open_logger, say_on
-    from utils.metrics import psnr
-    from utils.optimizers import OPTIMIZERS
-    from utils.pace import LEAST_EPOCH, SPARE, UNKNOWN, Costs, Stopwatch, seconds_of, steps_within
-    from utils.pictures import comparison_grid, side_by_side, spread
-    from utils.progress import Meter, Progress, clock, millions
-    from utils.runs import Run, Status, cut_log, versions
-    from utils.schedules import Plan, build_scheduler
-    from utils.tvcompat import save_image
-    from utils.visdom_plot import TRAINING, open_plot
-    from utils.weights import load_weights
+    from models.batchnorm import share_statistics
+    from models.ema import Average
+    from models.weights import load_weights
+    from utils.eval.evaluator import Judge, mean_psnr
+    from utils.eval.metrics import psnr
+    from utils.optim.horizon import LEAST_EPOCH, SPARE, UNKNOWN, Costs, Stopwatch, seconds_of, steps_within
+    from utils.optim.optimizers import OPTIMIZERS
+    from utils.optim.schedules import Plan, build_scheduler
+    from utils.run import checkpoint
+    from utils.run.log import Logger, open_logger, say_on
+    from utils.run.run import Run, Status, cut_log, versions
+    from utils.system import distributed
+    from utils.system.allocator import keep_freed_memory
+    from utils.system.atomic import explain_writing, write_text
+    from utils.system.compat import save_image
+    from utils.system.signals import (
+        MAX_SKIPPED,
+        Signals,
+        agree,
+        blame,
+        explain_memory,
+        finite_buffers,
+        read_flags,
+    )
+    from utils.vis.console import Meter, Progress, clock, millions
+    from utils.vis.grids import comparison_grid, side_by_side, spread
+    from utils.vis.visdom import TRAINING, open_plot
 
     degrade = parse_degradation(opt.degrade) if opt.degrade else None
     source = source_of(vars(opt))

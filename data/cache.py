@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.images import DTYPES, to_float
+from data.images import DTYPES, to_float
 
 Array = np.ndarray
 SHARE = 0.25, 0.5  # of the free memory that `--cache auto` may take, and the others

@@ -11,14 +11,14 @@ from torch.utils.data import Dataset
 from data.augment import AUGMENTATIONS, random_crop
 from data.cache import keep_decoded
 from data.degrade import Degradation
+from data.images import to_float
 from data.layouts import Listing, Pair
 from data.transforms import Array, normalized, preparation
-from utils.errors import Refusal
-from utils.images import to_float
+from utils.system.errors import Refusal
 
 
 class Whole(NamedTuple):
-    """One whole image to be judged; arrays `(H, W, C)` of any depth, full scale as in `utils.images`."""
+    """One whole image to be judged; arrays `(H, W, C)` of any depth, full scale as in `data.images`."""
 
     name: str
     input: Array

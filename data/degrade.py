@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from utils.errors import Refusal
+from utils.system.errors import Refusal
 
 Array = np.ndarray
 Action = Callable[[Array, np.random.Generator], Array]

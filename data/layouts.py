@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.files import (
+from data.folders import (
     FOLDERS,
     SPLITS,
     first_five,
@@ -31,9 +31,9 @@ from data.files import (
     split_folders,
     splits_of,
 )
+from data.images import MAX_PIXELS, SUFFIXES, Header, header, read_image
 from data.matching import match_endings, match_names
-from utils.errors import Refusal
-from utils.images import MAX_PIXELS, SUFFIXES, Header, header, read_image
+from utils.system.errors import Refusal
 
 Array = np.ndarray
 
@@ -69,7 +69,7 @@ class Pair(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The pairs of one split, and how to read one of them as two arrays (see `utils.images`).
+    """The pairs of one split, and how to read one of them as two arrays (see `data.images`).
 
     `read` can be pickled: loader processes that are not forked get it so, and what it is bound to.
     """

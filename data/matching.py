@@ -5,8 +5,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
-from data.files import first_five
-from utils.errors import Refusal
+from data.folders import first_five
+from utils.system.errors import Refusal
 
 ENDINGS = (  # (input, target): ends of the stems of pairs that lie in one folder, in any mixture of capitals
     ("_lr", "_hr"),

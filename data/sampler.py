@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-from utils.errors import Refusal
+from utils.system.errors import Refusal
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

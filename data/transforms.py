@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from utils.images import levels_of
-from utils.tvcompat import transforms
+from data.images import levels_of
+from utils.system.compat import transforms
 
 Array = np.ndarray
 Transform = Callable[..., object]

@@ -9,7 +9,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import Refusal
+from utils.system.errors import Refusal
 
 if TYPE_CHECKING:
     from torch import nn

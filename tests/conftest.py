@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from models import NETWORKS
-from utils.control import STOPPING
+from utils.system.signals import STOPPING
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASETS = ROOT / "datasets"
@@ -87,7 +87,7 @@ def dataset(name: str) -> Path:
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
     """Call train.py's main in this process: `trained(*flags)` returns the run's folder below `tmp_path`."""
     import train
-    from utils.options import parse_train
+    from utils.options.flags import parse_train
 
     monkeypatch.chdir(tmp_path)
     handlers = {number: signal.getsignal(number) for number in (*STOPPING, signal.SIGUSR1)}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data.layouts import Source, find_pairs
-from utils.results import read_csv
+from utils.eval.results import read_csv
 
 
 def affine_psnr(given: np.ndarray, target: np.ndarray) -> float:

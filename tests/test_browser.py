@@ -16,8 +16,8 @@ import pytest
 
 from tests.conftest import FAST, TINY, Workplace
 from tests.visdom_server import Server, missing, need_page_files, visdom_server, wait_until
-from utils import visdom_plot
-from utils.visdom_plot import VisdomPlot, Window
+from utils.vis import visdom as visdom_plot
+from utils.vis.visdom import VisdomPlot, Window
 
 pytestmark = pytest.mark.browser
 

@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from utils import checkpoint
-from utils.ema import Average
-from utils.errors import Refusal
-from utils.files import write_text
-from utils.optimizers import OPTIMIZERS
-from utils.runs import Run, cut_log, read_log
+from models.ema import Average
+from utils.optim.optimizers import OPTIMIZERS
+from utils.run import checkpoint
+from utils.run.run import Run, cut_log, read_log
+from utils.system.atomic import write_text
+from utils.system.errors import Refusal
 
 
 def small_net(seed: int = 0) -> nn.Sequential:

@@ -18,15 +18,15 @@ from data.cache import DecodedImages
 from data.datasets import PairDataset, check_training_sizes
 from data.degrade import DEGRADATIONS, Degradation, parse_degradation
 from data.demo import render_pair, render_scene
+from data.images import full_scale
 from data.layouts import Listing, Pair, Source, find_pairs
+from data.loader import Batches, as_it_is
 from data.sampler import EpochSampler
 from data.transforms import to_unit
 from tests.conftest import ROOT
-from utils.errors import Refusal
-from utils.evaluate import doing_nothing
-from utils.images import full_scale
-from utils.loading import Batches, as_it_is
-from utils.metrics import Protocol
+from utils.eval.evaluator import doing_nothing
+from utils.eval.metrics import Protocol
+from utils.system.errors import Refusal
 
 Array = np.ndarray
 NOISE_OF_25_DB = 20.1720  # 20 log10(255 / 25)
@@ -667,7 +667,7 @@ if __name__ == "__main__":
     from torch.utils.data import DataLoader
     from data.datasets import PairDataset
     from data.layouts import Source, find_pairs
-    from utils.loading import as_it_is
+    from data.loader import as_it_is
     listing = find_pairs(Source("demo:2:32"), "train")
     dataset = PairDataset(listing, input_nc=3, target_nc=3, cache=2 * 32 * 32 * 3)
     here = lambda: sum(dataset.decoded.get(i) is not None for i in range(len(listing.pairs)))

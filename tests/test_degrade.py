@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from data.degrade import DEGRADATIONS, parse_degradation
 from tests.conftest import ROOT, dataset, pixels
-from utils.errors import Refusal
+from utils.system.errors import Refusal
 
 Array = np.ndarray
 WHOLE = [

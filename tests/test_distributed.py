@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils import distributed
-from utils.distributed import available_cores, free_memory, set_float32
+from utils.system import distributed
+from utils.system.distributed import available_cores, free_memory, set_float32
 
 CPU = torch.device("cpu")
 

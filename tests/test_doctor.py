@@ -17,14 +17,14 @@ from skimage.metrics import peak_signal_noise_ratio
 
 import data.layouts
 import test as script
+from data.check import check_data, sha256
 from data.degrade import parse_degradation
-from data.doctor import check_data, sha256
+from data.images import Header, save_image
 from data.layouts import Source
 from models import build_network
 from tests.conftest import Workplace
-from utils.errors import Refusal
-from utils.images import Header, save_image
-from utils.options import parse_test
+from utils.options.flags import parse_test
+from utils.system.errors import Refusal
 
 UNET: dict[str, Any] = {"width": 4, "depth": 2}
 SIZE = (32, 24)
@@ -408,7 +408,7 @@ def count_headers(monkeypatch: pytest.MonkeyPatch) -> "Counter[Path]":
         raise AssertionError(f"{path} was hashed")
 
     monkeypatch.setattr(data.layouts, "header", header)
-    monkeypatch.setattr("data.doctor.sha256", no_hash)
+    monkeypatch.setattr("data.check.sha256", no_hash)
     return count
 
 

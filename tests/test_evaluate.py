@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from data.datasets import Whole
 from models import build_network, network_defaults
-from utils import evaluate, metrics
-from utils.ensemble import dihedral_mean, turned, turned_back
-from utils.evaluate import Judge, doing_nothing, save_rows, tensor_of
-from utils.metrics import Protocol, Score
-from utils.results import Results, read_csv
-from utils.summary import facts_in_words, headline, remarks
-from utils.tiling import Tiling
+from utils.eval import evaluator as evaluate
+from utils.eval import metrics
+from utils.eval.ensemble import dihedral_mean, turned, turned_back
+from utils.eval.evaluator import Judge, doing_nothing, save_rows, tensor_of
+from utils.eval.metrics import Protocol, Score
+from utils.eval.results import Results, read_csv
+from utils.eval.summary import facts_in_words, headline, remarks
+from utils.eval.tiling import Tiling
 
 CPU = torch.device("cpu")
 Array = np.ndarray

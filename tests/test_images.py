@@ -17,11 +17,7 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from data.transforms import preparation
-from tests.conftest import FAST, ROOT, TINY
-from utils.errors import Refusal
-from utils.evaluate import save_rows
-from utils.images import (
+from data.images import (
     MAX_PIXELS,
     full_scale,
     header,
@@ -30,7 +26,11 @@ from utils.images import (
     save_image,
     to_float,
 )
-from utils.results import read_csv
+from data.transforms import preparation
+from tests.conftest import FAST, ROOT, TINY
+from utils.eval.evaluator import save_rows
+from utils.eval.results import read_csv
+from utils.system.errors import Refusal
 
 imagecodecs = pytest.importorskip("imagecodecs")
 tifffile = pytest.importorskip("tifffile")
@@ -646,7 +646,7 @@ Trained = Callable[..., Path]
 
 def judged(*flags: str) -> Path:
     """Call test.py's main in this process; the folder of its results."""
-    from utils.options import parse_test
+    from utils.options.flags import parse_test
 
     spec = spec_from_file_location("script_under_test", ROOT / "test.py")  # `test` is in the standard library
     assert spec and spec.loader
@@ -762,8 +762,8 @@ def test_an_output_has_the_depth_of_its_input_and_is_measured_at_that_of_the_tar
     tmp_path: Path, trained: Trained, given_family: str, target_family: str
 ) -> None:
     from models import build_network, own_arguments
-    from utils.runs import Run
-    from utils.weights import load_weights
+    from models.weights import load_weights
+    from utils.run.run import Run
 
     pairs = {}
     for split, size, count in (("train", (40, 48), 6), ("test", (36, 20), 2)):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.files import FOLDERS
+from data.folders import FOLDERS
+from data.images import header, read_image
 from data.layouts import Listing, Source, detect, find_pairs, hold_out, survey, validation
 from data.matching import match_names
-from utils.errors import Refusal
-from utils.images import header, read_image
+from utils.system.errors import Refusal
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

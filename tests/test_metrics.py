@@ -9,9 +9,9 @@ from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor, nn
 
 from data.datasets import Whole
-from utils.distributed import Place
-from utils.evaluate import Judge, Judged, doing_nothing, eval_mode, mean_psnr
-from utils.metrics import Protocol, psnr, quantize
+from utils.eval.evaluator import Judge, Judged, doing_nothing, eval_mode, mean_psnr
+from utils.eval.metrics import Protocol, psnr, quantize
+from utils.system.distributed import Place
 
 CPU = torch.device("cpu")
 ALONE = Place(CPU, 0, 1, "CPU")

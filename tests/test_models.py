@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from models import ACTIVATIONS, INITS, LOSSES, NETWORKS, NORMS, build_network, network_defaults
 from models.layers import ResidualBlock, init_weights, pad_to, residual_base
 from tests.conftest import OURS, ROOT
-from utils import checkpoint
-from utils.errors import Refusal
+from utils.run import checkpoint
+from utils.system.errors import Refusal
 
 TINY: dict[str, dict[str, Any]] = {
     "resnet": {"width": 4, "depth": 1},
@@ -372,8 +372,9 @@ def test_a_perfect_output_has_almost_no_loss_and_a_finite_gradient(loss: str) ->
 def test_listing_the_names_imports_no_torch() -> None:
     code = (
         "import sys; from models import *; import models; from data.augment import AUGMENTATIONS;"
-        "from data.layouts import LAYOUTS; from utils.schedules import SCHEDULES;"
-        "from utils.optimizers import OPTIMIZERS; from utils.options import train_parser; train_parser();"
+        "from data.layouts import LAYOUTS; from utils.optim.schedules import SCHEDULES;"
+        "from utils.optim.optimizers import OPTIMIZERS; from utils.options.flags import train_parser;"
+        "train_parser();"
         "names = [*models.NETWORKS, *models.LOSSES]; [models.network_defaults(n) for n in models.NETWORKS];"
         "print(len(names), sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'torchvision'}))"
     )

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from utils.muon import Muon, orthogonalized
-from utils.optimizers import OPTIMIZERS
+from utils.optim.muon import Muon, orthogonalized
+from utils.optim.optimizers import OPTIMIZERS
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 576), (2, 40, 40), (1, 96, 32)])

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.conftest import FAST, TINY, Workplace
-from utils import pace
-from utils.options import PRESETS
+from utils.optim import horizon as pace
+from utils.options.flags import PRESETS
 
 SHORT = (*TINY, *FAST, "--name", "short", "--repeat", "20", "--ema", "0.9", "--schedule", "cosine")
 

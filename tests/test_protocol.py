@@ -20,10 +20,10 @@ from models import build_network, network_defaults
 from tests import test_report
 from tests.conftest import FAST, TINY, Workplace, dataset, pixels
 from tests.test_report import Outline, strict
-from utils.errors import Refusal
-from utils.options import parse_test
-from utils.perceptual import BACKBONE
-from utils.results import read_csv
+from utils.eval.lpips import BACKBONE
+from utils.eval.results import read_csv
+from utils.options.flags import parse_test
+from utils.system.errors import Refusal
 
 Trained = Callable[..., Path]
 visit = test_report.visit  # the fixture

@@ -18,8 +18,8 @@ from PIL import Image
 
 from tests.test_browser import FLAGS
 from tests.visdom_server import missing, wait_until
-from utils import report as module
-from utils.report import Report, shrink
+from utils.vis import report as module
+from utils.vis.report import Report, shrink
 
 HOSTILE = (
     "<img src=x onerror=alert(1)>",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.optim import SGD, Adam, Optimizer, lr_scheduler
 
-from utils.schedules import SCHEDULES, Plan, build_scheduler, factor
+from utils.optim.schedules import SCHEDULES, Plan, build_scheduler, factor
 
 LR = 0.0002
 TOTAL = 40

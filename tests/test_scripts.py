@@ -14,7 +14,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from data.layouts import Source, find_pairs
 from tests.conftest import FAST, ROOT, TINY, Workplace, pixels
 from tests.test_train import write_images
-from utils.results import read_csv
+from utils.eval.results import read_csv
 
 
 @pytest.mark.parametrize("script", ["train.py", "test.py"])
@@ -28,9 +28,8 @@ def test_help_is_quick_and_imports_no_torch(script: str) -> None:
         seconds.append(time.perf_counter() - started)
         assert "--gpu_ids" in done.stdout and max(map(len, done.stdout.splitlines())) <= 80
     assert min(seconds) < 0.3
-    probe = (
-        "import sys; from utils.options import train_parser; train_parser(); print('torch' in sys.modules)"
-    )
+    probe = "import sys; from utils.options.flags import train_parser; train_parser();"
+        "print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", probe], cwd=ROOT, text=True).strip() == "False"
 
 
@@ -127,7 +126,7 @@ def test_status_and_options_are_json_for_scripts(work: Workplace) -> None:
 
 
 def test_csv_is_plain_csv_below_its_comment(tmp_path: Path) -> None:
-    from utils.results import Results, read_csv
+    from utils.eval.results import Results, read_csv
 
     results = Results(tmp_path, "my set")
     results.add('#a, "b".png', {"psnr": float("inf"), "psnr_input": 20.0, "ssim": float("nan")}, 0.1)

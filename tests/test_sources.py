@@ -12,7 +12,7 @@ from PIL import Image
 
 from data.datasets import PairDataset, check_training_sizes
 from data.degrade import parse_degradation
-from data.files import FOLDERS
+from data.folders import FOLDERS
 from data.layouts import (
     Source,
     detect,
@@ -25,7 +25,7 @@ from data.layouts import (
 )
 from data.matching import ENDINGS, match_endings, match_names
 from tests.test_layouts import BLUE, RED, put
-from utils.errors import Refusal
+from utils.system.errors import Refusal
 
 SPLITS = ["train", "val", "test"]
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from data.datasets import Whole
 from models import build_network, network_defaults
 from tests.conftest import ROOT
-from utils import evaluate
-from utils.errors import Refusal
-from utils.evaluate import Judge, Judged
-from utils.tiling import Tiling, bands, blending, fitting_tile, memory_per_pixel, smaller_tile, starts
+from utils.eval import evaluator as evaluate
+from utils.eval.evaluator import Judge, Judged
+from utils.eval.tiling import Tiling, bands, blending, fitting_tile, memory_per_pixel, smaller_tile, starts
+from utils.system.errors import Refusal
 
 CPU = torch.device("cpu")
 Array = np.ndarray
@@ -440,8 +440,9 @@ PEAK = (
 import sys
 import torch
 torch.set_num_threads(1)
-from models import build_network, network_defaults
-from utils.tiling import memory_per_pixel
+from models import build_network
+from models import network_defaults
+from utils.eval.tiling import memory_per_pixel
 name, side = sys.argv[1], int(sys.argv[2])
 net = build_network(name, input_nc=3, output_nc=3, **network_defaults(name)).eval()
 with torch.inference_mode():
@@ -478,8 +479,8 @@ import numpy as np
 import torch
 torch.set_num_threads(1)
 from data.datasets import Whole
-from utils.evaluate import Judge
-from utils.tiling import Tiling
+from utils.eval.evaluator import Judge
+from utils.eval.tiling import Tiling
 net = torch.nn.Conv2d(3, 3, 3, padding=1)
 judge = Judge(net, torch.device("cpu"), False, tiling=Tiling(512, 64))
 image = lambda seed, h, w: np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)

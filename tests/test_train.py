@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader
 from data.datasets import PairDataset
 from data.degrade import parse_degradation
 from data.layouts import Source, find_pairs, hold_out
+from data.loader import as_it_is
 from data.sampler import EpochSampler
 from models import LOSSES, build_network, network_defaults
 from tests.conftest import FAST, OURS, TINY, dataset, pixels, records
-from utils.errors import Refusal
-from utils.loading import as_it_is
-from utils.optimizers import OPTIMIZERS
-from utils.options import parse_train
-from utils.schedules import SCHEDULES
+from utils.optim.optimizers import OPTIMIZERS
+from utils.optim.schedules import SCHEDULES
+from utils.options.flags import parse_train
+from utils.system.errors import Refusal
 
 Trained = Callable[..., Path]
 STEPS = ("--repeat", "8", "--n_epochs", "1", "--gpu_ids", "-1")  # 30 steps of TINY

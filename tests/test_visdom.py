@@ -39,8 +39,8 @@ from tests.visdom_server import (
     wait_until,
     windows,
 )
-from utils import visdom_plot
-from utils.visdom_plot import VisdomPlot, Window, open_plot
+from utils.vis import visdom as visdom_plot
+from utils.vis.visdom import VisdomPlot, Window, open_plot
 
 LOCAL = "http://127.0.0.1"
 SIMPLE = {"one": Window("one", "x", "y"), "two": Window("two", "x", "y", curves=2)}
@@ -193,12 +193,12 @@ def test_testing_shows_the_psnr_of_every_image(server: Server, trained_copy: Wor
 
 
 def redraw(patch: pytest.MonkeyPatch, folder: Path, name: str, port: int) -> int:
-    """`python -m utils.redraw` in this process; its exit code."""
+    """`python -m utils.replay` in this process; its exit code."""
     patch.chdir(folder)
     patch.setattr(sys, "argv", ["redraw", name, "--visdom_server", LOCAL, "--visdom_port", str(port)])
-    patch.delitem(sys.modules, "utils.redraw", raising=False)  # the doctests have imported it
+    patch.delitem(sys.modules, "utils.replay", raising=False)  # the doctests have imported it
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module("utils.redraw", run_name="__main__")
+        runpy.run_module("utils.replay", run_name="__main__")
     return int(ended.value.code or 0)
 
 
@@ -292,7 +292,7 @@ def test_start_starts_a_server_of_its_own(work: Workplace) -> None:
 
 def test_a_started_server_ends_with_a_killed_script(tmp_path: Path) -> None:
     need_visdom()
-    code = "import time; from utils.visdom_plot import _start_server as start; start(1); time.sleep(60)"
+    code = "import time; from utils.vis.visdom import _start_server as start; start(1); time.sleep(60)"
     script = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "HOME": str(tmp_path)}
     )

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from models import build_network, network_defaults
-from models.zoo import Zoo
-from utils.errors import Refusal
-from utils.weights import bare_weights, load_weights, read_weights
+from models.spandrel import Zoo
+from models.weights import bare_weights, load_weights, read_weights
+from utils.system.errors import Refusal
 
 from .test_checkpoint import Payload, equal, small_net
 
@@ -524,5 +524,5 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_zoo_is_listed_without_its_library() -> None:
-    code = "import sys, models.zoo; sys.exit('spandrel' in sys.modules)"
+    code = "import sys, models.spandrel; sys.exit('spandrel' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0

@@ -1,1 +1,1 @@
-"""What both scripts use: options, run folders, checkpoints, metrics, plots."""
+"""Support packages of the two scripts, and the commands `python -m utils.NAME`."""

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.errors import Refusal, run_script
-from utils.files import whole_file
-from utils.options import parse_compare, parse_or_exit
-from utils.runs import Run, read_log
+from utils.options.flags import parse_compare, parse_or_exit
+from utils.run.run import Run, read_log
+from utils.system.atomic import whole_file
+from utils.system.errors import Refusal, run_script
 
 SAME_DB = 0.01  # two means over the same images differ by less, whatever the machine
 UNLIKE = {"name", "versions", "results_dir", "visdom", "visdom_server", "visdom_port"}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from utils.runs import read_log, versions
+from utils.run.run import read_log, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASETS = ROOT / "datasets"

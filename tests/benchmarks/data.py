@@ -20,7 +20,7 @@ from data.datasets import PairDataset
 from data.demo import render_pair
 from data.layouts import Source, find_pairs
 from tests.benchmarks.common import table
-from utils.tvcompat import transforms
+from utils.system.compat import transforms
 
 PAIRS, CROP, ROUNDS, WIDTH, HEIGHT = 16, 256, 9, 854, 480
 functional = transforms.functional

@@ -18,8 +18,8 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 import train
 from tests.benchmarks.common import NOISY, ROOT, table
-from utils.options import parse_train
-from utils.progress import Progress
+from utils.options.flags import parse_train
+from utils.vis.console import Progress
 
 TRAINING = ("--preset", "fine", *NOISY, "--val_share", "0", "--n_epochs", "1000", "--name", "run")
 FIRST_EPOCH, WINDOW = 50, 20  # steps: left out, and profiled together before the profile is added up

@@ -21,13 +21,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import LOSSES, build_network, own_arguments
+from models.ema import Average
 from tests.benchmarks.common import ROOT, table
-from utils import distributed
-from utils.allocator import keep_freed_memory
-from utils.ema import Average
-from utils.optimizers import OPTIMIZERS
-from utils.options import parse_train
-from utils.schedules import Plan, build_scheduler
+from utils.optim.optimizers import OPTIMIZERS
+from utils.optim.schedules import Plan, build_scheduler
+from utils.options.flags import parse_train
+from utils.system import distributed
+from utils.system.allocator import keep_freed_memory
 
 REPEATS = 3
 PRESET = ("--preset", "fine", "--input_nc", "1", "--output_nc", "1")

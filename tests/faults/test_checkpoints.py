@@ -30,16 +30,16 @@ import pytest
 import torch
 from torch import nn
 
-import utils.control
+import utils.system.signals
 from tests.conftest import ROOT, STRICT, Workplace
 from tests.harness import Cases
 from tests.test_checkpoint import Payload, small_net
 from tests.test_resume import same
-from utils import checkpoint
-from utils.errors import Refusal, run_script
-from utils.options import parse_or_exit, parse_test, parse_train
-from utils.runs import Run
-from utils.schedules import SCHEDULES
+from utils.optim.schedules import SCHEDULES
+from utils.options.flags import parse_or_exit, parse_test, parse_train
+from utils.run import checkpoint
+from utils.run.run import Run
+from utils.system.errors import Refusal, run_script
 
 Trained = Callable[..., Path]
 STEPS = 18
@@ -233,7 +233,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch, after: int, *flags: str) -> int:
     """train.py's exit code when a signal comes in the step that is the `after`th of this process."""
     import train
 
-    honest, calls = utils.control.read_flags, []
+    honest, calls = utils.system.signals.read_flags, []
 
     def read_flags(loss: torch.Tensor, norm: torch.Tensor, stop: int, place: Any) -> tuple[bool, int]:
         calls.append(1)
@@ -244,7 +244,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch, after: int, *flags: str) -> int:
         return honest(loss, norm, stop, place)
 
     with monkeypatch.context() as patch, ExitStack() as cleanup:
-        patch.setattr(utils.control, "read_flags", read_flags)
+        patch.setattr(utils.system.signals, "read_flags", read_flags)
         return train.main(parse_train(flags), cleanup)
 
 

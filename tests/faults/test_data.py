@@ -24,16 +24,16 @@ from torch.utils.data import DataLoader
 import test as judging
 import train as training
 from data.datasets import PairDataset
+from data.images import MAX_PIXELS, header, read_image, save_image
 from data.layouts import Source, find_pairs, survey
+from data.loader import Batches, as_it_is
 from data.matching import match_names
 from tests.conftest import FAST, TINY, Workplace, pixels
 from tests.faults.test_running import cut_short, photo_set
 from tests.harness import Cases
-from utils.errors import Refusal, run_script
-from utils.images import MAX_PIXELS, header, read_image, save_image
-from utils.loading import Batches, as_it_is
-from utils.options import parse_test, parse_train
-from utils.results import read_csv
+from utils.eval.results import read_csv
+from utils.options.flags import parse_test, parse_train
+from utils.system.errors import Refusal, run_script
 
 CPU = ("--gpu_ids", "-1", "--amp", "off")
 PHOTOS = ("--dataroot", "photos", *TINY[2:], *FAST, *CPU, "--val_share", "0", "--max_steps", "1")

@@ -29,11 +29,11 @@ from tests.conftest import ROOT, records
 from tests.faults.test_running import photo_set
 from tests.harness import Cases
 from tests.visdom_server import free_port, visdom_server
-from utils import visdom_plot
-from utils.control import STOPPING
-from utils.errors import Refusal, run_script
-from utils.evaluate import Judge
-from utils.options import parse_or_exit, parse_test, parse_train
+from utils.eval.evaluator import Judge
+from utils.options.flags import parse_or_exit, parse_test, parse_train
+from utils.system.errors import Refusal, run_script
+from utils.system.signals import STOPPING
+from utils.vis import visdom as visdom_plot
 
 TINY = shlex.split(
     "--dataroot demo:2:32 --model resunet --width 4 --depth 1 --levels 1 --gpu_ids -1 --visdom off "
@@ -386,8 +386,8 @@ def test_a_full_disk_for_tensorboard(call: Call, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_sink_that_breaks_leaves_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from utils.logger import Logger
-    from utils.runs import Run
+    from utils.run.log import Logger
+    from utils.run.run import Run
 
     class Sink:
         name = "sink"

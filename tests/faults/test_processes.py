@@ -21,14 +21,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-import utils.distributed
+import utils.system.distributed
 from data.sampler import EpochSampler
 from tests.conftest import FAST, ROOT, TINY, records
 from tests.harness import Cases
-from utils import checkpoint
-from utils.distributed import Place
-from utils.errors import Refusal
-from utils.evaluate import Judged, mean_psnr
+from utils.eval.evaluator import Judged, mean_psnr
+from utils.run import checkpoint
+from utils.system.distributed import Place
+from utils.system.errors import Refusal
 
 Trained = Callable[..., Path]
 TRAIN = str(ROOT / "train.py")
@@ -44,8 +44,8 @@ from pathlib import Path
 how, *sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
 rank, calls = os.environ.get("RANK", "0"), []
-import torch, data.datasets, data.layouts, models, utils.checkpoint
-find, save = data.layouts.find_pairs, utils.checkpoint.save
+import torch, data.datasets, data.layouts, models, utils.run.checkpoint
+find, save = data.layouts.find_pairs, utils.run.checkpoint.save
 
 def here(seconds):
     Path("here").touch()
@@ -95,7 +95,7 @@ models.LOSSES["l1"] = Loss
 if how == "start":
     data.layouts.find_pairs = slow_find
 if how == "save":
-    utils.checkpoint.save = slow_save
+    utils.run.checkpoint.save = slow_save
 data.datasets.PairDataset.__getitems__ = noted
 atexit.register(lambda: Path("calls" + rank).write_text(str(len(calls))))
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -398,7 +398,7 @@ def test_three_processes_cannot_share_a_batch_of_four(
 ) -> None:
     run = trained(*RUN, "--max_steps", "7")
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    monkeypatch.setattr(utils.distributed, "join", lambda *given: Place(CPU, 0, 3, "3 processes"))
+    monkeypatch.setattr(utils.system.distributed, "join", lambda *given: Place(CPU, 0, 3, "3 processes"))
     with pytest.raises(Refusal, match="--batchSize 4 cannot be split over 3 processes") as caught:
         trained("--resume", "--max_steps", "24")
     assert caught.value.code == 2 and "multiple of 3" in caught.value.fix

@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 
 import models
 from data.datasets import PairDataset
+from data.images import to_float
 from data.layouts import Listing, Pair, Source, find_pairs
+from data.loader import Batches, as_it_is
 from tests.conftest import FAST, ROOT, TINY, Workplace, records
-from utils.errors import Refusal
-from utils.images import to_float
-from utils.loading import Batches, as_it_is
-from utils.results import read_csv
+from utils.eval.results import read_csv
+from utils.system.errors import Refusal
 
 Trained = Callable[..., Path]
 TRAIN = str(ROOT / "train.py")
@@ -107,9 +107,9 @@ def test_skipping_ends_after_ten_in_a_row(trained: Trained, monkeypatch: pytest.
 def test_validation_without_a_number_never_becomes_the_best(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import utils.evaluate
+    import utils.eval.evaluator
 
-    honest = utils.evaluate.mean_psnr
+    honest = utils.eval.evaluator.mean_psnr
     calls: list[int] = []
 
     def broken(*given: Any) -> Any:
@@ -117,7 +117,7 @@ def test_validation_without_a_number_never_becomes_the_best(
         reached, nothing, shown = honest(*given)
         return (reached if len(calls) == 2 else float("nan")), nothing, shown
 
-    monkeypatch.setattr(utils.evaluate, "mean_psnr", broken)
+    monkeypatch.setattr(utils.eval.evaluator, "mean_psnr", broken)
     run = trained(*SHORT, "--save_freq", "1")
     assert len(calls) == 4 and [value is None for value in records(run, "val_psnr")] == [
         True,
@@ -162,13 +162,13 @@ SLOW_VALIDATION = """
 import os, sys, time
 sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
-import utils.evaluate
-honest = utils.evaluate.Judge.judge
+import utils.eval.evaluator
+honest = utils.eval.evaluator.Judge.judge
 def slow(self, image):
     open("validating", "w").close()
     time.sleep(0.2)
     return honest(self, image)
-utils.evaluate.Judge.judge = slow
+utils.eval.evaluator.Judge.judge = slow
 import runpy
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

@@ -23,10 +23,10 @@ from tests.conftest import ROOT, STRICT
 from tests.harness import Cases
 from tests.test_visdom import children, listening
 from tests.visdom_server import free_port, need_visdom, wait_until
-from utils import visdom_plot
-from utils.errors import Refusal
-from utils.options import parse_test
-from utils.visdom_plot import VisdomPlot, Window
+from utils.options.flags import parse_test
+from utils.system.errors import Refusal
+from utils.vis import visdom as visdom_plot
+from utils.vis.visdom import VisdomPlot, Window
 
 Trained = Callable[..., Path]
 TINY = (
@@ -51,7 +51,7 @@ def sources() -> dict[str, str]:
     """The code of the repository but its tests, without comments and documentation."""
     listed = subprocess.run(["git", "ls-files", "-z", "*.py"], cwd=ROOT, capture_output=True, text=True)
     names = [name for name in listed.stdout.split("\0") if name and not name.startswith("tests/")]
-    assert {"train.py", "test.py", "utils/checkpoint.py"} <= set(names), listed.stderr
+    assert {"train.py", "test.py", "utils/run/checkpoint.py"} <= set(names), listed.stderr
     return {name: code_of((ROOT / name).read_text()) for name in names}
 
 
@@ -70,7 +70,7 @@ def test_no_source_runs_what_it_reads(cases: Cases) -> None:
         where = [name for name, text in found.items() if re.search(pattern, text)]
         cases.check(not where, f"{what} in {where}")
     loads = [(name, line) for name, text in found.items() for line in re.findall(r"torch\.load\(.*", text)]
-    one = len(loads) == 1 and loads[0][0] == "utils/checkpoint.py" and "weights_only=True" in loads[0][1]
+    one = len(loads) == 1 and loads[0][0] == "utils/run/checkpoint.py" and "weights_only=True" in loads[0][1]
     cases.check(one, f"torch.load: {loads}")
     assert all(re.search(pattern, text) for pattern, text in SAMPLES)
 

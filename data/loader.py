@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from utils.errors import Refusal, first_sentence
+from utils.system.errors import Refusal, first_sentence
 
 
 def as_it_is(sample: Any) -> Any:

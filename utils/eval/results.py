@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.errors import Refusal
-from utils.files import write_text
-from utils.images import output_suffix
+from data.images import output_suffix
+from utils.system.atomic import write_text
+from utils.system.errors import Refusal
 
 # the order of the columns; those without a value are left out
 COLUMNS = (

@@ -43,7 +43,7 @@ def muon(params: "Parameters", lr: float, betas: "Betas", momentum: float, decay
     sqrt(max(1, rows / columns)). So no direction is starved because others have large gradients.
     Source: K. Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
     """
-    from utils.muon import Muon
+    from utils.optim.muon import Muon
 
     return _fused(Muon(params, lr, betas, momentum, decay))
 

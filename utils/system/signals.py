@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from utils.distributed import Place
-from utils.errors import Refusal, first_sentence
+from utils.system.distributed import Place
+from utils.system.errors import Refusal, first_sentence
 
 T = TypeVar("T")
 MAX_SKIPPED = 10  # steps in a row that --nan_policy skip forgives

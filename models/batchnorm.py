@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from utils.distributed import Place
+from utils.system.distributed import Place
 
 
 def share_statistics(net: nn.Module, place: Place) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.images import to_float
+from data.images import to_float
 
 Array = np.ndarray
 LARGEST = 1024  # pixels of a side that a picture keeps about; a grid shows far fewer

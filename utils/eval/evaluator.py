@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.images import full_scale, levels_of
 from data.transforms import enlarge, normalized, to_unit
-from utils.distributed import Place, free_memory
-from utils.ensemble import dihedral_mean
-from utils.images import full_scale, levels_of
-from utils.metrics import Protocol, Score
-from utils.tiling import Tiling, bands, fitting_tile, memory_per_pixel, smaller_tile, starts
+from utils.eval.ensemble import dihedral_mean
+from utils.eval.metrics import Protocol, Score
+from utils.eval.tiling import Tiling, bands, fitting_tile, memory_per_pixel, smaller_tile, starts
+from utils.system.distributed import Place, free_memory
 
 if TYPE_CHECKING:
     from data.datasets import Whole

@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 
 from data.augment import AUGMENTATIONS
 from data.degrade import DEGRADATIONS
+from data.images import MAX_PIXELS
 from data.layouts import LAYOUTS, Source
 from models import ACTIVATIONS, INITS, LOSSES, NETWORKS, NORMS, UNIT_RANGE, UPSAMPLES, network_defaults
-from utils.errors import Refusal
-from utils.images import MAX_PIXELS
-from utils.optimizers import OPTIMIZERS
-from utils.runs import Run
-from utils.schedules import SCHEDULES
+from utils.optim.optimizers import OPTIMIZERS
+from utils.optim.schedules import SCHEDULES
+from utils.run.run import Run
+from utils.system.errors import Refusal
 
 LARGEST = 2**31 - 1  # of whole numbers: what torch's seeds and sizes take
 METRICS = ("psnr", "ssim", "mae", "lpips")
@@ -648,9 +648,9 @@ def parse_test(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def parse_redraw(argv: Sequence[str]) -> argparse.Namespace:
-    """The options of utils/redraw.py."""
+    """The options of utils/replay.py."""
     parser = Parser(prog="redraw", description="Send a finished run to visdom again.")
-    parser.usage = "python -m utils.redraw NAME [flags]"
+    parser.usage = "python -m utils.replay NAME [flags]"
     parser.add_argument("name", help="the run, under checkpoints/")
     parser.add_argument("--results_dir", default="results", help="where test.py left its results")
     add_server(parser)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from utils.errors import Refusal
+from utils.system.errors import Refusal
 
 Array = np.ndarray
 RAMP = 16  # pixels over which one tile fades into the next, in the middle of what they share

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from utils.distributed import Place
-from utils.loading import Batches
+from data.loader import Batches
+from utils.system.distributed import Place
 
 QUIET_S = 10.0  # between two plain lines
 

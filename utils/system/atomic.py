@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from utils.errors import Refusal
+from utils.system.errors import Refusal
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)

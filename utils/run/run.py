@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from utils.errors import Refusal, first_sentence
-from utils.files import write_text
+from utils.system.atomic import write_text
+from utils.system.errors import Refusal, first_sentence
 
 ROOT = Path("checkpoints")
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from utils.metrics import Protocol
-from utils.results import Results
+from utils.eval.metrics import Protocol
+from utils.eval.results import Results
 
 UNITS = {"psnr": " dB"}
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "mae": "MAE", "lpips": "LPIPS"}

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 from torch import Tensor
 from tqdm import tqdm
 
-from utils.errors import Refusal, first_sentence
-from utils.runs import Run, read_log
-from utils.visdom_plot import VisdomPlot
+from utils.run.run import Run, read_log
+from utils.system.errors import Refusal, first_sentence
+from utils.vis.visdom import VisdomPlot
 
 
 class Sink(Protocol):

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from utils.errors import first_sentence
-from utils.images import to_float
+from data.images import to_float
+from utils.system.errors import first_sentence
 
 if TYPE_CHECKING:
-    from utils.evaluate import Judged
+    from utils.eval.evaluator import Judged
 
 BACKBONE = "alexnet-owt-7be5be79.pth"  # torchvision's; torchmetrics brings the rest
 SMALLEST = 32  # pixels of a side below which AlexNet has nothing left
@@ -33,7 +33,7 @@ def open_lpips(
         say(f"LPIPS left out: no weights in {file}; fetch them once: {fetch}")
         return None
     try:
-        from utils.tvcompat import transforms  # noqa: F401 - lets torchvision load where it would not by itself
+        from utils.system.compat import transforms  # noqa: F401 - lets torchvision load where it would not by itself
 
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity  # isort: skip
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.errors import Refusal, first_sentence
+from utils.system.errors import Refusal, first_sentence
 
 CONTAINER = Path("/sys/fs/cgroup")  # what Linux allows this process's container, if it is in one
 MEETING_S = 600.0  # how long the processes wait for the last one to start

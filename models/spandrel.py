@@ -5,8 +5,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from models.layers import pad_to
-from utils.errors import Refusal
-from utils.weights import read_weights
+from models.weights import read_weights
+from utils.system.errors import Refusal
 
 OWN = "net."  # what the name of each weight of Zoo begins with
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from utils import checkpoint
-from utils.errors import Refusal
+from utils.run import checkpoint
+from utils.system.errors import Refusal
 
 CONTAINERS = (
     "params_ema",

@@ -9,9 +9,9 @@ from typing import IO, Any, Protocol, cast
 import torch
 from torch import nn
 
-from utils.errors import Refusal, first_sentence
-from utils.files import whole_file
-from utils.runs import Run
+from utils.run.run import Run
+from utils.system.atomic import whole_file
+from utils.system.errors import Refusal, first_sentence
 
 FORMAT = 1
 

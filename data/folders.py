@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from utils.errors import Refusal
-from utils.images import SUFFIXES
+from data.images import SUFFIXES
+from utils.system.errors import Refusal
 
 SPLITS = ("train", "val", "test")
 FOLDERS = (  # (input, target): names that data sets use, in any mixture of capitals

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from data.datasets import PairDataset
 from data.degrade import Degradation
-from data.files import first_five
+from data.folders import first_five
 from data.layouts import Listing, Source, Survey, find_pairs, pair_headers, splits_present
-from utils.errors import Refusal
-from utils.evaluate import doing_nothing
-from utils.metrics import Protocol
-from utils.progress import Progress
+from utils.eval.evaluator import doing_nothing
+from utils.eval.metrics import Protocol
+from utils.system.errors import Refusal
+from utils.vis.console import Progress
 
 Say = Callable[[str], None]
 

@@ -1,4 +1,4 @@
-"""Send a finished run to visdom again: `python -m utils.redraw NAME`.
+"""Send a finished run to visdom again: `python -m utils.replay NAME`.
 
 Training curves come from `checkpoints/NAME/log.jsonl`, test curves from every `results/NAME/*/metrics.csv`.
 """
@@ -8,20 +8,20 @@ from argparse import Namespace
 from contextlib import ExitStack
 from pathlib import Path
 
-from utils.errors import Refusal, run_script
-from utils.options import parse_or_exit, parse_redraw
+from utils.options.flags import parse_or_exit, parse_redraw
+from utils.system.errors import Refusal, run_script
 
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:
     import importlib.util
     import math
 
-    from utils.images import read_image, to_float
-    from utils.logger import say_on, training_points
-    from utils.results import read_csv
-    from utils.runs import Run, read_log
-    from utils.tvcompat import transforms
-    from utils.visdom_plot import TEST, TRAINING, VisdomPlot
+    from data.images import read_image, to_float
+    from utils.eval.results import read_csv
+    from utils.run.log import say_on, training_points
+    from utils.run.run import Run, read_log
+    from utils.system.compat import transforms
+    from utils.vis.visdom import TEST, TRAINING, VisdomPlot
 
     run = Run.named(opt.name)
     run.options()  # refuses a run that does not exist

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from utils.errors import Refusal
+from utils.system.errors import Refusal
 
 Array = np.ndarray
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")

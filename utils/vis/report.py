@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from utils.files import write_text
+from utils.system.atomic import write_text
 
 TEMPLATE = Path(__file__).with_name("report.html")
 THUMB = 160  # pixels, longer side of the pictures in the table

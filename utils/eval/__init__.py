@@ -1,0 +1,1 @@
+"""Run a network on whole images, score the outputs, write the results."""

@@ -1,0 +1,1 @@
+"""Processes, signals, errors, files, random streams. Imports nothing else of this project."""

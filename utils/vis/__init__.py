@@ -1,0 +1,1 @@
+"""What a user looks at: terminal, live page, grids, HTML report."""
