@@ -29,7 +29,7 @@ def test_help_is_quick_and_imports_no_torch(script: str) -> None:
         assert "--gpu_ids" in done.stdout and max(map(len, done.stdout.splitlines())) <= 80
     assert min(seconds) < 0.3
     probe = "import sys; from utils.options.flags import train_parser; train_parser();"
-        "print('torch' in sys.modules)"
+    probe += "print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", probe], cwd=ROOT, text=True).strip() == "False"
 
 
