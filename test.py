@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from utils.options.flags import parse_or_exit, parse_test, source_of
-from utils.system.errors import Refusal, first_sentence, mend_streams, run_script
+from utils.system.errors import UserError, first_sentence, fix_streams, run_script
 
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:
@@ -26,10 +26,10 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from data.degrade import parse_degradation
     from data.images import save_image
     from data.layouts import Source, find_pairs, shared_files
-    from data.loader import Batches, as_it_is
+    from data.loader import LoaderIterator, no_collate
     from models import build_network, own_arguments
     from models.weights import load_weights
-    from utils.eval.evaluator import Judge, Judged
+    from utils.eval.evaluator import Evaluator, Prediction
     from utils.eval.lpips import open_lpips
     from utils.eval.metrics import Protocol
     from utils.eval.results import Results
@@ -40,29 +40,29 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from utils.system import distributed
     from utils.system.compat import save_image as save_picture
     from utils.vis.console import Progress
-    from utils.vis.grids import comparison_grid, side_by_side, spread
+    from utils.vis.grids import comparison_grid, evenly_spaced, side_by_side
     from utils.vis.report import Report
     from utils.vis.visdom import TEST, open_plot
 
     # ----------------------------------------------------------------------------------- the run, the device
     run = Run.named(opt.name)
     trained = vars(opt) if opt.model else run.options()
-    place = distributed.join(opt.gpu_ids)
-    amp = distributed.amp_enabled(opt.amp, place.device)
-    distributed.set_float32(place.device, tf32=False)
-    say = say_on(place.first)
+    ranks = distributed.init(opt.gpu_ids)
+    amp = distributed.amp_enabled(opt.amp, ranks.device)
+    distributed.set_float32(ranks.device, tf32=False)
+    say = say_on(ranks.is_main)
 
     # ----------------------------------------------------------------------------------------------- network
     tag = f"epoch_{int(opt.load):04d}" if opt.load.isdigit() else opt.load
     weights = Path(opt.weights) if opt.weights else run.net(tag)
     if not weights.is_file():
         saved = ", ".join(str(epoch) for epoch in run.epochs_saved()[-5:]) or "none kept by --save_freq"
-        raise Refusal(f"no such file: {weights} [--load {opt.load}]", f"epochs: {saved}", "best or latest")
+        raise UserError(f"no such file: {weights} [--load {opt.load}]", f"epochs: {saved}", "best or latest")
     arguments = own_arguments(trained["model"], trained)
     made_of_file = "weights" in arguments  # spandrel's: of this one, and not of that where training began
     net = build_network(trained["model"], **arguments | ({"weights": str(weights)} if made_of_file else {}))
     how = "" if made_of_file else load_weights(net, weights)
-    net.to(place.device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
+    net.to(ranks.device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
     scale = getattr(net, "scale", 1)
 
     # -------------------------------------------------------------------------------------------------- data
@@ -84,7 +84,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     if measured and opt.split != "train" and not opt.model:
         known = shared_files(pairs, source_of(trained), "train")
         if known:
-            raise Refusal(
+            raise UserError(
                 f"{known} of these files are what the run was trained on",
                 pairs.where,
                 "name other images by --dataroot, or say --split train",
@@ -100,25 +100,25 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     )
     if measured and dataset.scale != scale:
         made = f"the targets are {dataset.scale} times the size of the inputs, the network's outputs {scale}"
-        raise Refusal(
+        raise UserError(
             "inputs and network do not fit in scale", made, f"--degrade sr:{scale}" if scale > 1 else ""
         )
     loader = DataLoader(
         WholeDataset(dataset),
         batch_size=None,
         num_workers=opt.num_workers,
-        collate_fn=as_it_is,
+        collate_fn=no_collate,
         generator=torch.Generator(),
     )
 
     # ----------------------------------------------------------------------------------------------- measure
     protocol = Protocol(opt.psnr_channel, opt.crop_border, not opt.no_quantize)
-    lpips = open_lpips(place.device, say) if measured and "lpips" in opt.metrics else None
+    lpips = open_lpips(ranks.device, say) if measured and "lpips" in opt.metrics else None
     results = Results(Path(opt.results_dir) / run.name, source.root)
     results.check_names(pair.name for pair in pairs.pairs)
     say(f"run     {weights}, {trained['model']}" + (f" ({how})" if how else ""))
     say(f"data    {pairs.describe()}" + (f", degraded by {opt.degrade}" if degrade else ""))
-    say(f"device  {place.note}, {'bfloat16' if amp else 'float32'}")
+    say(f"device  {ranks.note}, {'bfloat16' if amp else 'float32'}")
     plot = None
     if measured:
         plot = open_plot(
@@ -126,9 +126,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         )
     if plot:
         cleanup.callback(plot.close)
-    judge = Judge(
+    judge = Evaluator(
         net,
-        place.device,
+        ranks.device,
         amp,
         trained["mean"],
         trained["std"],
@@ -139,20 +139,20 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         say,
     )
     progress = Progress(results.dataset, 0, len(pairs.pairs))
-    shown = spread(len(pairs.pairs), 8)
+    shown = evenly_spaced(len(pairs.pairs), 8)
     rows, report = [], Report()
-    failed: list[Refusal] = []
+    failed: list[UserError] = []
 
-    def fail(refusal: Refusal) -> None:
+    def fail(refusal: UserError) -> None:
         failed.append(refusal)
         say(f"failed  {refusal.what}: {refusal.why}")
 
-    def judged() -> Iterator[Judged]:
+    def judged() -> Iterator[Prediction]:
         try:
-            yield from judge(Batches(loader, skip=fail))
+            yield from judge(LoaderIterator(loader, skip=fail))
         except torch.OutOfMemoryError as error:  # with the smallest tiles, too
             fix = "a smaller --tile with a smaller --tile_overlap, --amp on, or --gpu_ids -1"
-            raise Refusal("out of memory", first_sentence(error), fix, code=1) from None
+            raise UserError("out of memory", first_sentence(error), fix, code=1) from None
 
     for image in judged():
         number = len(results.rows)
@@ -173,7 +173,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     if not results.rows:
         first = failed[0]
         why = f"{len(failed)} failed, the first: {first.what}: {first.why}"
-        raise Refusal("no image could be read", why, first.fix, code=3)
+        raise UserError("no image could be read", why, first.fix, code=3)
 
     # ------------------------------------------------------------------------------------------------ report
     grid = comparison_grid(rows)
@@ -192,10 +192,10 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         "x8": opt.x8,
         "tile": opt.tile,
         "tile_overlap": opt.tile_overlap,
-        "device": f"{place.note}, {'bfloat16' if amp else 'float32'}",
+        "device": f"{ranks.note}, {'bfloat16' if amp else 'float32'}",
         "notes": judge.notes + [f"failed, in no figure: {refusal.what}" for refusal in failed],
         "failed": len(failed),
-        "peak_mib": round(distributed.peak_memory_mib(place.device)),
+        "peak_mib": round(distributed.peak_memory_mib(ranks.device)),
         "versions": versions(),
     }
     results.write(facts)
@@ -217,5 +217,5 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
 
 if __name__ == "__main__":
-    mend_streams()
+    fix_streams()
     sys.exit(run_script(main, parse_or_exit(parse_test)))

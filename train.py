@@ -11,7 +11,7 @@ from argparse import Namespace
 from contextlib import ExitStack
 
 from utils.options.flags import describe, parse_or_exit, parse_train, source_of
-from utils.system.errors import Refusal, mend_streams, run_script
+from utils.system.errors import UserError, fix_streams, run_script
 
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:
@@ -39,17 +39,25 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from data.check import check_data
     from data.datasets import PairDataset, WholeDataset, check_training_sizes
     from data.degrade import parse_degradation
-    from data.layouts import find_pairs, splits_present, survey, validation
-    from data.loader import Batches, as_it_is
+    from data.layouts import find_pairs, scan_headers, splits_present, validation
+    from data.loader import LoaderIterator, no_collate
     from data.sampler import EpochSampler
-    from data.transforms import to_unit
+    from data.transforms import denormalize
     from models import LOSSES, build_network, own_arguments
-    from models.batchnorm import share_statistics
-    from models.ema import Average
+    from models.batchnorm import sync_batchnorm
+    from models.ema import EMA
     from models.weights import load_weights
-    from utils.eval.evaluator import Judge, mean_psnr
+    from utils.eval.evaluator import Evaluator, mean_psnr
     from utils.eval.metrics import psnr
-    from utils.optim.horizon import LEAST_EPOCH, SPARE, UNKNOWN, Costs, Stopwatch, seconds_of, steps_within
+    from utils.optim.horizon import (
+        LEAST_EPOCH,
+        SAFETY_MARGIN,
+        UNKNOWN,
+        StepCost,
+        StepTimer,
+        seconds_of,
+        steps_within,
+    )
     from utils.optim.optimizers import OPTIMIZERS
     from utils.optim.schedules import Plan, build_scheduler
     from utils.run import checkpoint
@@ -57,19 +65,19 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from utils.run.run import Run, Status, cut_log, versions
     from utils.system import distributed
     from utils.system.allocator import keep_freed_memory
-    from utils.system.atomic import explain_writing, write_text
+    from utils.system.atomic import disk_errors, write_text
     from utils.system.compat import save_image
     from utils.system.signals import (
         MAX_SKIPPED,
         Signals,
-        agree,
-        blame,
-        explain_memory,
+        all_reduce_max,
+        describe_nonfinite,
         finite_buffers,
+        oom_errors,
         read_flags,
     )
     from utils.vis.console import Meter, Progress, clock, millions
-    from utils.vis.grids import comparison_grid, side_by_side, spread
+    from utils.vis.grids import comparison_grid, evenly_spaced, side_by_side
     from utils.vis.visdom import TRAINING, open_plot
 
     degrade = parse_degradation(opt.degrade) if opt.degrade else None
@@ -79,21 +87,21 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
     # ----------------------------------------------------------------------------------------- where it runs
     distributed.relaunch_if_many(opt.gpu_ids)
-    place = distributed.join(opt.gpu_ids, opt.dist_timeout)
-    cleanup.callback(distributed.leave)
-    cleanup.enter_context(distributed.explain_peers(place))
-    say = say_on(place.first)
-    device, amp = place.device, distributed.amp_enabled(opt.amp, place.device)
+    ranks = distributed.init(opt.gpu_ids, opt.dist_timeout)
+    cleanup.callback(distributed.shutdown)
+    cleanup.enter_context(distributed.report_peer_failure(ranks))
+    say = say_on(ranks.is_main)
+    device, amp = ranks.device, distributed.amp_enabled(opt.amp, ranks.device)
     torch.use_deterministic_algorithms(opt.deterministic)
     distributed.set_float32(device, tf32=not opt.deterministic)
     keep_freed_memory()
-    signals = Signals(opt.dist_timeout if place.world > 1 else 0)
+    signals = Signals(opt.dist_timeout if ranks.world > 1 else 0)
     own = Run.named(opt.name)
     run = Run(Path(cleanup.enter_context(tempfile.TemporaryDirectory()))) if opt.dry_run else own
 
     # -------------------------------------------------------------------------------------------------- data
     pairs = find_pairs(source, "train", need_targets=True)
-    found = survey(pairs)
+    found = scan_headers(pairs)
     input_nc = opt.input_nc or (1 if degrade and degrade.gray else found.input_nc)
     output_nc = opt.output_nc or found.target_nc
     train_pairs, val_pairs = validation(pairs, source, opt.val_from, opt.val_share, opt.seed)
@@ -123,35 +131,35 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         repeat=opt.repeat or passes,
         cache=train_room,
         device=device if on_device else None,
-        stand_in=opt.on_bad_image == "skip",
+        replace_unreadable=opt.on_bad_image == "skip",
         **alike,
     )
     val_set = WholeDataset(PairDataset(val_pairs, cache=room, **alike))
     scale = train_set.scale
     if opt.scale not in (None, scale):
-        raise Refusal(
+        raise UserError(
             f"--scale {opt.scale} and --degrade {opt.degrade} contradict each other", fix="leave one out"
         )
     names = [pair.name for pair in pairs.pairs]
-    check_training_sizes(found.sizes, opt.batchSize // place.world, opt.size, opt.crop_size, scale, names)
-    sampler = EpochSampler(len(train_set), opt.batchSize, opt.seed, place.rank, place.world)
+    check_training_sizes(found.sizes, opt.batchSize // ranks.world, opt.size, opt.crop_size, scale, names)
+    sampler = EpochSampler(len(train_set), opt.batchSize, opt.seed, ranks.rank, ranks.world)
     loader = DataLoader(
         train_set,
-        batch_size=opt.batchSize // place.world,
+        batch_size=opt.batchSize // ranks.world,
         sampler=sampler,
         num_workers=workers,
         drop_last=True,
-        collate_fn=as_it_is,
+        collate_fn=no_collate,
         pin_memory=device.type == "cuda" and not on_device,
         persistent_workers=workers > 0,
         timeout=opt.worker_timeout if workers else 0,  # torch waits for ever otherwise
         generator=torch.Generator(),  # its own: iterating draws from the global one otherwise
     )
     val_count = min(len(val_set), 1) if opt.dry_run else len(val_set)
-    val_indices = range(place.rank, val_count, place.world)  # not padded: each image once over all processes
-    shown_at = spread(len(val_indices), 4)
+    val_indices = range(ranks.rank, val_count, ranks.world)  # not padded: each image once over all processes
+    shown_at = evenly_spaced(len(val_indices), 4)
     val_loader = DataLoader(
-        val_set, batch_size=None, sampler=val_indices, collate_fn=as_it_is, generator=torch.Generator()
+        val_set, batch_size=None, sampler=val_indices, collate_fn=no_collate, generator=torch.Generator()
     )
 
     # ----------------------------------------------------------------------------------------------- network
@@ -167,13 +175,15 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         arguments["weights"] = str(own.net("latest"))
     net = build_network(opt.model, **arguments)
     if getattr(net, "scale", 1) != scale:
-        raise Refusal(f"the network enlarges {net.scale} times, the pairs want {scale} [--scale, --degrade]")
+        raise UserError(
+            f"the network enlarges {net.scale} times, the pairs want {scale} [--scale, --degrade]"
+        )
     how = ""
     if opt.weights and not going_on and "weights" not in arguments:
         how = load_weights(net, Path(opt.weights))
     net.to(device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
     trained = checkpoint.freeze(net, opt.freeze)
-    average = Average(net, opt.ema)
+    average = EMA(net, opt.ema)
     criterion = LOSSES[opt.loss](reduction=opt.reduction)
 
     # ------------------------------------------------------------------- optimizer, and where the run stands
@@ -192,7 +202,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             total = state["total"]
         if step >= total:
             what = f"{run.name} has all its {total} steps"
-            raise Refusal(
+            raise UserError(
                 what, fix="give a new --minutes" if opt.minutes else "--n_epochs or --max_steps may grow"
             )
 
@@ -212,23 +222,23 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         if plan.warmup >= total and not opt.minutes:
             why = f"{plan.warmup:g} of {total} steps"
             what = f"--warmup {opt.warmup:g} leaves nothing of the run"
-            raise Refusal(what, why, "lower it, or train longer")
+            raise UserError(what, why, "lower it, or train longer")
         return build_scheduler(optimizer, opt.schedule, plan, opt.lr, step)
 
     scheduler = schedule_to(total)
 
-    unit = partial(to_unit, mean=opt.mean, std=opt.std)  # from the network's range to [0, 1]
-    share_statistics(net, place)
+    unit = partial(denormalize, mean=opt.mean, std=opt.std)  # from the network's range to [0, 1]
+    sync_batchnorm(net, ranks)
     model = torch.compile(net) if opt.compile else net
-    if place.world > 1:
+    if ranks.world > 1:
         model = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
-    loss_scale = place.world if opt.reduction == "sum" else 1  # gradients are averaged over the processes
+    loss_scale = ranks.world if opt.reduction == "sum" else 1  # gradients are averaged over the processes
 
     # ----------------------------------------------------------------------------------- the run on the disk
     resolved["data"] = [train_pairs.describe(), val_pairs.describe()]
     logger = Logger(None, [])
-    cleanup.enter_context(explain_writing(run.folder))
-    if place.first:
+    cleanup.enter_context(disk_errors(run.folder))
+    if ranks.is_main:
         with run.refused():
             run.folder.mkdir(parents=True, exist_ok=True)
             cleanup.enter_context(run.lock())
@@ -249,18 +259,18 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         say(f"network {opt.model}, {millions(net.parameters())} parameters, {millions(trained)} trained")
         if how:
             say(f"weights {opt.weights}: {how}")
-        say(f"device  {place.note}, {'bfloat16' if amp else 'float32'}")
+        say(f"device  {ranks.note}, {'bfloat16' if amp else 'float32'}")
         until = f"to {total}" if total < UNKNOWN else f"on, for {opt.minutes:g} minutes"
         say(f"run     {run.folder}, steps {step} {until}, {epoch_steps} an epoch")
     cleanup.enter_context(closing(logger))
-    status = cleanup.enter_context(Status(run, place.first))
-    cleanup.enter_context(distributed.explain_peers(place))  # again: `status` records what it says
-    cleanup.enter_context(explain_memory(lambda: f"at step {step}"))
+    status = cleanup.enter_context(Status(run, ranks.is_main))
+    cleanup.enter_context(distributed.report_peer_failure(ranks))  # again: `status` records what it says
+    cleanup.enter_context(oom_errors(lambda: f"at step {step}"))
 
     def save(*tags: str) -> None:
         """Save weights and state as they are after `step` steps."""
         status.step = step
-        if not place.first:
+        if not ranks.is_main:
             return
         state = checkpoint.collect(net=net, ema=average, optimizer=optimizer, scheduler=scheduler)
         state |= {
@@ -283,7 +293,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         name = signal.Signals(stop).name
         signals.stopping()
         save("latest")
-        place.wait()  # a launcher ends the others when the first one is gone
+        ranks.barrier()  # a launcher ends the others when the first one is gone
         say(f"stopped by {name} after step {step}; go on with: {run.resume_command()}")
         status.write("stopped", 128 + stop, name)
         return 128 + stop
@@ -296,38 +306,38 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     if step == 0:
         save("latest")  # shows before the first step that it can be done
     saved = time.monotonic()
-    batches = Batches(loader)
-    val_batches = Batches(
+    batches = LoaderIterator(loader)
+    val_batches = LoaderIterator(
         val_loader, skip=partial(print, file=sys.stderr) if opt.on_bad_image == "skip" else None
     )
-    meter = Meter(opt.batchSize, batches, place)
+    meter = Meter(opt.batchSize, batches, ranks)
     step_seconds: deque[float] = deque(maxlen=100)
     skipped = 0  # steps in a row whose gradient was no number
-    watch = Stopwatch(on=total == UNKNOWN and not opt.dry_run)
+    watch = StepTimer(on=total == UNKNOWN and not opt.dry_run)
 
-    def measured_costs() -> Costs:
+    def measured_costs() -> StepCost:
         """What the rest of the run costs, by the first steps and by doing once what else there is."""
         step_s, wait_s = watch.read()
-        keys = list(islice(sampler, opt.batchSize // place.world))
+        keys = list(islice(sampler, opt.batchSize // ranks.world))
         load_s = min(wait_s, seconds_of(lambda: train_set.__getitems__(keys)))
-        judge = Judge(average.net, device, amp, opt.mean, opt.std)
+        judge = Evaluator(average.net, device, amp, opt.mean, opt.std)
         judge_s = seconds_of(lambda: list(judge(islice(val_batches, 1)))) * len(val_indices)
         close_s = judge_s + 2 * seconds_of(partial(save, "latest"))
         undecoded = max(0, len(train_pairs.pairs) // opt.batchSize - watch.taken)
         each = step_s + load_s + close_s / epoch_steps
-        return Costs(each, close_s, wait_s - load_s, undecoded, SPARE)
+        return StepCost(each, close_s, wait_s - load_s, undecoded, SAFETY_MARGIN)
 
     def title(epoch: int) -> str:
         return f"epoch {epoch + 1}/{math.ceil(total / epoch_steps) if total < UNKNOWN else '?'}"
 
     for epoch in count(first_epoch):
         sampler.start_at(epoch, offset)
-        progress = Progress(title(epoch), offset, epoch_steps, quiet=not place.first)
+        progress = Progress(title(epoch), offset, epoch_steps, quiet=not ranks.is_main)
         offset = 0
         meter.restart()
         for batch in batches:
             began = time.perf_counter()
-            draws = opt.seed * 1_000_003 + step * place.world + place.rank
+            draws = opt.seed * 1_000_003 + step * ranks.world + ranks.rank
             distributed.seed(device, draws)  # for dropout, if any
             given, target = (batch[key].to(device, non_blocking=True) for key in ("input", "target"))
 
@@ -336,7 +346,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             losses, quality = [], []
             for part, goal in parts:  # one, unless --accum splits the batch to save memory
                 share = len(part) / len(given) if opt.reduction == "mean" else 1
-                with distributed.gradients_shared(model, len(losses) == len(parts) - 1):
+                with distributed.ddp_sync(model, len(losses) == len(parts) - 1):
                     with torch.autocast(device.type, torch.bfloat16, enabled=amp):
                         output = model(part)
                     loss = criterion(output.float(), goal) * (loss_scale * share)
@@ -345,15 +355,15 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
                 quality.append(psnr(unit(output.detach()).clamp(0, 1), unit(goal)))
             loss = sum(losses)
             norm = torch.nn.utils.clip_grad_norm_(trained, opt.clip or math.inf)
-            not_finite, stop = read_flags(loss, norm, signals.stop, place)  # the one host read of a step
+            not_finite, stop = read_flags(loss, norm, signals.stop, ranks)  # the one host read of a step
             skipped = skipped + 1 if not_finite else 0
             if not_finite:
                 what = f"loss or gradient is not finite at step {step}"
-                why = blame(loss, norm, batch["name"], place)
-                poisoned = agree(not finite_buffers(net), place)
+                why = describe_nonfinite(loss, norm, batch["name"], ranks)
+                poisoned = all_reduce_max(not finite_buffers(net), ranks)
                 if opt.nan_policy == "stop" or skipped > MAX_SKIPPED or poisoned:
                     fix = f"lower --lr or add --clip 1; {run.state('latest')} is sound"
-                    raise Refusal(what, why, fix, code=1)
+                    raise UserError(what, why, fix, code=1)
                 say(f"step skipped: {what}: {why}")
                 optimizer.zero_grad()  # without gradients the step below moves nothing
             lr = scheduler.get_last_lr()[0]
@@ -377,7 +387,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             if watch.step(batches.waited_s):
                 costs = watch.since() if watch.fixed else measured_costs()
                 left_s = 60 * opt.minutes - (time.monotonic() - started)
-                fits = min(total, step - agree(-steps_within(left_s, costs), place))  # in the slowest process
+                fits = min(
+                    total, step - all_reduce_max(-steps_within(left_s, costs), ranks)
+                )  # in the slowest process
                 if watch.settled(fits - step, costs) and fits < total:
                     fewer = ", fewer as they have become slower" if total < UNKNOWN else ""
                     total = last = fits  # kept in the state
@@ -400,12 +412,12 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         if not val_count:
             best = {"psnr": None, "psnr_input": None, "step": step}
         elif over or (epoch + 1) % opt.val_freq == 0:
-            for buffer in average.net.buffers() if place.world > 1 else ():
+            for buffer in average.net.buffers() if ranks.world > 1 else ():
                 torch.distributed.broadcast(buffer, 0)  # each process has statistics of its own batches
-            judge = Judge(average.net, device, amp, opt.mean, opt.std, say=say)
-            judged = signals.heed(judge(val_batches))
-            reached, nothing, shown = mean_psnr(judged, place, shown_at)
-            if stop := agree(signals.stop, place):
+            judge = Evaluator(average.net, device, amp, opt.mean, opt.std, say=say)
+            judged = signals.until_stopped(judge(val_batches))
+            reached, nothing, shown = mean_psnr(judged, ranks, shown_at)
+            if stop := all_reduce_max(signals.stop, ranks):
                 return leave(stop)  # a resumed run begins with this validation
             better = reached > (-math.inf if best["psnr"] is None else best["psnr"])  # never true of NaN
             if better:
@@ -415,12 +427,12 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             if best["psnr"] is not None:
                 beside += ", the best so far" if better else f", best {best['psnr']:.2f}"
             say(f"epoch {epoch + 1}: validation PSNR {reached:.2f} dB, {beside}")
-            if place.first:
+            if ranks.is_main:
                 grid = comparison_grid([side_by_side(j.input, j.output, j.target) for j in shown])
                 save_image(grid, run.grid)
                 logger.picture("grid", f"input | output | target, step {step}", grid, step)
         closed = step
-        if place.first and best["step"] == step:
+        if ranks.is_main and best["step"] == step:
             checkpoint.save(average.net.state_dict(), run.net("best"))
         kept = opt.save_freq and (epoch + 1) % opt.save_freq == 0 and step == (epoch + 1) * epoch_steps
         save("latest", *([f"epoch_{epoch + 1:04d}"] if kept else []))
@@ -429,8 +441,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             break
 
     # ----------------------------------------------------------------------------------------------- the end
-    place.wait()
-    if opt.dry_run and place.first:
+    ranks.barrier()
+    if opt.dry_run and ranks.is_main:
         checkpoint.load(run.state("latest"))
         memory = distributed.peak_memory_mib(device)
         each = min(step_seconds)
@@ -439,7 +451,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         say(f"dry run: saved and loaded; {took}")
         return 0
     status.write("done", 0)
-    if place.first:
+    if ranks.is_main:
         if best["psnr"] is not None:
             beside = f"doing nothing {best['psnr_input']:.2f}"
             say(f"best validation PSNR {best['psnr']:.2f} dB at step {best['step']}, {beside}")
@@ -451,5 +463,5 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
 
 if __name__ == "__main__":
-    mend_streams()
+    fix_streams()
     sys.exit(run_script(main, parse_or_exit(parse_train)))

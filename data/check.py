@@ -13,10 +13,10 @@ from typing import NamedTuple
 from data.datasets import PairDataset
 from data.degrade import Degradation
 from data.folders import first_five
-from data.layouts import Listing, Source, Survey, find_pairs, pair_headers, splits_present
-from utils.eval.evaluator import doing_nothing
+from data.layouts import HeaderScan, PairList, Source, find_pairs, pair_headers, splits_present
+from utils.eval.evaluator import input_baseline
 from utils.eval.metrics import Protocol
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 from utils.vis.console import Progress
 
 Say = Callable[[str], None]
@@ -45,7 +45,7 @@ def check_data(source: Source, degrade: Degradation | None, seed: int, say: Say)
     for split in splits_present(source) or ["train"]:
         try:
             listing = find_pairs(source, split, need_targets=split != "test")
-        except Refusal as refusal:
+        except UserError as refusal:
             problems.append(f"{split}: {refusal.what}: {refusal.why}".rstrip(": "))
             continue
         say(listing.describe())
@@ -68,18 +68,18 @@ def check_data(source: Source, degrade: Degradation | None, seed: int, say: Say)
     return 2 if problems else 0
 
 
-def channels_of(listing: Listing) -> tuple[int, int]:
+def channels_of(listing: PairList) -> tuple[int, int]:
     """Channels of inputs and of targets that a training on this listing would use, unreadable files aside."""
     input_nc = target_nc = 1
     for pair in listing.pairs[:500]:
-        with suppress(Refusal):
+        with suppress(UserError):
             given, target = pair_headers(pair, listing)
             input_nc, target_nc = max(input_nc, given.channels), max(target_nc, target.channels)
     return input_nc, target_nc
 
 
 def examine(
-    listing: Listing, degrade: Degradation | None, seed: int, channels: tuple[int, int]
+    listing: PairList, degrade: Degradation | None, seed: int, channels: tuple[int, int]
 ) -> list[Finding]:
     """Decode and hash all files of a listing, several at a time (Pillow decodes without Python's lock)."""
     # as many channels as in training: a degradation draws its noise for each
@@ -106,10 +106,10 @@ def examine_pair(dataset: PairDataset, index: int) -> Finding:
             hashes[str(path)] = sha256(path)
         headers = pair_headers(pair, listing)
         whole = dataset.whole(index)
-    except (Refusal, OSError) as error:
-        why = f"{error.what} ({error.why})" if isinstance(error, Refusal) else str(error)
+    except (UserError, OSError) as error:
+        why = f"{error.what} ({error.why})" if isinstance(error, UserError) else str(error)
         return Finding(pair.name, why, hashes, [], [], None)
-    scores = {} if whole.target is None else doing_nothing(whole.input, whole.target, Protocol())
+    scores = {} if whole.target is None else input_baseline(whole.input, whole.target, Protocol())
     sizes = [(headers[1].width, headers[1].height)]
     return Finding(pair.name, "", hashes, sizes, list({h.kind for h in headers}), scores.get("psnr"))
 
@@ -119,7 +119,7 @@ def report_split(findings: list[Finding], say: Say) -> None:
     sizes = [size for finding in findings for size in finding.sizes]
     if sizes:
         kinds = Counter(kind for finding in findings for kind in finding.kinds)
-        say(f"  {Survey(0, 0, 0, sizes, kinds).describe()}")
+        say(f"  {HeaderScan(0, 0, 0, sizes, kinds).describe()}")
     values = [finding.psnr for finding in findings if finding.psnr is not None]
     finite = [value for value in values if value != float("inf")]
     if finite:

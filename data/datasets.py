@@ -12,9 +12,9 @@ from data.augment import AUGMENTATIONS, random_crop
 from data.cache import keep_decoded
 from data.degrade import Degradation
 from data.images import to_float
-from data.layouts import Listing, Pair
-from data.transforms import Array, normalized, preparation
-from utils.system.errors import Refusal
+from data.layouts import Pair, PairList
+from data.transforms import Array, preparation, to_batch
+from utils.system.errors import UserError
 
 
 class Whole(NamedTuple):
@@ -43,12 +43,12 @@ class PairDataset(Dataset[dict[str, Any]]):
         cache: bytes of memory for the decoded images of each pair, see `data.cache`; 0: none are kept.
         device: where they are kept, and so cropped, turned and normalised, for training without `degrade`; by
             default in the memory of the machine.
-        stand_in: let the next pair stand in, in training, for one that cannot be read.
+        replace_unreadable: let the next pair stand in, in training, for one that cannot be read.
     """
 
     def __init__(
         self,
-        listing: Listing,
+        listing: PairList,
         *,
         input_nc: int,
         target_nc: int,
@@ -62,10 +62,10 @@ class PairDataset(Dataset[dict[str, Any]]):
         repeat: int = 1,
         cache: int = 0,
         device: torch.device | None = None,
-        stand_in: bool = False,
+        replace_unreadable: bool = False,
     ):
         self.listing, self.crop_size, self.degrade = listing, crop_size, degrade
-        self.seed, self.repeat, self.stand_in = seed, repeat, stand_in
+        self.seed, self.repeat, self.replace_unreadable = seed, repeat, replace_unreadable
         self.unreadable: set[int] = set()
         self.scale = listing.scale * (degrade.scale if degrade else 1)
         self.augment = AUGMENTATIONS[augment]
@@ -77,18 +77,20 @@ class PairDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.listing.pairs) * self.repeat
 
-    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> "dict[str, Any] | Refusal":
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> "dict[str, Any] | UserError":
         """The batch of these samples (torch asks for it so), or what is wrong with one of them."""
         samples = []
         for key in keys:
             try:
                 samples.append(self._sample(key))
             except Exception as error:  # whatever it is: a worker's exception may not survive the way back
-                return as_refusal(error, self.listing.pairs[self.position(key)])
+                return as_user_error(error, self.listing.pairs[self.position(key)])
         shapes = {tuple(images[-1].shape): name for name, images in samples}
         if len(shapes) > 1:  # of files whose headers were not all read before
             sizes = ", ".join(f"{name}: {shape[1]} x {shape[0]}" for shape, name in shapes.items())
-            return Refusal("the images of a batch need one size", sizes, "add --crop_size or --size", code=1)
+            return UserError(
+                "the images of a batch need one size", sizes, "add --crop_size or --size", code=1
+            )
         return self._batch(samples)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
@@ -106,7 +108,7 @@ class PairDataset(Dataset[dict[str, Any]]):
             try:
                 images = random_crop(images, self.crop_size, rng, self.scale)
             except ValueError as error:
-                raise Refusal(f"{name}: {error}", fix="lower --crop_size", code=1) from None
+                raise UserError(f"{name}: {error}", fix="lower --crop_size", code=1) from None
         images = self.augment(images, rng)
         if self.degrade:
             images[0] = self.degrade(to_float(images[0]), rng)
@@ -114,7 +116,7 @@ class PairDataset(Dataset[dict[str, Any]]):
 
     def _batch(self, samples: Sequence[tuple[str, Sequence[Any]]]) -> dict[str, Any]:
         names, pairs = zip(*samples, strict=True)
-        sides = (normalized(images, self.mean, self.std) for images in zip(*pairs, strict=True))
+        sides = (to_batch(images, self.mean, self.std) for images in zip(*pairs, strict=True))
         return {"name": list(names), **dict(zip(("input", "target"), sides, strict=False))}
 
     def whole(self, index: int) -> Whole:
@@ -130,7 +132,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         return (key if isinstance(key, int) else key[1]) % len(self.listing.pairs)
 
     def readable(self, which: int) -> tuple[str, list[Any]]:
-        """(name, images) of a pair, or with `stand_in` of the next one in the list that can be read.
+        """(name, images) of a pair, or with `replace_unreadable` of the next readable one in the list.
 
         Which one that is depends on the files alone, so a resumed run sees the same.
         """
@@ -138,13 +140,13 @@ class PairDataset(Dataset[dict[str, Any]]):
         for at in (i % len(pairs) for i in range(which, which + len(pairs))):
             try:
                 return pairs[at].name, self.read(at)
-            except Refusal as refusal:
-                if not self.stand_in:
+            except UserError as refusal:
+                if not self.replace_unreadable:
                     raise
                 if at not in self.unreadable:
                     self.unreadable.add(at)
                     print(f"skipped from now on: {refusal.what}: {refusal.why}", file=sys.stderr)
-        raise Refusal("no pair can be read any more", self.listing.where, code=1)
+        raise UserError("no pair can be read any more", self.listing.where, code=1)
 
     def read(self, which: int) -> list[Any]:
         """The decoded images `(H, W, C)` of one pair, from where they are kept; with `device` tensors."""
@@ -165,7 +167,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         return np.random.default_rng([self.seed, epoch + 1, index + 1])
 
 
-class WholeDataset(Dataset["Whole | Refusal"]):
+class WholeDataset(Dataset["Whole | UserError"]):
     """The pairs of a PairDataset one by one and whole, for judging; its loader takes `batch_size=None`."""
 
     def __init__(self, pairs: PairDataset):
@@ -174,18 +176,18 @@ class WholeDataset(Dataset["Whole | Refusal"]):
     def __len__(self) -> int:
         return len(self.pairs.listing.pairs)
 
-    def __getitem__(self, index: int) -> "Whole | Refusal":
+    def __getitem__(self, index: int) -> "Whole | UserError":
         try:
             return self.pairs.whole(index)
         except Exception as error:  # see PairDataset.__getitems__
-            return as_refusal(error, self.pairs.listing.pairs[index])
+            return as_user_error(error, self.pairs.listing.pairs[index])
 
 
-def as_refusal(error: Exception, pair: Pair) -> Refusal:
+def as_user_error(error: Exception, pair: Pair) -> UserError:
     """What went wrong with one pair while the run is under way, in a form that survives pickling."""
-    if isinstance(error, Refusal):
-        return Refusal(error.what, error.why, error.fix, code=1)
-    return Refusal(
+    if isinstance(error, UserError):
+        return UserError(error.what, error.why, error.fix, code=1)
+    return UserError(
         f"{pair.input or pair.name}: {type(error).__name__}", str(error), "replace or remove it", code=1
     )
 
@@ -194,7 +196,7 @@ def _whole_blocks(image: Array, scale: int) -> Array:
     """The image without the last rows and columns that do not fill a block of `scale` (as SR papers crop)."""
     height, width = image.shape[:2]
     if height < scale or width < scale:
-        raise Refusal(f"an image of {width} x {height} pixels cannot be made {scale} times smaller")
+        raise UserError(f"an image of {width} x {height} pixels cannot be made {scale} times smaller")
     return image[: height - height % scale, : width - width % scale]
 
 
@@ -210,21 +212,21 @@ def check_training_sizes(
     step.
 
     Raises:
-        Refusal: an image smaller than the crop, whole images of several sizes in one batch, or a square that
-            is no multiple of the scale.
+        UserError: an image smaller than the crop, whole images of several sizes in one batch, or a
+            square that is no multiple of the scale.
     """
     for flag, side in (("crop_size", crop_size), ("size", size)):
         if side and side % scale:
-            raise Refusal(f"--{flag} {side} is no multiple of the scale {scale}", fix="raise or lower it")
+            raise UserError(f"--{flag} {side} is no multiple of the scale {scale}", fix="raise or lower it")
     if size:
         return
     smallest, at = min((min(pair), i) for i, pair in enumerate(sizes))
     if crop_size and smallest - smallest % scale < crop_size:
         which = f" of {names[at]}" if at < len(names) else ""
         why = f"one side{which} has {smallest} pixels"
-        raise Refusal(f"--crop_size {crop_size} is larger than an image", why, "lower it")
+        raise UserError(f"--crop_size {crop_size} is larger than an image", why, "lower it")
     if not crop_size and batch_size > 1 and len(set(sizes)) > 1:
-        raise Refusal(
+        raise UserError(
             f"--batchSize {batch_size} needs images of one size",
             f"{len(set(sizes))} sizes found",
             "add --crop_size or --size",

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 Array = np.ndarray
 Action = Callable[[Array, np.random.Generator], Array]
@@ -280,7 +280,7 @@ def parse_degradation(spec: str) -> Degradation:
     """The chain that a spec such as `haze+noise:15` describes.
 
     Raises:
-        Refusal: an unknown name or a bad value.
+        UserError: an unknown name or a bad value.
     """
     steps = [parse_step(part, spec) for part in spec.split("+")]
     return Degradation(
@@ -296,17 +296,17 @@ def parse_step(part: str, spec: str) -> Step:
     name, colon, value = part.partition(":")
     known = f"one of {', '.join(DEGRADATIONS)}"
     if not name:
-        raise Refusal(f"a part without a name [--degrade {spec}]", f"{part!r} between the +", known)
+        raise UserError(f"a part without a name [--degrade {spec}]", f"{part!r} between the +", known)
     if name not in DEGRADATIONS:
         close = difflib.get_close_matches(name.lower(), DEGRADATIONS, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise Refusal(f"unknown degradation {name!r} [--degrade {spec}]", fix=hint + known)
+        raise UserError(f"unknown degradation {name!r} [--degrade {spec}]", fix=hint + known)
     try:
         if colon and not value:
             raise ValueError("nothing after the colon")
         return DEGRADATIONS[name](value)
     except ValueError as error:
-        raise Refusal(f"bad value in [--degrade {spec}]", f"{part}: {error}") from None
+        raise UserError(f"bad value in [--degrade {spec}]", f"{part}: {error}") from None
 
 
 def parse_range(value: str, least: float, most: float) -> tuple[float, float]:

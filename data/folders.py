@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data.images import SUFFIXES
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 SPLITS = ("train", "val", "test")
 FOLDERS = (  # (input, target): names that data sets use, in any mixture of capitals
@@ -61,12 +61,12 @@ def images_in(place: Path) -> tuple[Path, list[str]]:
     """(folder, names in it) of a folder, or of a single file.
 
     Raises:
-        Refusal: a file that is no image by its name.
+        UserError: a file that is no image by its name.
     """
     if not place.is_file():
         return place, list_images(place)
     if not place.name.lower().endswith(SUFFIXES):
-        raise Refusal(f"{place} is no image", fix=f"name a folder, or a file of {', '.join(SUFFIXES)}")
+        raise UserError(f"{place} is no image", fix=f"name a folder, or a file of {', '.join(SUFFIXES)}")
     return place.parent, [place.name]
 
 
@@ -74,17 +74,19 @@ def split_folder(root: Path, split: str) -> Path:
     """`root/split`, or `root` itself where it has no split folders at all, or is one file.
 
     Raises:
-        Refusal: no such folder, or other splits exist but not this one, or it lies in a pair of folders.
+        UserError: no such folder, or other splits exist but not this one, or it lies in a pair of folders.
     """
     if not root.exists():
-        raise Refusal(
+        raise UserError(
             f"no such folder [--dataroot {root}]", fix=f"name a folder, or 'demo'{_neighbours(root)}"
         )
     present = splits_of(root)
     if present and split not in present:
-        raise Refusal(f"{root} has no split '{split}'", f"it has {', '.join(present)}", "choose one of these")
+        raise UserError(
+            f"{root} has no split '{split}'", f"it has {', '.join(present)}", "choose one of these"
+        )
     if present and not (root / split).is_dir():  # trainA next to trainB: the root itself holds all splits
-        raise Refusal(
+        raise UserError(
             f"{root} has its split '{split}' in two folders", f"it holds {held_by(root)}", "name one of them"
         )
     return root / split if present else root
@@ -128,7 +130,7 @@ def named_folder(root: Path, split: str, name: str, flag: str) -> Path:
     Where it holds split folders itself, never the whole of it.
 
     Raises:
-        Refusal: none of these is a folder.
+        UserError: none of these is a folder.
     """
     tried = split_folders(root, split, name)
     if not splits_of(root) and not Path(name).is_absolute():
@@ -138,7 +140,7 @@ def named_folder(root: Path, split: str, name: str, flag: str) -> Path:
         if folder.is_dir() and (folder.name == split or not any((folder / s).is_dir() for s in SPLITS)):
             return folder
     looked = ", ".join(str(folder) for folder in tried)
-    raise Refusal(
+    raise UserError(
         f"no such folder [--{flag} {name}]", f"looked for {looked}", f"{root} holds {held_by(root)}"
     )
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 Array = np.ndarray
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
@@ -54,29 +54,29 @@ class Header(NamedTuple):
 # ------------------------------------------------------------------------------------------------- depth
 
 
-def full_scale(dtype: Any) -> float:
+def max_value(dtype: Any) -> float:
     """The value that stands for 1.0: 255, 65535, or 1 for float images.
 
-    >>> full_scale(np.uint16)
+    >>> max_value(np.uint16)
     65535.0
     """
     kind = np.dtype(dtype)
     return float(np.iinfo(kind).max) if kind.kind == "u" else 1.0
 
 
-def levels_of(dtype: Any) -> int | None:
+def quant_levels(dtype: Any) -> int | None:
     """The largest value of an integer depth; None for float images, which have no steps.
 
-    >>> levels_of(np.uint8), levels_of(np.float32)
+    >>> quant_levels(np.uint8), quant_levels(np.float32)
     (255, None)
     """
-    return None if np.dtype(dtype).kind == "f" else int(full_scale(dtype))
+    return None if np.dtype(dtype).kind == "f" else int(max_value(dtype))
 
 
 def to_float(image: Array) -> Array:
     """A float32 array of full scale 1 of an image of any depth."""
     scaled = image.astype(np.float32)
-    scaled /= np.float32(full_scale(image.dtype))
+    scaled /= np.float32(max_value(image.dtype))
     return scaled
 
 
@@ -85,37 +85,37 @@ def to_float(image: Array) -> Array:
 
 @contextmanager
 def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """Open a file and check its header; whatever is wrong with it, here or in the block, is one Refusal.
+    """Open a file and check its header; whatever is wrong with it, here or in the block, is one UserError.
 
     Raises:
-        Refusal: unreadable, over `max_pixels`, or of a depth that is none of 8 bit, 16 bit and float.
+        UserError: unreadable, over `max_pixels`, or of a depth that is none of 8 bit, 16 bit and float.
     """
     try:
         # not by its path: Pillow would map an uncompressed TIFF into memory, and get turned ones wrong
         with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as file:
             if file.width * file.height > max_pixels:
                 size = f"{file.width} x {file.height} pixels, at most {max_pixels}"
-                raise Refusal(
+                raise UserError(
                     f"{path} is too large", size, "raise --max_pixels if it is meant to be, or remove it"
                 )
             if depth_of(file) not in DTYPES:
                 found = f"mode {file.mode}, {depth_of(file)} bits a channel"
-                raise Refusal(f"{path} has an unknown depth", found, "convert it to 8 or 16 bit, or float")
+                raise UserError(f"{path} has an unknown depth", found, "convert it to 8 or 16 bit, or float")
             if depth_of(file) > 8 and photometric_of(file) not in (BLACK_IS_ZERO, RGB):
                 found = f"photometric interpretation {photometric_of(file)}"  # CMYK, white is 0
-                raise Refusal(f"{path} is neither gray nor RGB", found, "convert it")
+                raise UserError(f"{path} is neither gray nor RGB", found, "convert it")
             yield file
-    except Refusal:
+    except UserError:
         raise
     except Exception as error:  # decoders raise many kinds
         what = str(error).replace("\n", " ")
-        raise Refusal(
+        raise UserError(
             f"{path} cannot be read", f"{type(error).__name__}: {what}", "replace or remove it"
         ) from None
 
 
 def header(path: Path, max_pixels: int = MAX_PIXELS) -> Header:
-    """The header of a file, without decoding it; Refusal as in `opened`."""
+    """The header of a file, without decoding it; UserError as in `opened`."""
     with opened(path, max_pixels) as file:
         width, height = file.size
         if file.format != "TIFF" and orientation_of(file, path) >= 5:  # Pillow turns TIFFs, and these only
@@ -124,12 +124,12 @@ def header(path: Path, max_pixels: int = MAX_PIXELS) -> Header:
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Array:
-    """Decode one image, upright, `(H, W, C)`; Refusal as in `opened`.
+    """Decode one image, upright, `(H, W, C)`; UserError as in `opened`.
 
     A palette and CMYK become RGB, alpha is dropped, an EXIF rotation is applied: alike on both sides.
 
     Raises:
-        Refusal: also where a float image leaves [0, 1], and for 16-bit colour without the extra `[tiff]`.
+        UserError: also where a float image leaves [0, 1], and for 16-bit colour without the extra `[tiff]`.
     """
     with opened(path, max_pixels) as file:
         depth, orientation = depth_of(file), orientation_of(file, path)
@@ -142,7 +142,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Array:
         image = image[:, :, : 1 if image.shape[2] <= 2 else 3].astype(DTYPES[depth], copy=False)
         if depth == 32 and not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
             found = f"its values lie between {image.min():g} and {image.max():g}"
-            raise Refusal(f"{path} leaves [0, 1]", found, "scale float images to [0, 1]")
+            raise UserError(f"{path} leaves [0, 1]", found, "scale float images to [0, 1]")
         return upright(image, orientation)
 
 
@@ -181,7 +181,7 @@ def _read_deep(path: Path, kind: str) -> Array:
         import imagecodecs
         import tifffile
     except ImportError:
-        raise Refusal(
+        raise UserError(
             f"{path} needs more than Pillow",
             "it has more than 8 bits a channel in colour, or big-endian compressed floats",
             'pip install -e ".[tiff]"',
@@ -262,7 +262,7 @@ def save_image(image: Array, path: Path) -> None:
     """Write `(H, W, C)` of any depth as PNG, or as TIFF where `path` says so or the values are floats.
 
     Raises:
-        Refusal: 16-bit or float colour without the extra `[tiff]`.
+        UserError: 16-bit or float colour without the extra `[tiff]`.
     """
     flat = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
     if image.dtype == np.uint8 or image.shape[2] == 1:
@@ -272,7 +272,7 @@ def save_image(image: Array, path: Path) -> None:
         import imagecodecs
         import tifffile
     except ImportError:
-        raise Refusal(f"{path} needs more than Pillow", fix='pip install -e ".[tiff]"', code=1) from None
+        raise UserError(f"{path} needs more than Pillow", fix='pip install -e ".[tiff]"', code=1) from None
     if path.suffix.lower() == ".png":
         path.write_bytes(
             imagecodecs.png_encode(flat.copy())

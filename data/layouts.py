@@ -1,6 +1,6 @@
 """Which files make a pair: the layouts that users have on disk.
 
-A layout is a function `(source, split) -> Listing`; listing decodes no pixel.
+A layout is a function `(source, split) -> PairList`; listing decodes no pixel.
 """
 
 import csv
@@ -33,7 +33,7 @@ from data.folders import (
 )
 from data.images import MAX_PIXELS, SUFFIXES, Header, header, read_image
 from data.matching import match_endings, match_names
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 Array = np.ndarray
 
@@ -68,7 +68,7 @@ class Pair(NamedTuple):
     group: str
 
 
-class Listing(NamedTuple):
+class PairList(NamedTuple):
     """The pairs of one split, and how to read one of them as two arrays (see `data.images`).
 
     `read` can be pickled: loader processes that are not forked get it so, and what it is bound to.
@@ -101,19 +101,19 @@ class Listing(NamedTuple):
 # --------------------------------------------------------------------------------------------------- layouts
 
 
-def pairs(source: Source, split: str) -> Listing:
+def pairs(source: Source, split: str) -> PairList:
     """`ROOT/{train,val,test}/{input,target}`, other known names of the two, or `--input_dir --target_dir`."""
     root = Path(source.root)
     if source.input_dir and source.target_dir:
         first = named_folder(root, split, source.input_dir, "input_dir")
         second = named_folder(root, split, source.target_dir, "target_dir")
     elif source.input_dir:
-        raise Refusal("--input_dir without --target_dir makes no pairs", fix="give both")
+        raise UserError("--input_dir without --target_dir makes no pairs", fix="give both")
     else:
         folders = pair_folders(root, split)
         if folders is None:
             known = ", ".join(f"{a}/{b}" for a, b in FOLDERS)
-            raise Refusal(
+            raise UserError(
                 f"no pair of folders under {split_folder(root, split)}",
                 f"it holds {held_by(split_folder(root, split))}",
                 f"name them by --input_dir and --target_dir, or as one of {known}",
@@ -122,23 +122,23 @@ def pairs(source: Source, split: str) -> Listing:
     names = match_names(list_images(first), list_images(second), source.pair_by)
     found = [Pair(a, first / a, second / b, b) for a, b in sorted(names.items())]
     where = f"{first} -> {second.name if second.parent == first.parent else second}"
-    return Listing("pairs", split, where, found, partial(two_files, source), source.scale, source.max_pixels)
+    return PairList("pairs", split, where, found, partial(two_files, source), source.scale, source.max_pixels)
 
 
-def suffix(source: Source, split: str) -> Listing:
+def suffix(source: Source, split: str) -> PairList:
     """Both images of a pair in one folder, told apart by the end of their names: `x_LR.png`, `x_HR.png`."""
     folder = split_folder(Path(source.root), split)
     names = match_endings(list_images(folder))
     if names is None:
-        raise Refusal(f"no pairs such as x_LR.png and x_HR.png in {folder}", f"it holds {held_by(folder)}")
+        raise UserError(f"no pairs such as x_LR.png and x_HR.png in {folder}", f"it holds {held_by(folder)}")
     if source.direction == "BtoA":
         names = {target: given for given, target in names.items()}
     found = [Pair(a, folder / a, folder / b, b) for a, b in sorted(names.items())]
     reads = partial(two_files, source)
-    return Listing("suffix", split, str(folder), found, reads, source.scale, source.max_pixels)
+    return PairList("suffix", split, str(folder), found, reads, source.scale, source.max_pixels)
 
 
-def manifest(source: Source, split: str) -> Listing:
+def manifest(source: Source, split: str) -> PairList:
     """A CSV file with the columns `input`, `target` (or `target` alone, with --degrade) and perhaps `split`.
 
     Paths are relative to its folder. Without the column `split` its rows belong to any split.
@@ -149,10 +149,12 @@ def manifest(source: Source, split: str) -> Listing:
     needed = "target" if source.degraded else "input"
     holes = [line for line, row in lines if not row.get(needed)]
     if holes:
-        raise Refusal(f"{path} lacks a value of '{needed}'", _first_lines(holes), "fill the column")
+        raise UserError(f"{path} lacks a value of '{needed}'", _first_lines(holes), "fill the column")
     present = sorted({row["split"] for row in rows if row.get("split")})
     if present and split not in present:
-        raise Refusal(f"{path} has no split '{split}'", f"it has {', '.join(present)}", "choose one of these")
+        raise UserError(
+            f"{path} has no split '{split}'", f"it has {', '.join(present)}", "choose one of these"
+        )
     found = []
     for row in rows:
         if present and row.get("split") != split:
@@ -166,14 +168,14 @@ def manifest(source: Source, split: str) -> Listing:
         )
     reads = partial(one_file if source.degraded else two_files, source)
     scale = 1 if source.degraded else source.scale
-    return Listing("manifest", split, str(path), found, reads, scale, source.max_pixels)
+    return PairList("manifest", split, str(path), found, reads, scale, source.max_pixels)
 
 
 def manifest_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """The rows of a manifest, each with the number of its (last) line.
 
     Raises:
-        Refusal: not readable as a CSV file, or without a column that is needed.
+        UserError: not readable as a CSV file, or without a column that is needed.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -181,14 +183,14 @@ def manifest_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             rows = [(reader.line_num, row) for row in reader]
             columns = set(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise Refusal(
+        raise UserError(
             f"{path} cannot be read", str(error), "name a CSV file with a line of headers"
         ) from None
     if not columns & {"input", "target"}:
-        raise Refusal(f"{path} is no manifest", f"its columns are {first_five(columns)}", "input,target")
+        raise UserError(f"{path} is no manifest", f"its columns are {first_five(columns)}", "input,target")
     holes = [line for line, row in rows if any(v is None or k is None for k, v in row.items())]
     if holes:
-        raise Refusal(
+        raise UserError(
             f"{path} has rows of another length", _first_lines(holes), "quote names that hold a comma"
         )
     return rows
@@ -199,33 +201,33 @@ def _first_lines(numbers: list[int]) -> str:
     return f"lines {shown}" + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
 
 
-def aligned(source: Source, split: str) -> Listing:
+def aligned(source: Source, split: str) -> PairList:
     """`ROOT/{train,val,test}/` holding images of two halves side by side; A is the left one."""
     folder = split_folder(Path(source.root), split)
     found = [Pair(name, folder / name, folder / name, name) for name in list_images(folder)]
     where, reads = f"{folder}, {source.direction}", partial(two_halves, source)
-    return Listing("aligned", split, where, found, reads, max_pixels=source.max_pixels)
+    return PairList("aligned", split, where, found, reads, max_pixels=source.max_pixels)
 
 
-def clean(source: Source, split: str) -> Listing:
+def clean(source: Source, split: str) -> PairList:
     """Clean images in one folder or in `ROOT/{train,val,test}/`; `--degrade` makes the inputs."""
     folder, names = images_in(split_folder(Path(source.root), split))
     found = [Pair(name, folder / name, folder / name, name) for name in names]
     reads = partial(one_file, source)
-    return Listing("clean", split, str(folder), found, reads, max_pixels=source.max_pixels)
+    return PairList("clean", split, str(folder), found, reads, max_pixels=source.max_pixels)
 
 
-def inputs(source: Source, split: str) -> Listing:
+def inputs(source: Source, split: str) -> PairList:
     """A folder of inputs, or one image, without targets: outputs, but no metrics."""
     root = Path(source.root)
     place = named_folder(root, split, source.input_dir, "input_dir") if source.input_dir else None
     folder, names = images_in(place or split_folder(root, split))
     found = [Pair(name, folder / name, None, name) for name in names]
     reads = partial(input_alone, source)
-    return Listing("inputs", split, str(folder), found, reads, max_pixels=source.max_pixels)
+    return PairList("inputs", split, str(folder), found, reads, max_pixels=source.max_pixels)
 
 
-def demo(source: Source, split: str) -> Listing:
+def demo(source: Source, split: str) -> PairList:
     """`demo` or `demo:SCENES:SIZE`: rendered scenes, no files (default 160 scenes of 160 x 160 to train on).
 
     An eighth as many other scenes make the test split; each scene comes in several strengths of haze.
@@ -239,12 +241,12 @@ def demo(source: Source, split: str) -> Listing:
         else (0, 0)
     )
     if scenes < 1 or size < 16:
-        raise Refusal(
+        raise UserError(
             f"bad demo data [--dataroot {source.root}]",
             fix="demo or demo:SCENES:SIZE, with SIZE of at least 16",
         )
     if split not in ("train", "test"):
-        raise Refusal(f"demo has no split '{split}'", "it has train, test")
+        raise UserError(f"demo has no split '{split}'", "it has train, test")
     first, count = (
         (0, scenes) if split == "train" else (1_000_000, max(1, scenes // 8))
     )  # never the same scene
@@ -254,10 +256,10 @@ def demo(source: Source, split: str) -> Listing:
         for level in range(1 if source.degraded else HAZES)
     ]
     reads = partial(rendered, source, first, size)
-    return Listing("demo", split, f"{size} x {size} pixels, rendered", found, reads)
+    return PairList("demo", split, f"{size} x {size} pixels, rendered", found, reads)
 
 
-LAYOUTS: dict[str, Callable[[Source, str], Listing]] = {
+LAYOUTS: dict[str, Callable[[Source, str], PairList]] = {
     "pairs": pairs,
     "suffix": suffix,
     "manifest": manifest,
@@ -323,13 +325,13 @@ def check_sizes(pair: Pair, given: tuple[int, ...], target: tuple[int, ...], sca
         what = f"a target is not {scale} times the size of its input"
         hint = f"--degrade sr:{scale} makes inputs from clean images" if factor == 1 else hint
     sizes = "{} is {} x {}, {} is {} x {}".format(pair.input, *given, pair.target, *target)
-    raise Refusal(what, sizes, hint or "crop, resize or remove them")
+    raise UserError(what, sizes, hint or "crop, resize or remove them")
 
 
 def _half(path: Path, width: int) -> int:
     half, odd = divmod(width, 2)
     if odd:
-        raise Refusal(f"{path} has an odd width", f"{width} pixels cannot be halved")
+        raise UserError(f"{path} has an odd width", f"{width} pixels cannot be halved")
     return half
 
 
@@ -359,7 +361,7 @@ def detect(source: Source, split: str) -> str:
     if names:
         return "inputs"
     holds = first_five(path.name for path in folder.iterdir() if path.is_dir())
-    raise Refusal(
+    raise UserError(
         f"no pairs found [--dataroot {root}]",
         f"{folder} holds {holds}",
         "name the folder of one set, with its pairs in train/input and train/target (see the README)",
@@ -378,36 +380,36 @@ def _refuse_pairs_as_clean(root: Path, split: str) -> None:
     """Inputs and targets together are no clean images, unless the user says so."""
     both = pair_folders(root, split)
     if both:
-        raise Refusal(
+        raise UserError(
             "--degrade makes inputs from clean images, these are pairs",
             f"{both[0]} and {both[1]}",
             f"--dataroot {both[1]}, or --layout clean to take both as clean, or leave --degrade out",
         )
 
 
-def find_pairs(source: Source, split: str, need_targets: bool = False) -> Listing:
+def find_pairs(source: Source, split: str, need_targets: bool = False) -> PairList:
     """List the pairs of one split.
 
     Raises:
-        Refusal: nothing found, no targets though needed, names that do not match, or a layout and `--degrade`
-            that contradict each other.
+        UserError: nothing found, no targets though needed, names that do not match, or a layout and
+            `--degrade` that contradict each other.
     """
     if source.target_dir and not source.input_dir:
-        raise Refusal("--target_dir needs --input_dir", fix="give both")
+        raise UserError("--target_dir needs --input_dir", fix="give both")
     name = detect(source, split) if source.layout == "auto" else source.layout
     if (name == "clean") != source.degraded and not (name in ("demo", "manifest") and source.degraded):
-        raise Refusal(
+        raise UserError(
             f"--layout {name} {'takes no' if source.degraded else 'needs'} --degrade",
             fix="give both or neither",
         )
     for flag in ("input_dir", "target_dir", "pair_by"):
         if getattr(source, flag) and name not in ("pairs", "inputs"):
-            raise Refusal(f"--{flag} means nothing for --layout {name}", fix="leave it out")
+            raise UserError(f"--{flag} means nothing for --layout {name}", fix="leave it out")
     if source.scale > 1 and name in ("aligned", "demo"):
         fix = f"--degrade sr:{source.scale} makes inputs from its targets; or leave --scale out"
-        raise Refusal(f"--layout {name} holds no targets of --scale {source.scale}", fix=fix)
+        raise UserError(f"--layout {name} holds no targets of --scale {source.scale}", fix=fix)
     if name == "inputs" and need_targets:
-        raise Refusal(
+        raise UserError(
             f"no targets found [--dataroot {source.root}]",
             f"it holds {held_by(Path(source.root))}",
             "name the folder of one set; its pairs in train/input and train/target; or give --degrade",
@@ -415,9 +417,9 @@ def find_pairs(source: Source, split: str, need_targets: bool = False) -> Listin
     with uncollected():
         listing = LAYOUTS[name](source, split)
     if not listing.pairs:
-        raise Refusal(f"no images in {listing.where}", fix=f"known kinds: {', '.join(SUFFIXES)}")
+        raise UserError(f"no images in {listing.where}", fix=f"known kinds: {', '.join(SUFFIXES)}")
     if need_targets and any(pair.target is None for pair in listing.pairs) and name == "manifest":
-        raise Refusal(f"{listing.where} has rows without a target", fix="fill the column 'target'")
+        raise UserError(f"{listing.where} has rows without a target", fix="fill the column 'target'")
     return listing
 
 
@@ -447,17 +449,17 @@ def splits_present(source: Source) -> list[str]:
     return splits_of(root)
 
 
-def shared_files(listing: Listing, source: Source, split: str) -> int:
+def shared_files(listing: PairList, source: Source, split: str) -> int:
     """How many files of a listing also belong to `split` of a source; 0 where that is no more."""
     try:
         return len(listing.files() & find_pairs(source, split).files())
-    except Refusal:
+    except UserError:
         return 0
 
 
 def validation(
-    listing: Listing, source: Source, val_from: str, share: float, seed: int
-) -> tuple[Listing, Listing]:
+    listing: PairList, source: Source, val_from: str, share: float, seed: int
+) -> tuple[PairList, PairList]:
     """(training, validation) pairs: the `val` split where it exists and may be used, else a part of train.
 
     Never the test split: choosing a checkpoint on the test images is a leak.
@@ -467,7 +469,7 @@ def validation(
     return hold_out(listing, share, seed)
 
 
-def hold_out(listing: Listing, share: float, seed: int) -> tuple[Listing, Listing]:
+def hold_out(listing: PairList, share: float, seed: int) -> tuple[PairList, PairList]:
     """Part the targets, with all their inputs, into (training, validation); a share of 0 holds none out."""
     groups = sorted({pair.group for pair in listing.pairs})
     count = min(max(1, round(share * len(groups))), len(groups) - 1) if share > 0 else 0
@@ -480,7 +482,7 @@ def hold_out(listing: Listing, share: float, seed: int) -> tuple[Listing, Listin
 # -------------------------------------------------------------------------------------------- reading headers
 
 
-class Survey(NamedTuple):
+class HeaderScan(NamedTuple):
     """What the headers of a listing say: channels, and how often each size and each kind of input occurs."""
 
     input_nc: int
@@ -497,15 +499,17 @@ class Survey(NamedTuple):
         return f"headers of {len(self.sizes)} pairs: {size}; {kinds}"
 
 
-def survey(listing: Listing, limit: int | None = 1000) -> Survey:
+def scan_headers(listing: PairList, limit: int | None = 1000) -> HeaderScan:
     """Read at most `limit` headers of a listing.
 
     Raises:
-        Refusal: an unreadable header, or the two images of a pair do not fit in size.
+        UserError: an unreadable header, or the two images of a pair do not fit in size.
     """
     if listing.layout == "demo":
         image, _ = listing.read(listing.pairs[0])
-        return Survey(3, 3, 8, [(image.shape[1], image.shape[0])], Counter({"rendered": len(listing.pairs)}))
+        return HeaderScan(
+            3, 3, 8, [(image.shape[1], image.shape[0])], Counter({"rendered": len(listing.pairs)})
+        )
     input_nc = target_nc = depth = 1
     sizes = []
     kinds: Counter[str] = Counter()
@@ -519,11 +523,11 @@ def survey(listing: Listing, limit: int | None = 1000) -> Survey:
         depth = max(depth, given.depth, target.depth)
         sizes.append((target.width, target.height))
         kinds.update({given.kind, target.kind})
-    return Survey(input_nc, target_nc, depth, sizes, kinds)
+    return HeaderScan(input_nc, target_nc, depth, sizes, kinds)
 
 
-def pair_headers(pair: Pair, listing: Listing) -> tuple[Header, Header]:
-    """(input's header, target's header) of a pair of files, checked; see `survey`."""
+def pair_headers(pair: Pair, listing: PairList) -> tuple[Header, Header]:
+    """(input's header, target's header) of a pair of files, checked; see `scan_headers`."""
     assert pair.input is not None
     given = header(pair.input, listing.max_pixels)
     if listing.layout == "aligned":

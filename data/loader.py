@@ -4,17 +4,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from utils.system.errors import Refusal, first_sentence
+from utils.system.errors import UserError, first_sentence
 
 
-def as_it_is(sample: Any) -> Any:
-    """Collate nothing: what our datasets give is a batch, or one whole image, or a Refusal, which would lose
-    its words if a worker raised it."""
+def no_collate(sample: Any) -> Any:
+    """Collate nothing: our datasets return a batch, one whole image, or a UserError (raised in a worker it
+    would lose its message)."""
     return sample
 
 
-class Batches:
-    """Iterate over a loader with `as_it_is`, any number of times.
+class LoaderIterator:
+    """Iterate over a loader with `no_collate`, any number of times.
 
     Raises here, in the main process, what a dataset refused, and counts in `waited_s` the seconds that the
     loop waited for data.
@@ -23,7 +23,7 @@ class Batches:
         skip: is told of each refusal instead, and the loop goes on.
     """
 
-    def __init__(self, loader: Iterable[Any], skip: Callable[[Refusal], object] | None = None):
+    def __init__(self, loader: Iterable[Any], skip: Callable[[UserError], object] | None = None):
         self.loader, self.skip = loader, skip
         self.waited_s = 0.0
 
@@ -36,14 +36,14 @@ class Batches:
             except StopIteration:
                 return
             except (RuntimeError, OSError, EOFError) as error:  # what a dead or hung worker leaves behind
-                raise Refusal(
+                raise UserError(
                     "a loader process died, or did not answer in time",
                     f"{type(error).__name__}: {first_sentence(error)}",
                     "lower --num_workers, raise --worker_timeout, or give more shared memory",
                     code=1,
                 ) from None
             self.waited_s += time.perf_counter() - started
-            if isinstance(batch, Refusal):
+            if isinstance(batch, UserError):
                 if self.skip is None:
                     raise batch
                 self.skip(batch)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from data.folders import first_five
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 ENDINGS = (  # (input, target): ends of the stems of pairs that lie in one folder, in any mixture of capitals
     ("_lr", "_hr"),
@@ -40,7 +40,7 @@ def match_names(inputs: Iterable[str], targets: Iterable[str], pair_by: str | No
     {'haze7x.png': 'gt7.png'}
 
     Raises:
-        Refusal: two files of one stem on a side, or files left over; names the first five of each side.
+        UserError: two files of one stem on a side, or files left over; names the first five of each side.
     """
     if pair_by is not None:
         return _match_keys(
@@ -66,7 +66,7 @@ def match_endings(names: Iterable[str]) -> dict[str, str] | None:
     ({'a_LR.png': 'a_HR.png'}, None)
 
     Raises:
-        Refusal: every name ends so, but some have no partner.
+        UserError: every name ends so, but some have no partner.
     """
     names = list(names)
     stems = {name: stem_of(name).lower() for name in names}
@@ -98,7 +98,7 @@ def _by_regex(names: Iterable[str], pair_by: str) -> list[tuple[str, str]]:
     found = [(name, search(unicodedata.normalize("NFC", name))) for name in names]
     missed = [name for name, match in found if match is None]
     if missed:
-        raise Refusal(f"[--pair_by {pair_by}] finds nothing in {len(missed)} names", first_five(missed))
+        raise UserError(f"[--pair_by {pair_by}] finds nothing in {len(missed)} names", first_five(missed))
     return [
         ("\n".join(group or "" for group in (match.groups() or (match.group(),))), name)
         for name, match in found
@@ -112,7 +112,7 @@ def _unique(keyed: Iterable[tuple[str, str]], side: str) -> dict[str, str]:
     if len(found) < len(keyed):
         count = Counter(key for key, _ in keyed)
         double = [name for key, name in keyed if count[key] > 1]
-        raise Refusal(f"several {side} files share one name", first_five(double), "keep one of each")
+        raise UserError(f"several {side} files share one name", first_five(double), "keep one of each")
     return found
 
 
@@ -138,7 +138,7 @@ def _longest_prefix(stem: str, goals: dict[str, str]) -> str | None:
 
 def _refuse_lone(lone_inputs: list[str], lone_targets: list[str]) -> None:
     if lone_inputs or lone_targets:
-        raise Refusal(
+        raise UserError(
             f"{len(lone_inputs)} inputs and {len(lone_targets)} targets have no partner",
             f"inputs: {first_five(lone_inputs)}; targets: {first_five(lone_targets)}",
             "give both files of a pair one name, or inputs the target's name followed by _ and anything, "

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -20,17 +20,17 @@ class EpochSampler(Sampler[tuple[int, int]]):
         batch_size: samples in one optimizer step over all processes.
 
     Raises:
-        Refusal: a batch that cannot be filled, or split over the processes.
+        UserError: a batch that cannot be filled, or split over the processes.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):
         if batch_size % world:
-            raise Refusal(
+            raise UserError(
                 f"--batchSize {batch_size} cannot be split over {world} processes",
                 fix=f"use a multiple of {world}",
             )
         if size < batch_size:
-            raise Refusal(
+            raise UserError(
                 f"one epoch of {size} samples is smaller than --batchSize {batch_size}", fix="raise --repeat"
             )
         self.size, self.batch_size, self.seed = size, batch_size, seed

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data.images import levels_of
+from data.images import quant_levels
 from utils.system.compat import transforms
 
 Array = np.ndarray
@@ -44,7 +44,7 @@ def transformed(image: Array, transform: Transform) -> Array:
     if image.dtype == np.uint8:
         carrier = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
         return as_array(np.asarray(transform(carrier)))
-    levels = levels_of(image.dtype)
+    levels = quant_levels(image.dtype)
     tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32))
     changed = transform(tensor).numpy().transpose(1, 2, 0)  # type: ignore[attr-defined]
     return np.rint(np.clip(changed, 0, levels)).astype(image.dtype) if levels else changed
@@ -54,7 +54,7 @@ def as_array(image: Array) -> Array:
     return image if image.ndim == 3 else image[:, :, None]
 
 
-def normalized(images: Sequence[Any], mean: float, std: float) -> torch.Tensor:
+def to_batch(images: Sequence[Any], mean: float, std: float) -> torch.Tensor:
     """A batch, float32 `(N, C, H, W)`, of images `(H, W, C)` of one size; `Normalize(mean, std)` of [0, 1].
 
     The bits of torchvision's `ToTensor` and `Normalize`, on every device: by true divisions, as dividing by a
@@ -85,6 +85,6 @@ def _full_scale_1(images: torch.Tensor) -> torch.Tensor:
     return planes
 
 
-def to_unit(image: torch.Tensor, mean: float, std: float) -> torch.Tensor:
+def denormalize(image: torch.Tensor, mean: float, std: float) -> torch.Tensor:
     """Undo Normalize(mean, std): what enters or leaves a network, back to [0, 1]; any shape, not clamped."""
     return image * std + mean

@@ -1,4 +1,4 @@
-"""Networks, losses and initialisations by name. Listing them imports no torch; building one does.
+"""Networks, losses and initialisations by name. PairList them imports no torch; building one does.
 
 To add a network: one file in this folder, one line in NETWORKS. The keywords of the line are its own flags
 and their defaults; a flag that a network does not name is refused for it.
@@ -9,7 +9,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,16 +85,16 @@ def build_network(model: str, *, scale: int = 1, residual: bool = False, **argum
         arguments: `input_nc`, `output_nc`, and all of `network_defaults(model)`.
 
     Raises:
-        Refusal: `residual` where the output cannot be subtracted from the input, or already is.
+        UserError: `residual` where the output cannot be subtracted from the input, or already is.
     """
     if residual and model in RESIDUAL:
-        raise Refusal(f"--residual means nothing for --model {model}", "it does so itself", "leave it out")
+        raise UserError(f"--residual means nothing for --model {model}", "it does so itself", "leave it out")
     if residual and arguments["input_nc"] not in (1, arguments["output_nc"]):
         channels = f"{arguments['input_nc']} channels in, {arguments['output_nc']} out"
-        raise Refusal("--residual has nothing to subtract from", channels, "leave it out")
+        raise UserError("--residual has nothing to subtract from", channels, "leave it out")
     net = NETWORKS[model](**arguments)
     if residual and getattr(net, "scale", 1) > 1:
-        raise Refusal("--residual wants an output of the input's size", f"--model {model} enlarges")
+        raise UserError("--residual wants an output of the input's size", f"--model {model} enlarges")
     if scale > 1 and not hasattr(net, "scale"):  # one that does not enlarge by itself
         from models.layers import enlarge_input
 

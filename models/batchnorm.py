@@ -4,23 +4,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from utils.system.distributed import Place
+from utils.system.distributed import Ranks
 
 
-def share_statistics(net: nn.Module, place: Place) -> None:
+def sync_batchnorm(net: nn.Module, ranks: Ranks) -> None:
     """Let every BatchNorm2d of a network take its statistics over all processes of the run, in place.
 
     torch's SyncBatchNorm where it works, on GPUs; the same on CPUs. Names and values of the weights stay.
     """
-    if place.world == 1:
+    if ranks.world == 1:
         return
-    if place.device.type == "cuda":
+    if ranks.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(net)
         return
     for module in list(net.modules()):
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:
-                setattr(module, name, SharedBatchNorm2d.like(child, place.world))
+                setattr(module, name, SharedBatchNorm2d.like(child, ranks.world))
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):

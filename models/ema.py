@@ -33,7 +33,7 @@ def warmed(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
     return update
 
 
-class Average:
+class EMA:
     """Follows `net` with weights and buffers averaged by `decay`, or with a decay of 0 is `net` itself.
 
     Attributes:

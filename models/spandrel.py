@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from models.layers import pad_to
 from models.weights import read_weights
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 OWN = "net."  # what the name of each weight of Zoo begins with
 
@@ -22,7 +22,7 @@ class Zoo(nn.Module):
         multiple, min_size: what the network wants its sides to be; inputs are padded to it.
 
     Raises:
-        Refusal: spandrel is missing, the file is none of weights or of no network that spandrel knows, or
+        UserError: spandrel is missing, the file is none of weights or of no network that spandrel knows, or
             the network has other channels than `input_nc` and `output_nc`.
     """
 
@@ -31,7 +31,7 @@ class Zoo(nn.Module):
         try:
             import spandrel
         except ImportError as error:
-            raise Refusal(
+            raise UserError(
                 "--model spandrel needs the extra [zoo]", str(error), "pip install spandrel"
             ) from None
         state = read_weights(Path(weights))
@@ -41,14 +41,14 @@ class Zoo(nn.Module):
             found = spandrel.ModelLoader().load_from_state_dict(dict(state))
         except Exception as error:  # whatever an architecture stumbles over in weights that are not its own
             why = f"{len(state)} tensors, such as {next(iter(state))} ({type(error).__name__})"
-            raise Refusal(f"{weights} is of no network that spandrel knows", why) from None
+            raise UserError(f"{weights} is of no network that spandrel knows", why) from None
         pictures = isinstance(found, spandrel.ImageModelDescriptor)
         if not pictures or found.size_requirements.square:
             needs = "squares" if pictures else "a mask beside the image"
-            raise Refusal(f"{weights} is of a network that wants {needs}", found.architecture.name)
+            raise UserError(f"{weights} is of a network that wants {needs}", found.architecture.name)
         given, own = (input_nc, output_nc), (found.input_channels, found.output_channels)
         if given != own:
-            raise Refusal(
+            raise UserError(
                 f"{weights} has other channels [--input_nc, --output_nc]",
                 f"{own[0]} to {own[1]}, asked for {given[0]} to {given[1]}",
                 f"--input_nc {own[0]} --output_nc {own[1]}",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from utils.run import checkpoint
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 CONTAINERS = (
     "params_ema",
@@ -43,7 +43,7 @@ def load_weights(net: nn.Module, path: Path) -> str:
         What was done, on one line; "" where the names matched as they are.
 
     Raises:
-        Refusal: no readable file, values that are not finite, or tensors that do not fit; lists five of each.
+        UserError: no readable file, non-finite values, or tensors that do not fit (lists five of each).
     """
     value = checkpoint.load(path, older=True)
     tensors = bare_weights(value)
@@ -70,11 +70,11 @@ def read_weights(path: Path) -> State:
     """The finite tensors by name in a file, without its containers; prefixes stay.
 
     Raises:
-        Refusal: no readable file, no tensors in it, or values that are not finite.
+        UserError: no readable file, no tensors in it, or values that are not finite.
     """
     tensors = bare_weights(checkpoint.load(path, older=True))
     if not tensors:
-        raise Refusal(f"{path} holds no weights", fix="name a file of a state_dict")
+        raise UserError(f"{path} holds no weights", fix="name a file of a state_dict")
     check_values(tensors, path)
     return tensors
 
@@ -108,9 +108,9 @@ def check_values(tensors: State, path: Path) -> None:
     no finite number for."""
     for key, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
-            raise Refusal(f"{path}: {key} is no plain tensor", f"{tensor.dtype}, {tensor.layout}")
+            raise UserError(f"{path}: {key} is no plain tensor", f"{tensor.dtype}, {tensor.layout}")
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
-            raise Refusal(
+            raise UserError(
                 f"{path}: {key} is not finite", "it holds nan or inf", "use another file of weights"
             )
 
@@ -193,7 +193,7 @@ def by_structure(net: nn.Module, wanted: State, found: State) -> tuple[State, li
     return state, said
 
 
-def unfit(path: Path, wanted: State, found: State) -> Refusal:
+def unfit(path: Path, wanted: State, found: State) -> UserError:
     """The refusal of a file whose tensors are not the network's."""
     lists = [
         ("missing", sorted(wanted.keys() - found.keys())),
@@ -201,7 +201,7 @@ def unfit(path: Path, wanted: State, found: State) -> Refusal:
         ("of another shape", misfits(wanted, found)),
     ]
     why = "; ".join(f"{len(keys)} {kind}: {', '.join(keys[:5])}" for kind, keys in lists if keys)
-    return Refusal(
+    return UserError(
         f"{path} does not fit the network",
         f"the network has {len(wanted)} tensors, the file {len(found)}; {why}",
         "give the network's flags that the file was made with",

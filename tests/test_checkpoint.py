@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.ema import Average
+from models.ema import EMA
 from utils.optim.optimizers import OPTIMIZERS
 from utils.run import checkpoint
 from utils.run.run import Run, cut_log, read_log
 from utils.system.atomic import write_text
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 
 def small_net(seed: int = 0) -> nn.Sequential:
@@ -137,14 +137,14 @@ def test_a_sound_file_is_read_back(saved: Path) -> None:
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.pth", tmp_path):
-        with pytest.raises(Refusal, match="no such file") as caught:
+        with pytest.raises(UserError, match="no such file") as caught:
             checkpoint.load(path)
         assert str(path) in caught.value.what
 
 
 def refused(path: Path) -> str:
     """The reason why `path` is refused."""
-    with pytest.raises(Refusal, match="damaged or no checkpoint") as caught:
+    with pytest.raises(UserError, match="damaged or no checkpoint") as caught:
         checkpoint.load(path)
     assert str(path) in caught.value.what and caught.value.fix
     assert "\n" not in caught.value.why and len(caught.value.why) < 300
@@ -269,7 +269,7 @@ def test_the_latest_state_serves_where_it_stands_exactly_there(run: Run) -> None
 
 @pytest.mark.parametrize("epoch", [1, 3, 11])
 def test_an_epoch_without_a_state_names_those_that_have_one(run: Run, epoch: int) -> None:
-    with pytest.raises(Refusal, match=f"no state after epoch {epoch} ") as caught:
+    with pytest.raises(UserError, match=f"no state after epoch {epoch} ") as caught:
         checkpoint.find_state(run, epoch, 3)
     assert caught.value.why == "saved: 2, 4, 10"
 
@@ -292,11 +292,11 @@ def test_a_damaged_state_is_skipped_for_the_newest_sound_one(run: Run, damage: C
     assert checkpoint.find_state(run, 0, 3, said.append)["tag"] == "epoch_0004"
     assert len(said) == 2 and all(line.startswith("skipped: ") for line in said)
     assert "latest_state.pth" in said[0] and "epoch_0010_state.pth" in said[1]
-    with pytest.raises(Refusal, match="epoch_0010_state"):  # asked for by name: never another one
+    with pytest.raises(UserError, match="epoch_0010_state"):  # asked for by name: never another one
         checkpoint.find_state(run, 10, 3, said.append)
     for tag in ("epoch_0002", "epoch_0004"):
         damage(run.state(tag))
-    with pytest.raises(Refusal, match="no sound state") as caught:
+    with pytest.raises(UserError, match="no sound state") as caught:
         checkpoint.find_state(run, 0, 3, said.append)
     assert all(name in caught.value.why for name in ("latest_state", "epoch_0002_state", "epoch_0010_state"))
 
@@ -379,7 +379,7 @@ def test_the_average_is_its_closed_form_buffers_included(decay: float) -> None:
     d_i is what i - 1 earlier averages give: (1 + n) / (10 + n) with n = i - 1.
     """
     net, generator = Walk(), torch.Generator().manual_seed(0)
-    average, walked = Average(net, decay), []
+    average, walked = EMA(net, decay), []
     for k in range(1, 8):
         walked.append(net.move(generator))
         average.update()
@@ -397,7 +397,7 @@ def test_the_average_is_its_closed_form_buffers_included(decay: float) -> None:
 
 def test_an_average_without_decay_is_the_network_itself() -> None:
     net = Walk()
-    average = Average(net, 0.0)
+    average = EMA(net, 0.0)
     assert average.net is net and average.state_dict() == {}
     net.move(torch.Generator().manual_seed(0))
     before = net.weight.clone()
@@ -409,13 +409,13 @@ def test_an_average_without_decay_is_the_network_itself() -> None:
 def test_an_average_that_went_on_from_a_file_is_the_same_to_the_bit(tmp_path: Path) -> None:
     steps = torch.Generator().manual_seed(0)
     net = Walk()
-    average = Average(net, 0.9)
+    average = EMA(net, 0.9)
     for _ in range(3):
         net.move(steps)
         average.update()
     checkpoint.save(checkpoint.collect(net=net, ema=average), tmp_path / "state.pth")
     twin = Walk()
-    resumed = Average(twin, 0.9)
+    resumed = EMA(twin, 0.9)
     checkpoint.restore(checkpoint.load(tmp_path / "state.pth"), net=twin, ema=resumed)
     assert equal(resumed.net.state_dict(), average.net.state_dict())
     for seed in range(3):
@@ -427,7 +427,7 @@ def test_an_average_that_went_on_from_a_file_is_the_same_to_the_bit(tmp_path: Pa
 
 def test_the_statistics_of_a_batch_norm_are_averaged_too() -> None:
     net = small_net().train()
-    average = Average(net, 0.9)
+    average = EMA(net, 0.9)
     for seed in range(3):
         net(torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(seed)) + seed)
         average.update()

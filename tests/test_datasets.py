@@ -18,15 +18,15 @@ from data.cache import DecodedImages
 from data.datasets import PairDataset, check_training_sizes
 from data.degrade import DEGRADATIONS, Degradation, parse_degradation
 from data.demo import render_pair, render_scene
-from data.images import full_scale
-from data.layouts import Listing, Pair, Source, find_pairs
-from data.loader import Batches, as_it_is
+from data.images import max_value
+from data.layouts import Pair, PairList, Source, find_pairs
+from data.loader import LoaderIterator, no_collate
 from data.sampler import EpochSampler
-from data.transforms import to_unit
+from data.transforms import denormalize
 from tests.conftest import ROOT
-from utils.eval.evaluator import doing_nothing
+from utils.eval.evaluator import input_baseline
 from utils.eval.metrics import Protocol
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 Array = np.ndarray
 NOISE_OF_25_DB = 20.1720  # 20 log10(255 / 25)
@@ -46,11 +46,11 @@ def clean_pair(pair: Pair) -> tuple[Array, Array]:
     return image, image
 
 
-def listing(count: int = 10, read: Callable[[Pair], Any] = negative_pair) -> Listing:
-    return Listing("test", "train", "memory", [Pair(str(i), None, None, str(i)) for i in range(count)], read)
+def listing(count: int = 10, read: Callable[[Pair], Any] = negative_pair) -> PairList:
+    return PairList("test", "train", "memory", [Pair(str(i), None, None, str(i)) for i in range(count)], read)
 
 
-def of_images(given: Image.Image, target: Image.Image) -> Listing:
+def of_images(given: Image.Image, target: Image.Image) -> PairList:
     images = [np.asarray(image).reshape(image.height, image.width, -1) for image in (given, target)]
     return listing(1, lambda pair: tuple(images))
 
@@ -93,7 +93,7 @@ def test_noise_of_a_test_image_does_not_depend_on_training() -> None:
     """A plain number is a whole image, drawn by (seed, index) alone."""
     whole = DEGRADED(seed=4)[3]
     assert whole["input"].shape == whole["target"].shape == (3, 24, 20)
-    assert torch.equal(to_unit(whole["target"], 0.5, 0.5).mul(255).round().byte(), as_bytes(colours(3)))
+    assert torch.equal(denormalize(whole["target"], 0.5, 0.5).mul(255).round().byte(), as_bytes(colours(3)))
     assert same(whole, DEGRADED(seed=4, repeat=3, cache=MUCH)[3])
     assert same(whole, PairDataset(listing(read=clean_pair), **KIND, seed=4, degrade=DEGRADED().degrade)[3])
     assert not torch.equal(whole["input"], DEGRADED(seed=5)[3]["input"])
@@ -111,7 +111,7 @@ def batches(epoch: int, offset: int, workers: int = 0, rank: int = 0, world: int
         4 // world,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=as_it_is,
+        collate_fn=no_collate,
         generator=torch.Generator(),
         drop_last=True,
     )
@@ -157,11 +157,11 @@ def test_a_refusal_of_a_worker_reads_like_one_of_the_main_process() -> None:
             dataset,
             sampler=[(0, 0), (0, 1)],
             num_workers=workers,
-            collate_fn=as_it_is,
+            collate_fn=no_collate,
             generator=torch.Generator(),
         )
-        with pytest.raises(Refusal) as caught:
-            next(iter(Batches(loader)))
+        with pytest.raises(UserError) as caught:
+            next(iter(LoaderIterator(loader)))
         told.append((str(caught.value), caught.value.code))
     assert told[0] == ("error: 0: 20 x 24 pixels are less than --crop_size 21\n  fix: lower --crop_size", 1)
     assert told[1] == told[0]
@@ -218,7 +218,7 @@ def test_every_window_of_an_image_is_drawn() -> None:
 
 
 def test_an_image_smaller_than_the_crop_is_named() -> None:
-    with pytest.raises(Refusal, match="7: 20 x 24 pixels are less than --crop_size 21") as caught:
+    with pytest.raises(UserError, match="7: 20 x 24 pixels are less than --crop_size 21") as caught:
         PairDataset(listing(), **KIND, crop_size=21)[0, 7]
     assert caught.value.code == 1 and "--crop_size" in caught.value.fix
 
@@ -227,7 +227,7 @@ def test_images_of_two_sizes_in_a_batch_are_named() -> None:
     """Where nobody asked for a crop, and the headers that were read all agreed."""
     unequal = listing(3, lambda pair: (colours(1, 24 if pair.name == "2" else 20),) * 2)
     batch = PairDataset(unequal, **KIND).__getitems__([(0, 0), (0, 1), (0, 2)])
-    assert isinstance(batch, Refusal) and batch.code == 1
+    assert isinstance(batch, UserError) and batch.code == 1
     assert (batch.why, batch.fix) == ("1: 20 x 20, 2: 20 x 24", "add --crop_size or --size")
     assert isinstance(PairDataset(unequal, **KIND, crop_size=20).__getitems__([(0, 0), (0, 2)]), dict)
 
@@ -299,7 +299,7 @@ def test_the_samples_of_a_step_do_not_depend_on_the_number_of_processes(world: i
     [(3, 4, 1, "raise --repeat"), (20, 10, 4, "use a multiple of 4"), (20, 1, 2, "use a multiple of 2")],
 )
 def test_a_batch_that_cannot_be_made_is_refused(size: int, batch: int, world: int, fix: str) -> None:
-    with pytest.raises(Refusal, match=f"--batchSize {batch}") as caught:
+    with pytest.raises(UserError, match=f"--batchSize {batch}") as caught:
         EpochSampler(size, batch, 0, 0, world)
     assert caught.value.fix == fix and caught.value.code == 2
 
@@ -331,7 +331,7 @@ def test_values_are_those_of_the_classic_recipe(
         assert tensor.dtype == torch.float32
         for values, wanted in (
             (tensor, expected_tensor(converted, mean, std)),
-            (to_unit(tensor, mean, std), expected_tensor(converted, 0, 1)),
+            (denormalize(tensor, mean, std), expected_tensor(converted, 0, 1)),
         ):
             assert values.shape == wanted.shape
             assert torch.allclose(values.double(), wanted, rtol=0, atol=1e-5)
@@ -399,7 +399,7 @@ def test_doing_nothing_about_noise_of_25(channels: int) -> None:
     degrade = parse_degradation("noise:25")
     dataset = PairDataset(listing(12, half_black), input_nc=channels, target_nc=channels, degrade=degrade)
     wholes = [dataset.whole(i) for i in range(len(dataset))]
-    each = [doing_nothing(w.input, w.target, Protocol())["psnr"] for w in wholes if w.target is not None]
+    each = [input_baseline(w.input, w.target, Protocol())["psnr"] for w in wholes if w.target is not None]
     assert np.mean(each) == pytest.approx(NOISE_OF_25_DB, abs=0.05)
     assert len(set(each)) == 12
 
@@ -457,7 +457,7 @@ noise:25+ +noise:25 noise:25,haze Noise:25 haze:3 haze+noise:x fog"""
 
 @pytest.mark.parametrize("spec", ["", *BAD_SPECS.split()])
 def test_a_bad_degradation_is_refused(spec: str) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UserError) as caught:
         parse_degradation(spec)
     assert f"--degrade {spec}" in caught.value.what and caught.value.code == 2
     assert caught.value.why or all(name in caught.value.fix for name in DEGRADATIONS)
@@ -469,7 +469,7 @@ def test_only_the_input_is_degraded(name: str) -> None:
         {"noise": "noise:25", "jpeg": "jpeg:10", "sr": "sr:2"}.get(name, name)
     )
     sample = PairDataset(listing(read=clean_pair), **KIND, degrade=degrade)[0]
-    assert torch.equal(to_unit(sample["target"], 0.5, 0.5).mul(255).round().byte(), as_bytes(colours(0)))
+    assert torch.equal(denormalize(sample["target"], 0.5, 0.5).mul(255).round().byte(), as_bytes(colours(0)))
     shape = (1 if name == "gray" else 3, 12 if name == "sr" else 24, 10 if name == "sr" else 20)
     assert sample["input"].shape == shape
     if shape == (3, 24, 20):
@@ -551,7 +551,7 @@ def test_no_change_of_colour_undoes_the_haze_of_demo() -> None:
 def test_sizes_that_cannot_be_trained_on_are_refused(
     sizes: list[tuple[int, int]], batch: int, size: int | None, crop: int | None, message: str
 ) -> None:
-    with pytest.raises(Refusal, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         check_training_sizes(sizes, batch, size, crop)
     assert caught.value.why and caught.value.fix and caught.value.code == 2
 
@@ -612,7 +612,7 @@ def deep_pair(pair: Pair) -> tuple[Array, Array]:
     """Of every depth, also of two in one batch."""
     image = np.random.default_rng(int(pair.name)).random((24, 20, 3))
     dtypes = DEPTHS[int(pair.name) % 3], DEPTHS[int(pair.name) // 3 % 3]
-    given, target = ((image * full_scale(dtype)).astype(dtype) for dtype in dtypes)
+    given, target = ((image * max_value(dtype)).astype(dtype) for dtype in dtypes)
     return given[::-1], target
 
 
@@ -667,12 +667,12 @@ if __name__ == "__main__":
     from torch.utils.data import DataLoader
     from data.datasets import PairDataset
     from data.layouts import Source, find_pairs
-    from data.loader import as_it_is
+    from data.loader import no_collate
     listing = find_pairs(Source("demo:2:32"), "train")
     dataset = PairDataset(listing, input_nc=3, target_nc=3, cache=2 * 32 * 32 * 3)
     here = lambda: sum(dataset.decoded.get(i) is not None for i in range(len(listing.pairs)))
     before = here()
-    for _ in DataLoader(dataset, num_workers=2, collate_fn=as_it_is):
+    for _ in DataLoader(dataset, num_workers=2, collate_fn=no_collate):
         pass
     print(len(listing.pairs), here(), before)
 """

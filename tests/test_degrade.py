@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from data.degrade import DEGRADATIONS, parse_degradation
 from tests.conftest import ROOT, dataset, pixels
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 Array = np.ndarray
 WHOLE = [
@@ -478,7 +478,7 @@ SR:2 blur+jpeg:101"""
 
 @pytest.mark.parametrize("spec", ["", " ", "noise:25 + blur", *BAD_SPECS.split()])
 def test_a_bad_spec_is_refused_by_its_flag(spec: str) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UserError) as caught:
         parse_degradation(spec)
     assert f"[--degrade {spec}]" in caught.value.what and caught.value.code == 2
     assert caught.value.why or all(name in caught.value.fix for name in DEGRADATIONS)
@@ -495,7 +495,7 @@ def test_a_bad_spec_is_refused_by_its_flag(spec: str) -> None:
     ],
 )
 def test_a_misspelt_name_gets_the_one_that_was_meant(spec: str, meant: str) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UserError) as caught:
         parse_degradation(spec)
     assert f"did you mean {meant}?" in caught.value.fix
 
@@ -510,7 +510,7 @@ def test_a_misspelt_name_gets_the_one_that_was_meant(spec: str, meant: str) -> N
     ],
 )
 def test_a_bad_value_is_named_with_what_would_be_good(spec: str, said: tuple[str, ...]) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UserError) as caught:
         parse_degradation(spec)
     assert all(words in caught.value.why for words in said)
 

@@ -24,7 +24,7 @@ from data.layouts import Source
 from models import build_network
 from tests.conftest import Workplace
 from utils.options.flags import parse_test
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 UNET: dict[str, Any] = {"width": 4, "depth": 2}
 SIZE = (32, 24)
@@ -179,7 +179,7 @@ def test_a_file_cut_in_its_middle_is_found(tmp_path: Path, side: str, suffix: st
     path = tmp_path / "test" / side / f"1{suffix}"
     cut(path, 0.6)
     assert data.layouts.header(path)[:2] == SIZE
-    data.layouts.survey(data.layouts.find_pairs(Source(str(tmp_path)), "test"))
+    data.layouts.scan_headers(data.layouts.find_pairs(Source(str(tmp_path)), "test"))
     code, said = check(Source(str(tmp_path)))
     (line,) = lines_with("problem:", said)
     assert code == 2 and line.startswith("problem: test: 1 pairs cannot be used: ")
@@ -456,7 +456,7 @@ def test_at_most_a_thousand_headers_are_read(
         os.link(first, tmp_path / f"train/B/{i:04d}.png")
     count = count_headers(monkeypatch)
     source = Source(str(tmp_path), layout, degraded=layout == "clean")
-    found = data.layouts.survey(data.layouts.find_pairs(source, "train"))
+    found = data.layouts.scan_headers(data.layouts.find_pairs(source, "train"))
     assert count.total() == 1000 and max(count.values()) == 1
     assert len(found.sizes) == pairs and f"headers of {pairs} pairs" in found.describe()
 
@@ -464,6 +464,6 @@ def test_at_most_a_thousand_headers_are_read(
 def test_a_start_refuses_what_the_headers_show(tmp_path: Path, trained: Callable[..., Path]) -> None:
     pairs_set(tmp_path / "set", ("train",))
     save(picture(71, (40, 24)), tmp_path / "set/train/target/0.png")
-    with pytest.raises(Refusal, match="differ in size"):
+    with pytest.raises(UserError, match="differ in size"):
         trained("--dataroot", "set", *START)
     assert not (tmp_path / "checkpoints").exists()

@@ -20,7 +20,7 @@ from models import build_network, network_defaults
 from utils.eval import evaluator as evaluate
 from utils.eval import metrics
 from utils.eval.ensemble import dihedral_mean, turned, turned_back
-from utils.eval.evaluator import Judge, doing_nothing, save_rows, tensor_of
+from utils.eval.evaluator import Evaluator, input_baseline, save_rows, tensor_of
 from utils.eval.metrics import Protocol, Score
 from utils.eval.results import Results, read_csv
 from utils.eval.summary import facts_in_words, headline, remarks
@@ -93,7 +93,7 @@ def referee(image: Array, target: Array, protocol: Protocol) -> dict[str, float]
 def judged(given: Array, target: Array | None, net: nn.Module | None = None, **options: Any) -> Any:
     options.setdefault("metrics", ("psnr", "ssim"))
     options.setdefault("say", lambda text: None)
-    judge = Judge(net or nn.Identity(), CPU, options.pop("amp", False), **options)
+    judge = Evaluator(net or nn.Identity(), CPU, options.pop("amp", False), **options)
     (image,) = judge([Whole("a.png", given, target, given.dtype)])
     return image
 
@@ -376,10 +376,10 @@ def test_floats_beyond_the_range_count_in_full() -> None:
     assert given.min() < -0.2 and given.max() > 1.2
     exact = referee(given.astype(np.float64), unit(target), Protocol())
     clamped = referee(given.clip(0, 1).astype(np.float64), unit(target), Protocol())
-    found = doing_nothing(given, target, Protocol(), with_ssim=True)
+    found = input_baseline(given, target, Protocol(), with_ssim=True)
     assert found == {name: pytest.approx(value, abs=1e-6, rel=0) for name, value in exact.items()}
     assert clamped["psnr"] > exact["psnr"] + 0.5
-    (image,) = Judge(nn.Identity(), CPU, False)([Whole("a", given, target, np.uint8)])
+    (image,) = Evaluator(nn.Identity(), CPU, False)([Whole("a", given, target, np.uint8)])
     assert image.scores["psnr_input"] == pytest.approx(exact["psnr"], abs=1e-6, rel=0)
     saved = stored(given.clip(0, 1), np.uint8)
     assert image.scores["psnr"] == pytest.approx(

@@ -19,8 +19,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from data.images import (
     MAX_PIXELS,
-    full_scale,
     header,
+    max_value,
     output_suffix,
     read_image,
     save_image,
@@ -30,7 +30,7 @@ from data.transforms import preparation
 from tests.conftest import FAST, ROOT, TINY
 from utils.eval.evaluator import save_rows
 from utils.eval.results import read_csv
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 imagecodecs = pytest.importorskip("imagecodecs")
 tifffile = pytest.importorskip("tifffile")
@@ -407,7 +407,7 @@ def test_a_header_decodes_no_pixels(tmp_path: Path) -> None:
         made(family, kind, path, (64, 49))
         path.write_bytes(path.read_bytes()[:200])
         assert header(path)[:2] == (64, 49)
-        with pytest.raises(Refusal, match="cannot be read"):
+        with pytest.raises(UserError, match="cannot be read"):
             read_image(path)
 
 
@@ -428,7 +428,7 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
     for path in paths:
         kept += [header(path), read_image(path)]
         assert open_files() == before, path
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UserError) as caught:
         read_image(broken)
     assert open_files() == before and "broken.png" in str(caught.value)
 
@@ -475,11 +475,11 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path, name: str) -> No
     data, words = BAD[name]
     path = tmp_path / name
     path.write_bytes(data or (bomb(name) if "bomb" in name else b""))
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UserError) as caught:
         read_image(path)
     assert str(path) in caught.value.what and words in f"{caught.value.what} {caught.value.why}"
     if "leaves" not in words:
-        with pytest.raises(Refusal, match=name):
+        with pytest.raises(UserError, match=name):
             header(path)
 
 
@@ -494,7 +494,7 @@ def test_the_largest_size_is_allowed(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     for read in (read_image, header):
-        with pytest.raises(Refusal, match=r"none\.png cannot be read"):
+        with pytest.raises(UserError, match=r"none\.png cannot be read"):
             read(tmp_path / "none.png")
 
 
@@ -511,7 +511,7 @@ def test_a_cut_file_is_refused_or_whole(tmp_path: Path, family: str, kind: str) 
         path.write_bytes(data[:cut])
         try:
             image = read_image(path)
-        except Refusal as refusal:
+        except UserError as refusal:
             assert str(path) in refusal.what
             refused += 1
         else:
@@ -532,7 +532,7 @@ def test_a_flipped_bit_in_a_deep_png_is_refused(tmp_path: Path, family: str, kin
         damaged = bytearray(data)
         damaged[pixels + int(share * length)] ^= 16
         path.write_bytes(damaged)
-        with pytest.raises(Refusal, match="cannot be read"):
+        with pytest.raises(UserError, match="cannot be read"):
             read_image(path)
 
 
@@ -551,11 +551,11 @@ def test_without_the_extra_only_deep_colour_is_refused(
         if family.startswith("8") or not needed:
             assert read_image(path).shape == expected.shape
             continue
-        with pytest.raises(Refusal) as caught:
+        with pytest.raises(UserError) as caught:
             read_image(path)
         assert str(path) in caught.value.what and "[tiff]" in caught.value.fix
     for dtype in (np.uint16, np.float32):
-        with pytest.raises(Refusal, match=r"\[tiff\]"):
+        with pytest.raises(UserError, match=r"\[tiff\]"):
             save_image(np.zeros((4, 5, 3), dtype), tmp_path / "out.tif")
         save_image(np.zeros((4, 5, 1), dtype), tmp_path / "out.tif")
 
@@ -568,7 +568,7 @@ def test_every_level_survives_to_float_and_back(dtype: type) -> None:
     levels = np.iinfo(dtype).max
     every: Array = np.arange(levels + 1).astype(dtype).reshape(-1, 16, 1)
     unit = to_float(every)
-    assert unit.dtype == np.float32 and full_scale(dtype) == levels
+    assert unit.dtype == np.float32 and max_value(dtype) == levels
     assert (
         np.abs(unit - np.arange(levels + 1).reshape(-1, 16, 1) / levels).max() <= 6e-8
     )  # half a float32 step

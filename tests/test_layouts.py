@@ -11,9 +11,9 @@ from PIL import Image
 
 from data.folders import FOLDERS
 from data.images import header, read_image
-from data.layouts import Listing, Source, detect, find_pairs, hold_out, survey, validation
+from data.layouts import PairList, Source, detect, find_pairs, hold_out, scan_headers, validation
 from data.matching import match_names
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -35,7 +35,7 @@ def random_image(mode: str = "RGB", size: tuple[int, int] = (64, 48)) -> Image.I
     return Image.fromarray(values).convert(mode)
 
 
-def names_of(listing: Listing) -> list[tuple[str, str]]:
+def names_of(listing: PairList) -> list[tuple[str, str]]:
     """(input file, target file) of every pair, each behind the name of its folder."""
     both = [(pair.input, pair.target) for pair in listing.pairs]
     return [(f"{a.parent.name}/{a.name}", f"{b.parent.name}/{b.name}") for a, b in both if a and b]
@@ -102,7 +102,7 @@ def test_matching_ignores_the_order_of_the_lists() -> None:
     ],
 )
 def test_a_missing_file_is_refused(inputs: list[str], targets: list[str]) -> None:
-    with pytest.raises(Refusal, match="have no partner"):
+    with pytest.raises(UserError, match="have no partner"):
         match_names(inputs, targets)
 
 
@@ -116,19 +116,19 @@ def test_a_missing_file_is_refused(inputs: list[str], targets: list[str]) -> Non
 )
 def test_equal_stems_and_prefixes_are_never_mixed(inputs: list[str], targets: list[str]) -> None:
     """One rule for the whole set: an input named as its target stands for equal stems, and so must all."""
-    with pytest.raises(Refusal, match="have no partner"):
+    with pytest.raises(UserError, match="have no partner"):
         match_names(inputs, targets)
 
 
 def test_a_prefix_ends_inside_the_file_name() -> None:
-    with pytest.raises(Refusal, match="have no partner"):
+    with pytest.raises(UserError, match="have no partner"):
         match_names(["scene_1/x.png", "scene_2/x.png"], ["scene.png"])
 
 
 def test_unmatched_files_are_counted_and_the_first_five_listed() -> None:
     inputs = ["both.png", *(f"in{i}.png" for i in (6, 3, 5, 0, 2, 1, 4))]
     targets = ["both.png", *(f"out{i}.png" for i in range(3))]
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UserError) as caught:
         match_names(inputs, targets)
     assert caught.value.what == "7 inputs and 3 targets have no partner"
     assert "inputs: in0.png, in1.png, in2.png, in3.png, in4.png and 2 more;" in caught.value.why
@@ -146,7 +146,7 @@ def test_unmatched_files_are_counted_and_the_first_five_listed() -> None:
     ],
 )
 def test_two_files_of_one_stem_are_refused(inputs: list[str], targets: list[str], side: str) -> None:
-    with pytest.raises(Refusal, match=f"several {side} files share one name") as caught:
+    with pytest.raises(UserError, match=f"several {side} files share one name") as caught:
         match_names(inputs, targets)
     assert caught.value.why.count("a") >= 2  # both are named
 
@@ -175,7 +175,7 @@ def test_pairs_in_folders_named_as_cyclegan_does(tmp_path: Path, split: str) -> 
     assert names_of(find_pairs(Source(str(tmp_path)), split)) == [
         (f"{split}A/{split}.png", f"{split}B/{split}.png")
     ]
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UserError) as caught:
         find_pairs(Source(str(tmp_path)), "val")
     assert caught.value.why == "it has train, test"
 
@@ -213,7 +213,7 @@ def test_prefix_names_stay_matched_on_disk(tmp_path: Path) -> None:
     assert "3 images of 2 targets" in listing.describe()
 
 
-def aligned_of_width(folder: Path, width: int) -> Listing:
+def aligned_of_width(folder: Path, width: int) -> PairList:
     put(folder / "train", "1.png", size=(16, 6))
     put(folder / "train", "2.png", size=(width, 6))
     return find_pairs(Source(str(folder)), "train")
@@ -222,14 +222,14 @@ def aligned_of_width(folder: Path, width: int) -> Listing:
 def test_an_aligned_image_of_odd_width_is_refused(tmp_path: Path) -> None:
     listing = aligned_of_width(tmp_path, 15)
     listing.read(listing.pairs[0])
-    with pytest.raises(Refusal, match="odd width") as caught:
+    with pytest.raises(UserError, match="odd width") as caught:
         listing.read(listing.pairs[1])
     assert "2.png" in caught.value.what and "15" in caught.value.why
 
 
 def test_an_odd_width_is_refused_before_the_first_step(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="odd width"):
-        survey(aligned_of_width(tmp_path, 17))
+    with pytest.raises(UserError, match="odd width"):
+        scan_headers(aligned_of_width(tmp_path, 17))
 
 
 @pytest.mark.parametrize("folder", ["", "train"], ids=["flat", "split"])
@@ -245,7 +245,7 @@ def test_clean_images_are_both_input_and_target(tmp_path: Path, folder: str) -> 
 @pytest.mark.parametrize(("layout", "degraded"), [("clean", False), ("pairs", True), ("aligned", True)])
 def test_layout_and_degrade_that_contradict_each_other(tmp_path: Path, layout: str, degraded: bool) -> None:
     put(tmp_path, "1.png")
-    with pytest.raises(Refusal, match=f"--layout {layout}"):
+    with pytest.raises(UserError, match=f"--layout {layout}"):
         find_pairs(Source(str(tmp_path), layout, degraded=degraded), "train")
 
 
@@ -260,7 +260,7 @@ def test_a_flat_folder_is_inputs_without_targets(tmp_path: Path, name: str) -> N
 
 def test_inputs_without_targets_cannot_be_trained_on(tmp_path: Path) -> None:
     put(tmp_path, "1.png")
-    with pytest.raises(Refusal, match="no targets found") as caught:
+    with pytest.raises(UserError, match="no targets found") as caught:
         find_pairs(Source(str(tmp_path)), "train", need_targets=True)
     assert "1.png" in caught.value.why and "--degrade" in caught.value.fix
     assert find_pairs(Source(str(tmp_path), degraded=True), "train", need_targets=True).layout == "clean"
@@ -275,13 +275,13 @@ def test_demo_needs_no_files(root: str, scenes: int, size: int) -> None:
     assert len(train.pairs) == 3 * scenes and len({pair.name for pair in train.pairs}) == 3 * scenes
     given, target = train.read(train.pairs[0])
     assert target is not None and given.shape == target.shape == (size, size, 3)
-    assert survey(train)[:4] == (3, 3, 8, [(size, size)])
+    assert scan_headers(train)[:4] == (3, 3, 8, [(size, size)])
 
 
 def test_demo_without_numbers_is_one_of_them() -> None:
     listing = find_pairs(Source("demo"), "train")
     scenes = len({pair.group for pair in listing.pairs})
-    (size, _), *_ = survey(listing).sizes
+    (size, _), *_ = scan_headers(listing).sizes
     assert find_pairs(Source(f"demo:{scenes}:{size}"), "train").pairs == listing.pairs
     assert f"{size} x {size} pixels" in listing.describe()
 
@@ -290,13 +290,13 @@ def test_demo_without_numbers_is_one_of_them() -> None:
     "root", ["demo:", "demo:4", "demo:4:", "demo:x:32", "demo:0:32", "demo:4:8", "demo:4:32:1"]
 )
 def test_a_bad_demo_is_refused(root: str) -> None:
-    with pytest.raises(Refusal, match="bad demo data") as caught:
+    with pytest.raises(UserError, match="bad demo data") as caught:
         find_pairs(Source(root), "train")
     assert root in caught.value.what and "demo:SCENES:SIZE" in caught.value.fix
 
 
 def test_demo_has_no_val_split() -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UserError) as caught:
         find_pairs(Source("demo"), "val")
     assert caught.value.why == "it has train, test"
 
@@ -306,24 +306,24 @@ def test_a_missing_split_lists_those_that_exist(tmp_path: Path, layout: str) -> 
     for split in ("train", "test"):
         put(tmp_path / split / "input", "1.png")
         put(tmp_path / split / "target", "1.png")
-    with pytest.raises(Refusal, match="has no split 'val'") as caught:
+    with pytest.raises(UserError, match="has no split 'val'") as caught:
         find_pairs(Source(str(tmp_path), layout), "val")
     assert caught.value.why == "it has train, test" and caught.value.code == 2
 
 
 def test_folders_without_pairs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train/foggy").mkdir(parents=True)
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UserError) as caught:
         find_pairs(Source(str(tmp_path)), "train")
     assert "foggy" in caught.value.why and "train/input" in caught.value.fix
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UserError) as caught:
         find_pairs(Source(str(tmp_path), "pairs"), "train")
     assert "hazy/clear" in caught.value.fix
     (tmp_path / "train/hazy").mkdir()
     (tmp_path / "train/clear").mkdir()
-    with pytest.raises(Refusal, match="no images in"):
+    with pytest.raises(UserError, match="no images in"):
         find_pairs(Source(str(tmp_path)), "train")
-    with pytest.raises(Refusal, match="no such folder") as caught:
+    with pytest.raises(UserError, match="no such folder") as caught:
         find_pairs(Source(str(tmp_path / "trian")), "train")
     assert "holds train" in caught.value.fix
 
@@ -347,7 +347,7 @@ def reside(root: Path, split: str, scenes: range) -> None:
 
 def split_off(
     root: Path, val_from: str = "auto", share: float = 0.1, seed: int = 0
-) -> tuple[Listing, Listing]:
+) -> tuple[PairList, PairList]:
     source = Source(str(root))
     return validation(find_pairs(source, "train"), source, val_from, share, seed)
 
@@ -416,7 +416,7 @@ def test_demo_is_validated_on_scenes_of_its_own() -> None:
     assert {pair.group for pair in train.pairs}.isdisjoint(pair.group for pair in val.pairs)
 
 
-# ----------------------------------------------------------------------------------------------------- survey
+# ---------------------------------------------------------------------------------------------- scan_headers
 
 
 @pytest.mark.parametrize(
@@ -435,12 +435,12 @@ def test_survey_finds_channels_and_sizes(
     for i, size in enumerate(sizes):
         put(tmp_path / "train/input", f"{i}.png", size=size, mode=inputs[i])
         put(tmp_path / "train/target", f"{i}.png", size=size, mode=targets[i])
-    assert survey(find_pairs(Source(str(tmp_path)), "train"))[:4] == (*expected, 8, sizes)
+    assert scan_headers(find_pairs(Source(str(tmp_path)), "train"))[:4] == (*expected, 8, sizes)
 
 
 def test_survey_of_aligned_images_counts_the_halves(tmp_path: Path) -> None:
     put(tmp_path / "train", "1.png", size=(16, 6), mode="L")
-    assert survey(find_pairs(Source(str(tmp_path)), "train"))[:4] == (1, 1, 8, [(8, 6)])
+    assert scan_headers(find_pairs(Source(str(tmp_path)), "train"))[:4] == (1, 1, 8, [(8, 6)])
 
 
 def test_a_pair_of_unequal_sizes_is_refused_with_both_files(tmp_path: Path) -> None:
@@ -448,8 +448,8 @@ def test_a_pair_of_unequal_sizes_is_refused_with_both_files(tmp_path: Path) -> N
     put(tmp_path / "train/target", "1.png", size=(8, 6))
     put(tmp_path / "train/target", "2.png", size=(6, 8))
     listing = find_pairs(Source(str(tmp_path)), "train")
-    for look in (lambda: survey(listing), lambda: listing.read(listing.pairs[1])):
-        with pytest.raises(Refusal, match="differ in size") as caught:
+    for look in (lambda: scan_headers(listing), lambda: listing.read(listing.pairs[1])):
+        with pytest.raises(UserError, match="differ in size") as caught:
             look()
         assert f"{tmp_path}/train/input/2.png is 8 x 6" in caught.value.why
         assert f"{tmp_path}/train/target/2.png is 6 x 8" in caught.value.why
@@ -459,8 +459,8 @@ def test_an_unreadable_header_is_refused_with_its_file(tmp_path: Path) -> None:
     put(tmp_path / "train/input", "1.png")
     put(tmp_path / "train/target", "1.png")
     (tmp_path / "train/target/1.png").write_bytes(b"not a picture")
-    with pytest.raises(Refusal, match=r"target/1\.png cannot be read"):
-        survey(find_pairs(Source(str(tmp_path)), "train"))
+    with pytest.raises(UserError, match=r"target/1\.png cannot be read"):
+        scan_headers(find_pairs(Source(str(tmp_path)), "train"))
 
 
 # --------------------------------------------------------------------------------------------- reading images
@@ -535,7 +535,7 @@ def test_a_rotated_input_fits_its_upright_target(tmp_path: Path) -> None:
     listing = find_pairs(Source(str(tmp_path)), "train")
     given, target = listing.read(listing.pairs[0])
     assert target is not None and given.tobytes() == target.tobytes()
-    assert survey(listing)[:4] == (3, 3, 8, [(48, 64)])
+    assert scan_headers(listing)[:4] == (3, 3, 8, [(48, 64)])
 
 
 @pytest.mark.filterwarnings("ignore:.*EXIF|Truncated File Read:UserWarning")  # Pillow's own, on the TIFF
@@ -548,12 +548,12 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kind: str, part: float) -> 
     path.write_bytes(whole.getvalue())
     assert read_image(path).shape == (48, 64, 3)
     path.write_bytes(whole.getvalue()[: int(part * len(whole.getvalue()))])
-    with pytest.raises(Refusal, match="cannot be read") as caught:
+    with pytest.raises(UserError, match="cannot be read") as caught:
         read_image(path)
     assert str(path) in caught.value.what and caught.value.why
 
 
 def test_a_format_that_is_not_ours_is_refused_whatever_its_name(tmp_path: Path) -> None:
     random_image("RGB").save(tmp_path / "1.png", "GIF")
-    with pytest.raises(Refusal, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_image(tmp_path / "1.png")

@@ -9,12 +9,12 @@ from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor, nn
 
 from data.datasets import Whole
-from utils.eval.evaluator import Judge, Judged, doing_nothing, eval_mode, mean_psnr
+from utils.eval.evaluator import Evaluator, Prediction, eval_mode, input_baseline, mean_psnr
 from utils.eval.metrics import Protocol, psnr, quantize
-from utils.system.distributed import Place
+from utils.system.distributed import Ranks
 
 CPU = torch.device("cpu")
-ALONE = Place(CPU, 0, 1, "CPU")
+ALONE = Ranks(CPU, 0, 1, "CPU")
 Array = np.ndarray
 
 
@@ -134,7 +134,7 @@ def noisy_pairs(count: int = 4, channels: int = 3) -> Pairs:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_network_that_does_nothing_gains_nothing(channels: int, mean: float, std: float) -> None:
     pairs = noisy_pairs(channels=channels)
-    judged = list(Judge(Affine(), CPU, False, mean, std)(set_of(pairs)))
+    judged = list(Evaluator(Affine(), CPU, False, mean, std)(set_of(pairs)))
     wanted = [referee(given, target) for given, target in pairs if target is not None]
     assert [image.name for image in judged] == [f"{i}.png" for i in range(4)]
     assert [image.scores["psnr"] for image in judged] == pytest.approx(wanted, abs=1e-6)
@@ -150,7 +150,7 @@ def test_a_network_that_does_nothing_gains_nothing(channels: int, mean: float, s
 
 def test_outputs_are_measured_as_they_would_be_saved() -> None:
     pairs = noisy_pairs()
-    for image, (given, target) in zip(Judge(Affine(1.7), CPU, False)(set_of(pairs)), pairs, strict=True):
+    for image, (given, target) in zip(Evaluator(Affine(1.7), CPU, False)(set_of(pairs)), pairs, strict=True):
         assert target is not None
         exact = (given.astype(np.float64) / 255 - 0.5) * 1.7 + 0.5
         saved = np.rint(np.clip(exact, 0, 1) * 255).astype(np.uint8)
@@ -163,8 +163,8 @@ def test_noise_that_leaves_the_range_counts_in_full_for_doing_nothing() -> None:
     target = np.zeros((32, 32, 3), np.uint8)
     given = np.full((32, 32, 3), -0.25, np.float32)
     wanted = -20 * math.log10(0.25)
-    assert doing_nothing(given, target, Protocol())["psnr"] == pytest.approx(wanted)
-    (image,) = Judge(nn.Identity(), CPU, False)([Whole("a", given, target, np.uint8)])
+    assert input_baseline(given, target, Protocol())["psnr"] == pytest.approx(wanted)
+    (image,) = Evaluator(nn.Identity(), CPU, False)([Whole("a", given, target, np.uint8)])
     assert image.scores["psnr_input"] == pytest.approx(wanted, abs=1e-5)
     assert image.scores["psnr"] == math.inf
 
@@ -172,20 +172,20 @@ def test_noise_that_leaves_the_range_counts_in_full_for_doing_nothing() -> None:
 def test_doing_nothing_repeats_gray_for_a_colour_target() -> None:
     gray, target = bytes_of(0, 1), bytes_of(1, 3)
     repeated = referee(np.repeat(gray, 3, axis=2), target)
-    assert doing_nothing(gray, target, Protocol())["psnr"] == pytest.approx(repeated, abs=1e-6)
-    assert doing_nothing(target, gray, Protocol()) == {}  # there is no such thing for colour to gray
+    assert input_baseline(gray, target, Protocol())["psnr"] == pytest.approx(repeated, abs=1e-6)
+    assert input_baseline(target, gray, Protocol()) == {}  # there is no such thing for colour to gray
 
 
 def test_inputs_without_targets_are_not_measured() -> None:
-    (image,) = Judge(Affine(), CPU, False)(set_of([(bytes_of(0, 3), None)]))
+    (image,) = Evaluator(Affine(), CPU, False)(set_of([(bytes_of(0, 3), None)]))
     assert image.target is None and image.scores == {}
     assert np.array_equal(image.output, bytes_of(0, 3))
 
 
-def result(reached: float, nothing: float | None) -> Judged:
+def result(reached: float, nothing: float | None) -> Prediction:
     blank = np.zeros((2, 2, 3), np.uint8)
     scores = {"psnr": reached} | ({} if nothing is None else {"psnr_input": nothing})
-    return Judged("a", blank, blank, blank, scores, 0.1, None)
+    return Prediction("a", blank, blank, blank, scores, 0.1, None)
 
 
 def test_every_image_counts_once_and_those_asked_for_are_kept() -> None:
@@ -213,14 +213,14 @@ def test_identical_images_leave_the_mean_and_a_broken_one_does_not() -> None:
 def test_judging_leaves_the_network_as_it_was(training: bool) -> None:
     net = Affine().train(training)
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    list(Judge(net, CPU, False)(set_of(noisy_pairs())))
+    list(Evaluator(net, CPU, False)(set_of(noisy_pairs())))
     assert [module.training for module in net.modules()] == [training] * 3
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
 def test_the_mode_comes_back_when_judging_is_broken_off() -> None:
     net = Affine().train()
-    images = Judge(net, CPU, False)(set_of(noisy_pairs()))
+    images = Evaluator(net, CPU, False)(set_of(noisy_pairs()))
     next(images)
     assert not net.training
     images.close()  # type: ignore[attr-defined]

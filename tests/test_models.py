@@ -14,7 +14,7 @@ from models import ACTIVATIONS, INITS, LOSSES, NETWORKS, NORMS, build_network, n
 from models.layers import ResidualBlock, init_weights, pad_to, residual_base
 from tests.conftest import OURS, ROOT
 from utils.run import checkpoint
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 TINY: dict[str, dict[str, Any]] = {
     "resnet": {"width": 4, "depth": 1},
@@ -464,7 +464,7 @@ def test_nothing_is_frozen_without_a_pattern() -> None:
 @pytest.mark.parametrize(("pattern", "which"), [("head", "no parameter"), (".", "every parameter")])
 def test_a_pattern_that_freezes_nothing_or_all_is_refused(pattern: str, which: str) -> None:
     net = tiny("dncnn")
-    with pytest.raises(Refusal, match=which) as caught:
+    with pytest.raises(UserError, match=which) as caught:
         checkpoint.freeze(net, pattern)
     assert "body.0.weight" in caught.value.why
     assert all(parameter.requires_grad for parameter in net.parameters())

@@ -78,7 +78,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_a_stall_and_slow_first_steps_do_not_change_the_estimate(clock: Clock) -> None:
-    watch, waited = pace.Stopwatch(on=True), 0.0
+    watch, waited = pace.StepTimer(on=True), 0.0
     for number in range(pace.LEAST):
         slow = 10.0 if number < 8 else 0.1
         clock.now += 60.0 if number == 20 else slow + 0.02
@@ -91,10 +91,10 @@ def test_a_stall_and_slow_first_steps_do_not_change_the_estimate(clock: Clock) -
     ("total", "timed"), [(100, 25), (250, 25), (260, 26), (5000, 500), (10**6, pace.MOST)]
 )
 def test_a_tenth_of_the_steps_is_timed_within_bounds(total: int, timed: int) -> None:
-    watch, steps = pace.Stopwatch(on=True), 0
+    watch, steps = pace.StepTimer(on=True), 0
     while True:
         steps += 1
-        if watch.step(0) and watch.settled(total - steps, pace.Costs(0.1, 0)):
+        if watch.step(0) and watch.settled(total - steps, pace.StepCost(0.1, 0)):
             break
     assert steps == timed
 
@@ -107,12 +107,12 @@ def test_a_machine_that_becomes_slower_shortens_the_run(
     clock: Clock, slower: float, from_step: int, within: tuple[float, float]
 ) -> None:
     """The loop of train.py with 100 s for steps of 0.1 s, until something slows them down."""
-    watch, total, step, lengths = pace.Stopwatch(on=True), 10**9, 0, []
+    watch, total, step, lengths = pace.StepTimer(on=True), 10**9, 0, []
     while step < total:
         step += 1
         clock.now += 0.1 * (slower if step > from_step else 1)
         if watch.step(0):
-            measured = pace.Costs(watch.read()[0], last=0, spare=pace.SPARE)
+            measured = pace.StepCost(watch.read()[0], last=0, spare=pace.SAFETY_MARGIN)
             costs = watch.since() if watch.fixed else measured
             fits = min(total, step + pace.steps_within(100 - clock.now, costs))
             if watch.settled(fits - step, costs) and fits < total:

@@ -23,7 +23,7 @@ from tests.test_report import Outline, strict
 from utils.eval.lpips import BACKBONE
 from utils.eval.results import read_csv
 from utils.options.flags import parse_test
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 Trained = Callable[..., Path]
 visit = test_report.visit  # the fixture
@@ -97,9 +97,9 @@ def run(trained: Trained, kept: Path, tmp_path: Path) -> Path:
     return own
 
 
-def refusal(*flags: str) -> Refusal:
+def refusal(*flags: str) -> UserError:
     """The refusal that these flags of test.py end with."""
-    with pytest.raises(Refusal) as caught, ExitStack() as cleanup:
+    with pytest.raises(UserError) as caught, ExitStack() as cleanup:
         script.main(parse_test([*flags, *CPU]), cleanup)
     return caught.value
 

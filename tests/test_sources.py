@@ -18,14 +18,14 @@ from data.layouts import (
     detect,
     find_pairs,
     hold_out,
+    scan_headers,
     shared_files,
     splits_present,
-    survey,
     validation,
 )
 from data.matching import ENDINGS, match_endings, match_names
 from tests.test_layouts import BLUE, RED, put
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 SPLITS = ["train", "val", "test"]
 
@@ -41,8 +41,8 @@ def files_of(source: Source, split: str) -> list[tuple[str, str | None]]:
     return [(short(p.input), short(p.target) if p.target else None) for p in pairs if p.input]
 
 
-def refused(source: Source, split: str = "train", need_targets: bool = False) -> Refusal:
-    with pytest.raises(Refusal) as caught:
+def refused(source: Source, split: str = "train", need_targets: bool = False) -> UserError:
+    with pytest.raises(UserError) as caught:
         find_pairs(source, split, need_targets)
     return caught.value
 
@@ -242,26 +242,26 @@ def test_names_that_pair_by_matches(
 
 def test_groups_are_compared_one_by_one() -> None:
     """Not joined: (1, 23) is not (12, 3)."""
-    with pytest.raises(Refusal, match="1 inputs and 1 targets have no partner"):
+    with pytest.raises(UserError, match="1 inputs and 1 targets have no partner"):
         match_names(["1-23.png"], ["12-3.png"], r"(\d+)-(\d+)")
 
 
 def test_names_that_pair_by_does_not_find_are_listed() -> None:
     inputs = ["n1.png", *(f"none_{letter}.png" for letter in "gfedcba")]
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UserError) as caught:
         match_names(inputs, ["n1.png"], r"\d+")
     assert caught.value.what == r"[--pair_by \d+] finds nothing in 7 names"
     assert caught.value.why == ", ".join(f"none_{letter}.png" for letter in "abcde") + " and 2 more"
 
 
 def test_pair_by_that_gives_two_targets_one_key_is_refused() -> None:
-    with pytest.raises(Refusal, match="several target files share one name") as caught:
+    with pytest.raises(UserError, match="several target files share one name") as caught:
         match_names(["1.png"], ["1_a.png", "1_b.png"], r"^\d")
     assert caught.value.why == "1_a.png, 1_b.png"
 
 
 def test_pair_by_lists_what_is_left_over_on_both_sides() -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UserError) as caught:
         match_names(["i1.png", "i2.png", "i3.png"], ["t2.png", "t4.png"], r"\d")
     assert caught.value.what == "2 inputs and 1 targets have no partner"
     assert caught.value.why == "inputs: i1.png, i3.png; targets: t4.png"
@@ -320,7 +320,7 @@ def test_a_missing_partner_in_one_folder_is_refused(tmp_path: Path, names: list[
 
 
 def test_two_files_of_one_end_and_stem_are_refused() -> None:
-    with pytest.raises(Refusal, match="several target files share one name"):
+    with pytest.raises(UserError, match="several target files share one name"):
         match_endings(["1_LR.png", "1_HR.png", "1_HR.jpg"])
 
 
@@ -399,7 +399,7 @@ def test_a_manifest_of_relative_and_absolute_paths(tmp_path: Path) -> None:
     ]
     given, target = listing.read(listing.pairs[0])
     assert target is not None and (given == RED).all() and (target == BLUE).all()
-    assert len(survey(listing).sizes) == 3
+    assert len(scan_headers(listing).sizes) == 3
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"], ids=["plain", "BOM"])
@@ -450,7 +450,7 @@ def test_rows_without_targets_are_inputs(tmp_path: Path, header: str) -> None:
     listing = find_pairs(source, "test")
     given, target = listing.read(listing.pairs[0])
     assert (given == RED).all() and target is None
-    assert survey(listing).sizes == [(8, 6)] * 2
+    assert scan_headers(listing).sizes == [(8, 6)] * 2
     assert len({pair.group for pair in listing.pairs}) == 2
     assert "has rows without a target" in refused(source, need_targets=True).what
 
@@ -487,8 +487,8 @@ def test_a_manifest_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_a_manifest_names_but_is_absent(tmp_path: Path) -> None:
     listing = find_pairs(table(tmp_path / "pairs.csv", "input,target", "1.png,2.png"), "train")
-    with pytest.raises(Refusal, match=r"1\.png cannot be read"):
-        survey(listing)
+    with pytest.raises(UserError, match=r"1\.png cannot be read"):
+        scan_headers(listing)
 
 
 # ---------------------------------------------------------------------------------------------- a single file
@@ -532,7 +532,7 @@ def sr_set(root: Path, factor: int = 2, size: tuple[int, int] = (20, 14)) -> Sou
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_pairs_of_a_scale_are_cropped_and_turned_alike(tmp_path: Path, factor: int) -> None:
     listing = find_pairs(sr_set(tmp_path, factor), "train")
-    assert survey(listing).sizes == [(20 * factor, 14 * factor)] * 2
+    assert scan_headers(listing).sizes == [(20 * factor, 14 * factor)] * 2
     crop = 4 * factor
     dataset = PairDataset(
         listing, input_nc=3, target_nc=3, crop_size=crop, augment="flip_rot90", mean=0.0, std=1.0
@@ -574,8 +574,8 @@ def test_a_wrong_scale_is_refused(
     put(tmp_path / "train/LR", "1.png", size=small)
     put(tmp_path / "train/HR", "1.png", size=large)
     listing = find_pairs(Source(str(tmp_path), scale=scale), "train")
-    for look in (lambda: survey(listing), lambda: listing.read(listing.pairs[0])):
-        with pytest.raises(Refusal) as caught:
+    for look in (lambda: scan_headers(listing), lambda: listing.read(listing.pairs[0])):
+        with pytest.raises(UserError) as caught:
             look()
         assert "{} x {}".format(*small) in caught.value.why and "{} x {}".format(*large) in caught.value.why
         assert (hint or "crop, resize") in caught.value.fix
@@ -590,7 +590,7 @@ def test_a_scale_where_layouts_hold_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("crop", [15, 5])
 def test_a_crop_that_is_no_multiple_of_the_scale(crop: int) -> None:
-    with pytest.raises(Refusal, match=f"--crop_size {crop} is no multiple of the scale 2"):
+    with pytest.raises(UserError, match=f"--crop_size {crop} is no multiple of the scale 2"):
         check_training_sizes([(40, 40)], 1, None, crop, scale=2)
 
 
@@ -612,7 +612,7 @@ def test_an_image_without_a_whole_block_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "1.png", size=(3, 9))
     listing = find_pairs(Source(str(tmp_path), degraded=True), "train")
     dataset = PairDataset(listing, input_nc=3, target_nc=3, degrade=parse_degradation("sr:4"))
-    with pytest.raises(Refusal, match="3 x 9 pixels cannot be made 4 times smaller"):
+    with pytest.raises(UserError, match="3 x 9 pixels cannot be made 4 times smaller"):
         dataset.whole(0)
 
 

@@ -16,9 +16,9 @@ from data.datasets import Whole
 from models import build_network, network_defaults
 from tests.conftest import ROOT
 from utils.eval import evaluator as evaluate
-from utils.eval.evaluator import Judge, Judged
+from utils.eval.evaluator import Evaluator, Prediction
 from utils.eval.tiling import Tiling, bands, blending, fitting_tile, memory_per_pixel, smaller_tile, starts
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 CPU = torch.device("cpu")
 Array = np.ndarray
@@ -111,14 +111,14 @@ def test_bands_come_as_soon_as_they_are_done() -> None:
 
 @pytest.mark.parametrize(("tile", "overlap", "multiple"), [(9, 8, 4), (8, 8, 1), (4, 0, 8), (64, 48, 32)])
 def test_tiles_that_do_not_advance_are_refused(tile: int, overlap: int, multiple: int) -> None:
-    with pytest.raises(Refusal, match=f"--tile {tile} with --tile_overlap {overlap}") as refusal:
+    with pytest.raises(UserError, match=f"--tile {tile} with --tile_overlap {overlap}") as refusal:
         starts(1000, tile, overlap, multiple)
     enough = int(refusal.value.fix.split()[1])
     assert starts(1000, enough, overlap, multiple)
     net = nn.Identity()
     net.multiple = multiple  # type: ignore[assignment]
-    with pytest.raises(Refusal) as refusal:
-        Judge(net, CPU, False, tiling=Tiling(tile, overlap))
+    with pytest.raises(UserError) as refusal:
+        Evaluator(net, CPU, False, tiling=Tiling(tile, overlap))
     assert refusal.value.code == 2
 
 
@@ -205,9 +205,9 @@ def test_tiles_give_what_the_whole_gives(name: str, norm: str, scale: int) -> No
     assert (tiled(net, image, tile, 0) - plain(net)(image)).abs().max() > 1e-3  # what overlap is for
 
 
-def judge_one(net: nn.Module, image: Array, **options: Any) -> tuple[Judged, list[str]]:
+def judge_one(net: nn.Module, image: Array, **options: Any) -> tuple[Prediction, list[str]]:
     said: list[str] = []
-    judge = Judge(net, CPU, False, say=said.append, **options)
+    judge = Evaluator(net, CPU, False, say=said.append, **options)
     (found,) = judge([Whole("a.png", image, None, image.dtype)])
     return found, said
 
@@ -220,7 +220,7 @@ def test_the_ensemble_goes_in_tiles_too(name: str, height: int, width: int) -> N
     image, target = picture(height, width), picture(height, width, seed=1)
     whole, in_tiles = (
         next(
-            Judge(net, CPU, False, tiling=Tiling(size, overlap), x8=True, say=lambda text: None)(
+            Evaluator(net, CPU, False, tiling=Tiling(size, overlap), x8=True, say=lambda text: None)(
                 [Whole("a", image, target, np.float32)]
             )
         )
@@ -253,7 +253,7 @@ def test_the_note_says_how_much_instance_norm_changes_in_tiles() -> None:
 def test_the_note_of_an_exact_network_and_only_one_of_it() -> None:
     net = nn.Conv2d(3, 3, 3, padding=1)
     said: list[str] = []
-    judge = Judge(net, CPU, False, tiling=Tiling(48, 20), say=said.append)
+    judge = Evaluator(net, CPU, False, tiling=Tiling(48, 20), say=said.append)
     images = [Whole(str(i), picture(90, 100, seed=i), None, np.float32) for i in range(3)]
     assert len(list(judge([Whole("s", picture(48, 40), None, np.float32), *images]))) == 4
     assert len(said) == 1 and judge.notes == said
@@ -304,9 +304,11 @@ def test_out_of_memory_goes_on_in_tiles(limit: int, asked: int | None, tile: int
 
 def test_where_the_smallest_tile_fails_the_error_comes_out() -> None:
     net = Limited(64 * 64)
-    judged: list[Judged] = []
+    judged: list[Prediction] = []
     with pytest.raises(torch.OutOfMemoryError):
-        judged.extend(Judge(net, CPU, False, say=print)([Whole("a", picture(300, 200), None, np.float32)]))
+        judged.extend(
+            Evaluator(net, CPU, False, say=print)([Whole("a", picture(300, 200), None, np.float32)])
+        )
     assert not judged and net.sizes[-1] == 65 * 65
     with pytest.raises(torch.OutOfMemoryError):  # there are no tiles of a small image
         judge_one(Limited(100), picture(30, 20))
@@ -479,10 +481,10 @@ import numpy as np
 import torch
 torch.set_num_threads(1)
 from data.datasets import Whole
-from utils.eval.evaluator import Judge
+from utils.eval.evaluator import Evaluator
 from utils.eval.tiling import Tiling
 net = torch.nn.Conv2d(3, 3, 3, padding=1)
-judge = Judge(net, torch.device("cpu"), False, tiling=Tiling(512, 64))
+judge = Evaluator(net, torch.device("cpu"), False, tiling=Tiling(512, 64))
 image = lambda seed, h, w: np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
 list(judge([Whole("small", image(0, 600, 600), image(1, 600, 600), np.uint8)]))
 before = peak()

@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader
 from data.datasets import PairDataset
 from data.degrade import parse_degradation
 from data.layouts import Source, find_pairs, hold_out
-from data.loader import as_it_is
+from data.loader import no_collate
 from data.sampler import EpochSampler
 from models import LOSSES, build_network, network_defaults
 from tests.conftest import FAST, OURS, TINY, dataset, pixels, records
 from utils.optim.optimizers import OPTIMIZERS
 from utils.optim.schedules import SCHEDULES
 from utils.options.flags import parse_train
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 Trained = Callable[..., Path]
 STEPS = ("--repeat", "8", "--n_epochs", "1", "--gpu_ids", "-1")  # 30 steps of TINY
@@ -47,7 +47,7 @@ def plain_training(
     own = network_defaults("resunet") | {"width": 8, "depth": 1, "levels": 2}
     net = build_network("resunet", input_nc=3, output_nc=3, **own)
     opt = optimizer(net.parameters())
-    loader = DataLoader(data, batch_size=4, sampler=sampler, collate_fn=as_it_is)
+    loader = DataLoader(data, batch_size=4, sampler=sampler, collate_fn=no_collate)
     for step, batch in zip(range(steps), loader, strict=False):
         opt.param_groups[0]["lr"] = lr(step)
         loss = torch.nn.functional.l1_loss(net(batch["input"]), batch["target"])
@@ -141,7 +141,7 @@ def test_loss_of_the_first_step(trained: Trained, loss: str, reduction: str) -> 
     pairs, _ = hold_out(find_pairs(Source("demo:6:48"), "train"), 0.1, seed=3)
     data = PairDataset(pairs, input_nc=3, target_nc=3, crop_size=32, augment="flip", seed=3, repeat=8)
     sampler = EpochSampler(len(data), 4, seed=3)
-    batch = next(iter(DataLoader(data, batch_size=4, sampler=sampler, collate_fn=as_it_is)))
+    batch = next(iter(DataLoader(data, batch_size=4, sampler=sampler, collate_fn=no_collate)))
     d = (batch["input"] - batch["target"]).double()
     each = {"l1": d.abs(), "mse": d**2, "charbonnier": (d**2 + 1e-6).sqrt()}[loss]
     expected = (each.mean() if reduction == "mean" else each.sum()).item()
@@ -273,15 +273,15 @@ def test_epoch_goes_on_from_that_state(trained: Trained) -> None:
     again = trained("--epoch", "2")
     assert equal(weights(again), whole)
     assert records(run, "epoch")[-1] == 4 and len(records(run, "loss")) == 12
-    with pytest.raises(Refusal, match="saved: 2, 4"):
+    with pytest.raises(UserError, match="saved: 2, 4"):
         trained("--epoch", "1")
-    with pytest.raises(Refusal, match="nothing to train"):
+    with pytest.raises(UserError, match="nothing to train"):
         trained("--epoch", "4", "--n_epochs", "4")
 
 
 def test_a_finished_run_can_grow(trained: Trained) -> None:
     run = trained(*TINY, *FAST, "--n_epochs", "4", "--gpu_ids", "-1")
-    with pytest.raises(Refusal, match="may grow"):
+    with pytest.raises(UserError, match="may grow"):
         trained("--resume")
     trained("--resume", "--n_epochs", "8")
     lr = records(run, "lr")
@@ -301,13 +301,13 @@ def test_a_finished_run_can_grow(trained: Trained) -> None:
 )
 def test_resume_refuses_what_would_be_another_run(trained: Trained, change: tuple[str, str]) -> None:
     trained(*TINY, *FAST, "--n_epochs", "1", "--gpu_ids", "-1")
-    with pytest.raises(Refusal, match=f"{change[0]} cannot change"):
+    with pytest.raises(UserError, match=f"{change[0]} cannot change"):
         trained("--resume", *change)
 
 
 def test_a_run_is_never_overwritten_in_silence(trained: Trained) -> None:
     trained(*TINY, *FAST, "--n_epochs", "1")
-    with pytest.raises(Refusal, match="exists") as refusal:
+    with pytest.raises(UserError, match="exists") as refusal:
         trained(*TINY, *FAST, "--n_epochs", "1")
     assert refusal.value.code == 2 and "--resume" in refusal.value.fix
 
@@ -326,7 +326,7 @@ def test_dry_run_leaves_nothing(trained: Trained, tmp_path: Path, capsys: pytest
 
 
 def test_not_finite_stops_before_the_weights(trained: Trained, tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="not finite at step") as refusal:
+    with pytest.raises(UserError, match="not finite at step") as refusal:
         trained(*TINY, *FAST, *STEPS, "--lr", "1e30", "--optimizer", "sgd", "--loss", "mse")
     run = tmp_path / "checkpoints" / "run"
     assert refusal.value.code == 1 and ".png" in refusal.value.why

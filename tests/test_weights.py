@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models import build_network, network_defaults
 from models.spandrel import Zoo
 from models.weights import bare_weights, load_weights, read_weights
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 from .test_checkpoint import Payload, equal, small_net
 
@@ -38,7 +38,7 @@ def refused(value: Any, folder: Path, net: nn.Module | None = None) -> str:
     net = net or small_net(seed=1)
     before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
     path = written(value, folder)
-    with pytest.raises(Refusal, match="does not fit the network") as caught:
+    with pytest.raises(UserError, match="does not fit the network") as caught:
         load_weights(net, path)
     assert equal(net.state_dict(), before)
     assert str(path) in caught.value.what
@@ -122,7 +122,7 @@ def test_a_container_that_holds_itself_ends(tmp_path: Path) -> None:
 
 def test_reading_keeps_the_names(tmp_path: Path) -> None:
     assert equal(read_weights(written({"params": wrapped("module.")}, tmp_path)), wrapped("module."))
-    with pytest.raises(Refusal, match="holds no weights"):
+    with pytest.raises(UserError, match="holds no weights"):
         read_weights(written({"epoch": 3}, tmp_path))
 
 
@@ -186,7 +186,7 @@ def test_a_value_that_is_not_finite_is_refused_by_its_key(tmp_path: Path, bad: f
     weights[f"module.{key}"] = weights[f"module.{key}"].clone()
     weights[f"module.{key}"].view(-1)[-1] = bad
     net = small_net(seed=1)
-    with pytest.raises(Refusal, match=f"module.{key} is not finite"):
+    with pytest.raises(UserError, match=f"module.{key} is not finite"):
         load_weights(net, written(weights, tmp_path))
     assert equal(net.state_dict(), small_net(seed=1).state_dict())
 
@@ -199,13 +199,13 @@ def test_a_value_that_is_not_finite_is_refused_by_its_key(tmp_path: Path, bad: f
     [torch.zeros(3, dtype=torch.complex64), torch.zeros(3).to_sparse(), torch.zeros(3, device="meta")],
 )
 def test_tensors_that_are_not_plain_are_refused(tmp_path: Path, tensor: Tensor) -> None:
-    with pytest.raises(Refusal, match=r"3\.bias is no plain tensor"):
+    with pytest.raises(UserError, match=r"3\.bias is no plain tensor"):
         load_weights(small_net(), written({**wrapped(""), "3.bias": tensor}, tmp_path))
 
 
 def test_a_double_beyond_float32_is_not_finite(tmp_path: Path) -> None:
     huge = torch.full((3,), 1e300, dtype=torch.float64)
-    with pytest.raises(Refusal, match=r"3\.bias is not finite"):
+    with pytest.raises(UserError, match=r"3\.bias is not finite"):
         load_weights(small_net(), written({**wrapped(""), "3.bias": huge}, tmp_path))
 
 
@@ -225,7 +225,7 @@ def test_other_floats_are_cast(tmp_path: Path, dtype: torch.dtype) -> None:
 
 def damage_refused(path: Path) -> None:
     net = small_net(seed=1)
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(UserError) as caught:
         load_weights(net, path)
     assert str(path) in caught.value.what and "\n" not in caught.value.why
     assert equal(net.state_dict(), small_net(seed=1).state_dict())
@@ -494,7 +494,7 @@ def test_a_network_of_the_zoo_can_be_trained_and_saved(tmp_path: Path, spandrel:
 def test_other_channels_than_the_networks_are_refused(
     tmp_path: Path, spandrel: Any, given: tuple[int, int]
 ) -> None:
-    with pytest.raises(Refusal, match="other channels") as caught:
+    with pytest.raises(UserError, match="other channels") as caught:
         Zoo(*given, zoo_file(zoo_nets()["x1"], tmp_path))
     assert "3 to 3" in caught.value.why and caught.value.fix == "--input_nc 3 --output_nc 3"
 
@@ -502,7 +502,7 @@ def test_other_channels_than_the_networks_are_refused(
 def test_weights_that_spandrel_does_not_know_are_refused(tmp_path: Path, spandrel: Any) -> None:
     half = {key: value for key, value in zoo_nets()["x4"].state_dict().items() if key != "body.2.bias"}
     for value in (wrapped(""), half):
-        with pytest.raises(Refusal, match="of no network that spandrel knows") as caught:
+        with pytest.raises(UserError, match="of no network that spandrel knows") as caught:
             Zoo(3, 3, str(written(value, tmp_path)))
         assert str(tmp_path) in caught.value.what
 
@@ -511,14 +511,14 @@ def test_weights_that_spandrel_does_not_know_are_refused(tmp_path: Path, spandre
 def test_a_file_of_the_zoo_runs_no_code(tmp_path: Path, spandrel: Any, zipped: bool) -> None:
     marker = tmp_path / "ran"
     value = {**zoo_nets()["x4"].state_dict(), "x": Payload(marker)}
-    with pytest.raises(Refusal, match="damaged or no checkpoint"):
+    with pytest.raises(UserError, match="damaged or no checkpoint"):
         Zoo(3, 3, str(written(value, tmp_path, _use_new_zipfile_serialization=zipped)))
     assert not marker.exists()
 
 
 def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spandrel", None)
-    with pytest.raises(Refusal, match="needs the extra") as caught:
+    with pytest.raises(UserError, match="needs the extra") as caught:
         Zoo(3, 3, str(tmp_path / "a.pth"))
     assert caught.value.fix == "pip install spandrel"
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from utils.options.flags import parse_compare, parse_or_exit
 from utils.run.run import Run, read_log
-from utils.system.atomic import whole_file
-from utils.system.errors import Refusal, run_script
+from utils.system.atomic import atomic_write
+from utils.system.errors import UserError, run_script
 
 SAME_DB = 0.01  # two means over the same images differ by less, whatever the machine
 UNLIKE = {"name", "versions", "results_dir", "visdom", "visdom_server", "visdom_port"}
@@ -133,14 +133,14 @@ def read_object(path: Path) -> dict[str, Any]:
     """A JSON file that holds one object.
 
     Raises:
-        Refusal: a file that cannot be read, or holds something else.
+        UserError: a file that cannot be read, or holds something else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise Refusal(f"cannot read {path}", plain(str(error)), "measure or train that run again") from None
+        raise UserError(f"cannot read {path}", plain(str(error)), "measure or train that run again") from None
     if not isinstance(content, dict):
-        raise Refusal(f"cannot read {path}", "it holds no JSON object", "measure or train that run again")
+        raise UserError(f"cannot read {path}", "it holds no JSON object", "measure or train that run again")
     return content
 
 
@@ -148,7 +148,7 @@ def read_record(name: str, results: Path) -> Record:
     """Everything known about the run `name`; a log that is missing or torn counts as far as it can be read.
 
     Raises:
-        Refusal: no such run; a file of options or of results that cannot be read.
+        UserError: no such run; a file of options or of results that cannot be read.
     """
     run = Run.named(name)
     if not run.exists():
@@ -176,7 +176,7 @@ def read_tested(paths: Sequence[Path]) -> dict[str, Measured]:
     """What these summary.json hold, by data set; by folder where two of them name the same data set.
 
     Raises:
-        Refusal: a file that cannot be read.
+        UserError: a file that cannot be read.
     """
     summaries = [read_object(path) for path in paths]
     names = [plain(s.get("dataset") or path.parent.name) for s, path in zip(summaries, paths, strict=True)]
@@ -223,7 +223,7 @@ def measured_differently(records: Sequence[Record], dataset: str) -> str:
     return "; ".join(f"{key} {by_value((name, kept[key]) for name, kept in found)}" for key in differ)
 
 
-def shared_nothing(records: Sequence[Record]) -> float | None:
+def shared_input_psnr(records: Sequence[Record]) -> float | None:
     """Validation PSNR of doing nothing, in dB, if all runs that have a curve know it and agree on it."""
     values = [record.nothing for record in records if record.curve]
     known = [value for value in values if value is not None]
@@ -333,13 +333,13 @@ def draw(records: Sequence[Record], path: Path) -> None:
         single = len(steps) == 1
         style, marker = ("none", "o") if single else (("-", "--", ":", "-.")[i // 10 % 4], None)
         axes.plot(steps, values, color=f"C{i % 10}", linestyle=style, marker=marker, label=label)
-    nothing = shared_nothing(records)
+    nothing = shared_input_psnr(records)
     if nothing is not None:
         axes.axhline(nothing, color="0.4", linestyle="--", linewidth=1.2, label="doing nothing")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
-    with warnings.catch_warnings(), whole_file(path) as file:
+    with warnings.catch_warnings(), atomic_write(path) as file:
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a run's name may be in any script
         figure.savefig(file, format="png")
 

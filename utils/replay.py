@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from utils.options.flags import parse_or_exit, parse_redraw
-from utils.system.errors import Refusal, run_script
+from utils.system.errors import UserError, run_script
 
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:
@@ -26,7 +26,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     run = Run.named(opt.name)
     run.options()  # refuses a run that does not exist
     if importlib.util.find_spec("visdom") is None:
-        raise Refusal("visdom is not installed", fix="the README's first command installs it")
+        raise UserError("visdom is not installed", fix="the README's first command installs it")
     tests = {path.parent.name: path for path in sorted(Path(opt.results_dir, run.name).glob("*/metrics.csv"))}
     windows = TRAINING | {f"test_{name}": TEST for name in tests}
     plot = VisdomPlot(run.name, windows, opt.visdom_server, opt.visdom_port, say=say_on(True))
@@ -50,7 +50,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         show(f"grid_{name}", f"{name}: input | output | target", path.with_name("grid.png"))
     if not plot.close(timeout_s=30):
         place = f"{opt.visdom_server}:{opt.visdom_port}"
-        raise Refusal(f"{place} did not take the plots [--visdom_port]", fix="start visdom first", code=1)
+        raise UserError(f"{place} did not take the plots [--visdom_port]", fix="start visdom first", code=1)
     return 0
 
 

@@ -21,7 +21,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import LOSSES, build_network, own_arguments
-from models.ema import Average
+from models.ema import EMA
 from tests.benchmarks.common import ROOT, table
 from utils.optim.optimizers import OPTIMIZERS
 from utils.optim.schedules import Plan, build_scheduler
@@ -49,28 +49,28 @@ def bare_step(flags: list[str]) -> tuple[Callable[[], Any], int]:
     Forward, loss, backward, clipping, the host read, optimizer, schedule and average: no data, no log.
     """
     opt = parse_train(["--dataroot", "demo", *flags, "--name", "bare"])
-    place = distributed.join(opt.gpu_ids)
+    ranks = distributed.init(opt.gpu_ids)
     keep_freed_memory()
-    amp = distributed.amp_enabled(opt.amp, place.device)
+    amp = distributed.amp_enabled(opt.amp, ranks.device)
     channels = {"input_nc": opt.input_nc or 3, "output_nc": opt.output_nc or opt.input_nc or 3}
     torch.manual_seed(0)
     layout = torch.channels_last if opt.channels_last else torch.contiguous_format
     net = build_network(opt.model, **own_arguments(opt.model, vars(opt) | channels))
-    net.to(place.device, memory_format=layout)
-    average = Average(net, opt.ema)
+    net.to(ranks.device, memory_format=layout)
+    average = EMA(net, opt.ema)
     betas = opt.beta1, opt.beta2
     optimizer = OPTIMIZERS[opt.optimizer](net.parameters(), opt.lr, betas, opt.momentum, opt.weight_decay)
     scheduler = build_scheduler(optimizer, opt.schedule, Plan(total=10**6, decay=10**6), opt.lr, 0)
     criterion = LOSSES[opt.loss]()
     model = torch.compile(net) if opt.compile else net
     given, target = (
-        torch.rand(opt.batchSize, count, opt.crop_size, opt.crop_size, device=place.device)
+        torch.rand(opt.batchSize, count, opt.crop_size, opt.crop_size, device=ranks.device)
         for count in channels.values()
     )
 
     def step() -> None:
         optimizer.zero_grad()
-        with torch.autocast(place.device.type, torch.bfloat16, enabled=amp):
+        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=amp):
             output = model(given)
         loss = criterion(output.float(), target)
         loss.backward()
@@ -97,7 +97,7 @@ def timed(flags: list[str], seconds: float) -> dict[str, float]:
         step()
         times.append(time.perf_counter() - began)
     middle = statistics.median(times)
-    peak_mib = distributed.peak_memory_mib(distributed.join("0").device)
+    peak_mib = distributed.peak_memory_mib(distributed.init("0").device)
     return {"first": first, "step": middle, "images_s": images / middle, "peak_mib": peak_mib}
 
 
@@ -121,7 +121,7 @@ def apart(flags: tuple[str, ...], seconds: float = 10) -> dict[str, float]:
 
 def conv_peak(dtype: torch.dtype) -> float:
     """FLOP/s of a 3 x 3 convolution, 128 channels to 128, channels_last: the best of 20."""
-    device = distributed.join("0").device
+    device = distributed.init("0").device
     as_there: dict[str, Any] = {"device": device, "dtype": dtype}
     images = torch.rand(8, 128, 64, 64, **as_there).to(memory_format=torch.channels_last)
     conv = torch.nn.Conv2d(128, 128, 3, padding=1, **as_there).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

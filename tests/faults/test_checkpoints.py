@@ -39,7 +39,7 @@ from utils.optim.schedules import SCHEDULES
 from utils.options.flags import parse_or_exit, parse_test, parse_train
 from utils.run import checkpoint
 from utils.run.run import Run
-from utils.system.errors import Refusal, run_script
+from utils.system.errors import UserError, run_script
 
 Trained = Callable[..., Path]
 STEPS = 18
@@ -235,13 +235,13 @@ def stopped(monkeypatch: pytest.MonkeyPatch, after: int, *flags: str) -> int:
 
     honest, calls = utils.system.signals.read_flags, []
 
-    def read_flags(loss: torch.Tensor, norm: torch.Tensor, stop: int, place: Any) -> tuple[bool, int]:
+    def read_flags(loss: torch.Tensor, norm: torch.Tensor, stop: int, ranks: Any) -> tuple[bool, int]:
         calls.append(1)
         if len(calls) == after:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.001)  # the handler runs
             stop = signal.SIGTERM
-        return honest(loss, norm, stop, place)
+        return honest(loss, norm, stop, ranks)
 
     with monkeypatch.context() as patch, ExitStack() as cleanup:
         patch.setattr(utils.system.signals, "read_flags", read_flags)
@@ -545,9 +545,9 @@ def test_a_damaged_state_is_seen_and_the_one_before_it_taken(
         twin = Path(shutil.copytree(run, tmp_path / "checkpoints" / "twin"))
         for tag in ("latest", "epoch_0001"):
             (twin / f"{tag}_state.pth").write_bytes(content)
-        with pytest.raises(Refusal):
+        with pytest.raises(UserError):
             checkpoint.readable(twin / "latest_state.pth")
-        with pytest.raises(Refusal, match="epoch_0001_state") as caught:
+        with pytest.raises(UserError, match="epoch_0001_state") as caught:
             trained("--epoch", "1", name="twin")
         capsys.readouterr()
         trained("--resume", "--max_steps", "6", name="twin")
@@ -572,7 +572,7 @@ def test_one_flipped_bit_anywhere_is_seen(trained: Trained, tmp_path: Path, case
         path.write_bytes(content)
         try:
             read = checkpoint.load(path)
-        except Refusal as refusal:
+        except UserError as refusal:
             cases.check(str(path) in refusal.what and "\n" not in refusal.why, f"bit {bit}: {refusal}")
             continue
         harmless += 1

@@ -25,15 +25,15 @@ import test as judging
 import train as training
 from data.datasets import PairDataset
 from data.images import MAX_PIXELS, header, read_image, save_image
-from data.layouts import Source, find_pairs, survey
-from data.loader import Batches, as_it_is
+from data.layouts import Source, find_pairs, scan_headers
+from data.loader import LoaderIterator, no_collate
 from data.matching import match_names
 from tests.conftest import FAST, TINY, Workplace, pixels
 from tests.faults.test_running import cut_short, photo_set
 from tests.harness import Cases
 from utils.eval.results import read_csv
 from utils.options.flags import parse_test, parse_train
-from utils.system.errors import Refusal, run_script
+from utils.system.errors import UserError, run_script
 
 CPU = ("--gpu_ids", "-1", "--amp", "off")
 PHOTOS = ("--dataroot", "photos", *TINY[2:], *FAST, *CPU, "--val_share", "0", "--max_steps", "1")
@@ -61,7 +61,7 @@ def called(main: Any, parse: Any, flags: tuple[str, ...]) -> Ended:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             code = run_script(main, parse(flags))
-        except Refusal as refusal:  # of the parser
+        except UserError as refusal:  # of the parser
             print(refusal, file=sys.stderr)
             code = refusal.code
     return Ended(code, out.getvalue(), err.getvalue())
@@ -121,7 +121,7 @@ def outcome(path: Path, max_pixels: int = 2**20) -> str:
     """`refused` or `read`, or what is wrong."""
     try:
         image = read_image(path, max_pixels)
-    except Refusal as refusal:
+    except UserError as refusal:
         said = str(refusal)
         return "refused" if str(path) in refusal.what and len(said.splitlines()) <= 6 else f"said {said}"
     except BaseException as error:
@@ -288,7 +288,7 @@ def test_the_limit_can_be_moved(
     big = tmp_path / "big.png"
     big.write_bytes(black_png(12_000, 12_000, rows=False))
     cases.check(header(big, 12_000**2)[:2] == (12_000, 12_000))
-    with pytest.raises(Refusal, match="too large"):
+    with pytest.raises(UserError, match="too large"):
         header(big)
     assert MAX_PIXELS == 2**27
 
@@ -307,11 +307,11 @@ def test_the_limit_holds_in_loader_processes(cases: Cases, tmp_path: Path, start
         data,
         num_workers=1,
         sampler=[(0, i) for i in range(3)],
-        collate_fn=as_it_is,
+        collate_fn=no_collate,
         multiprocessing_context=context,
     )
-    refusals: list[Refusal] = []
-    read = [batch["name"] for batch in Batches(loader, skip=refusals.append)]
+    refusals: list[UserError] = []
+    read = [batch["name"] for batch in LoaderIterator(loader, skip=refusals.append)]
     cases.check(read == [["train0.png"]], f"40 x 40: {read}")
     for refusal, name in zip(refusals, ("input/train1.png", "target/train2.png"), strict=True):
         said = f"{refusal.what}: {refusal.why}"
@@ -431,9 +431,9 @@ def test_names_pair_or_are_listed(cases: Cases, tmp_path: Path, what: str) -> No
             picture(tmp_path / "train" / side / name, 4, 4)
     try:
         listing = find_pairs(Source(str(tmp_path)), "train", need_targets=True)
-        survey(listing)
+        scan_headers(listing)
         cases.check(not words and len(listing.pairs) == len(inputs), f"{what}: paired")
-    except Refusal as refusal:
+    except UserError as refusal:
         said = f"{refusal.what}: {refusal.why}"
         cases.check(bool(words) and words in said and bool(refusal.fix), f"{what}: {said}")
 

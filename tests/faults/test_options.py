@@ -29,9 +29,9 @@ from tests.conftest import ROOT, records
 from tests.faults.test_running import photo_set
 from tests.harness import Cases
 from tests.visdom_server import free_port, visdom_server
-from utils.eval.evaluator import Judge
+from utils.eval.evaluator import Evaluator
 from utils.options.flags import parse_or_exit, parse_test, parse_train
-from utils.system.errors import Refusal, run_script
+from utils.system.errors import UserError, run_script
 from utils.system.signals import STOPPING
 from utils.vis import visdom as visdom_plot
 
@@ -572,15 +572,15 @@ def test_a_terminal_of_forty_columns(tmp_path: Path) -> None:
 @pytest.mark.risk(16)
 def test_testing_falls_back_to_tiles(call: Call, cases: Cases, monkeypatch: pytest.MonkeyPatch) -> None:
     assert call("train.py", *TINY, "--name", "run")[0] == 0
-    honest = Judge.forward
+    honest = Evaluator.forward
     limit = [150]
 
-    def greedy(self: Judge, part: Any) -> torch.Tensor:
+    def greedy(self: Evaluator, part: Any) -> torch.Tensor:
         if max(part.shape[:2]) > limit[0]:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has")
         return honest(self, part)
 
-    monkeypatch.setattr(Judge, "forward", greedy)
+    monkeypatch.setattr(Evaluator, "forward", greedy)
     flags = ("test.py", "--name", "run", "--visdom", "off", "--gpu_ids", "-1", "--dataroot", "demo:2:200")
     code, out, err = call(*flags, "--tile_overlap", "16")
     cases.check(code == 0 and err.count("out of memory: going on with tiles of") == 1, err)
@@ -591,8 +591,8 @@ def test_testing_falls_back_to_tiles(call: Call, cases: Cases, monkeypatch: pyte
 
 
 def test_a_refusal_is_what_the_parser_raises() -> None:
-    with pytest.raises(Refusal, match="did you mean resunet"):
+    with pytest.raises(UserError, match="did you mean resunet"):
         try:
             parse_train(["--model", "resunnet"])
-        except Refusal as refusal:
-            raise Refusal(refusal.fix) from None
+        except UserError as refusal:
+            raise UserError(refusal.fix) from None

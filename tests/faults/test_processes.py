@@ -25,10 +25,10 @@ import utils.system.distributed
 from data.sampler import EpochSampler
 from tests.conftest import FAST, ROOT, TINY, records
 from tests.harness import Cases
-from utils.eval.evaluator import Judged, mean_psnr
+from utils.eval.evaluator import Prediction, mean_psnr
 from utils.run import checkpoint
-from utils.system.distributed import Place
-from utils.system.errors import Refusal
+from utils.system.distributed import Ranks
+from utils.system.errors import UserError
 
 Trained = Callable[..., Path]
 TRAIN = str(ROOT / "train.py")
@@ -384,7 +384,7 @@ def test_no_process_gets_more_batches_than_another(cases: Cases) -> None:
         for batch in (4, 6, 12):
             for world in (1, 2, 3, 4, 5):
                 if batch % world:
-                    with pytest.raises(Refusal, match=f"--batchSize {batch} .* {world} processes"):
+                    with pytest.raises(UserError, match=f"--batchSize {batch} .* {world} processes"):
                         EpochSampler(size, batch, 0, 0, world)
                     cases.check(True)
                 else:
@@ -398,8 +398,8 @@ def test_three_processes_cannot_share_a_batch_of_four(
 ) -> None:
     run = trained(*RUN, "--max_steps", "7")
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    monkeypatch.setattr(utils.system.distributed, "join", lambda *given: Place(CPU, 0, 3, "3 processes"))
-    with pytest.raises(Refusal, match="--batchSize 4 cannot be split over 3 processes") as caught:
+    monkeypatch.setattr(utils.system.distributed, "init", lambda *given: Ranks(CPU, 0, 3, "3 processes"))
+    with pytest.raises(UserError, match="--batchSize 4 cannot be split over 3 processes") as caught:
         trained("--resume", "--max_steps", "24")
     assert caught.value.code == 2 and "multiple of 3" in caught.value.fix
     assert before == {path.name: path.read_bytes() for path in run.iterdir()}
@@ -423,7 +423,7 @@ def test_two_processes_go_on_with_the_run_of_one(
 
 
 @dataclass(frozen=True)
-class Counted(Place):
+class Counted(Ranks):
     """One of several places in this process: adds what the others would."""
 
     others: list[Tensor] = field(default_factory=list)
@@ -441,13 +441,13 @@ def test_the_validation_mean_is_exact_for_any_number_of_images_and_processes(cas
         values = rng.uniform(10, 60, (count, 2))
         scores = [{"psnr": float(one), "psnr_input": float(two)} for one, two in values]
         images = [
-            Judged(str(i), nothing, nothing, nothing, score, 0.0, None) for i, score in enumerate(scores)
+            Prediction(str(i), nothing, nothing, nothing, score, 0.0, None) for i, score in enumerate(scores)
         ]
         expected = [math.fsum(values[:, column]) / count for column in (0, 1)]
         for world in (1, 2, 3, 4):
             others: list[Tensor] = []
             for rank in range(world):  # the last one has everybody's sums
-                place = Counted(CPU, rank, world, "", others=others)
-                reached, untouched, _ = mean_psnr(images[rank:count:world], place, set())
+                ranks = Counted(CPU, rank, world, "", others=others)
+                reached, untouched, _ = mean_psnr(images[rank:count:world], ranks, set())
             far = max(abs(reached - expected[0]), abs(untouched - expected[1]))
             cases.check(far < 1e-12 * 60, f"{count} images, {world} processes: {far}")

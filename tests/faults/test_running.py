@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 import models
 from data.datasets import PairDataset
 from data.images import to_float
-from data.layouts import Listing, Pair, Source, find_pairs
-from data.loader import Batches, as_it_is
+from data.layouts import Pair, PairList, Source, find_pairs
+from data.loader import LoaderIterator, no_collate
 from tests.conftest import FAST, ROOT, TINY, Workplace, records
 from utils.eval.results import read_csv
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 Trained = Callable[..., Path]
 TRAIN = str(ROOT / "train.py")
@@ -64,7 +64,7 @@ def test_a_number_gone_wrong_stops_before_it_does_harm(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
 ) -> None:
     monkeypatch.setitem(models.LOSSES, "l1", broken_loss({7}, how))
-    with pytest.raises(Refusal, match="not finite at step 7") as caught:
+    with pytest.raises(UserError, match="not finite at step 7") as caught:
         trained(*SHORT, "--save_minutes", "0.00001")
     assert caught.value.code == 1 and ".png" in caught.value.why
     run = tmp_path / "checkpoints" / "run"
@@ -99,7 +99,7 @@ def test_a_skipped_step_moves_nothing(trained: Trained, monkeypatch: pytest.Monk
 @pytest.mark.risk(6)
 def test_skipping_ends_after_ten_in_a_row(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(models.LOSSES, "l1", broken_loss(set(range(1, 100)), "nan"))
-    with pytest.raises(Refusal, match="not finite at step 11"):
+    with pytest.raises(UserError, match="not finite at step 11"):
         trained(*SHORT, "--nan_policy", "skip", "--max_steps", "24")
 
 
@@ -163,12 +163,12 @@ import os, sys, time
 sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
 import utils.eval.evaluator
-honest = utils.eval.evaluator.Judge.judge
+honest = utils.eval.evaluator.Evaluator.judge
 def slow(self, image):
     open("validating", "w").close()
     time.sleep(0.2)
     return honest(self, image)
-utils.eval.evaluator.Judge.judge = slow
+utils.eval.evaluator.Evaluator.judge = slow
 import runpy
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -275,7 +275,7 @@ def test_an_image_that_goes_bad_is_named(
 
     bad = photo_set(tmp_path / "photos")[3]
     monkeypatch.setattr(data.layouts, "pair_headers", after(data.layouts.pair_headers, lambda: damage(bad)))
-    with pytest.raises(Refusal, match=r"train3\.png") as caught:
+    with pytest.raises(UserError, match=r"train3\.png") as caught:
         trained(*PHOTOS, "--n_epochs", "3", "--num_workers", workers)
     assert caught.value.code == 1 and caught.value.why
 
@@ -315,7 +315,7 @@ def test_the_next_pair_stands_in(tmp_path: Path) -> None:
     for path in photo_set(tmp_path / "photos")[6:8]:
         cut_short(path)
     listing = find_pairs(Source(str(tmp_path / "photos")), "train")
-    data = PairDataset(listing, input_nc=3, target_nc=3, stand_in=True)
+    data = PairDataset(listing, input_nc=3, target_nc=3, replace_unreadable=True)
     for index, stands_in in ((5, 5), (6, 0), (7, 0)):
         sample, other = data[2, index], data.whole(stands_in)
         assert sample["name"] == other.name == f"train{stands_in}.png"
@@ -368,11 +368,11 @@ class Deadly(Dataset[Any]):
 def test_the_death_of_a_loader_process_is_said(how: str) -> None:
     loader = DataLoader(Deadly(how), num_workers=1, timeout=3, generator=torch.Generator())
     began = time.monotonic()
-    with pytest.raises(Refusal, match="loader process") as caught:
-        list(Batches(loader))
+    with pytest.raises(UserError, match="loader process") as caught:
+        list(LoaderIterator(loader))
     assert caught.value.code == 1 and "--num_workers" in caught.value.fix
     assert time.monotonic() - began < 8
-    assert len(list(Batches(DataLoader(Deadly("none"), num_workers=1, timeout=3)))) == 8
+    assert len(list(LoaderIterator(DataLoader(Deadly("none"), num_workers=1, timeout=3)))) == 8
 
 
 class Unpicklable(Exception):
@@ -385,13 +385,13 @@ def test_an_exception_that_cannot_be_pickled_comes_back_with_its_file() -> None:
     def read(pair: Pair) -> Any:
         raise Unpicklable(1, 2)
 
-    listing = Listing("pairs", "train", "here", [Pair("a.png", Path("x/a.png"), Path("y/a.png"), "a")], read)
+    listing = PairList("pairs", "train", "here", [Pair("a.png", Path("x/a.png"), Path("y/a.png"), "a")], read)
     data = PairDataset(listing, input_nc=3, target_nc=3)
     loader = DataLoader(
-        data, num_workers=1, timeout=20, collate_fn=as_it_is, sampler=[(0, 0)], generator=torch.Generator()
+        data, num_workers=1, timeout=20, collate_fn=no_collate, sampler=[(0, 0)], generator=torch.Generator()
     )
-    with pytest.raises(Refusal, match=r"x/a\.png: Unpicklable") as caught:
-        list(Batches(loader))
+    with pytest.raises(UserError, match=r"x/a\.png: Unpicklable") as caught:
+        list(LoaderIterator(loader))
     assert caught.value.code == 1 and "cannot be made again" in caught.value.why
 
 
@@ -423,7 +423,7 @@ def test_a_full_memory_names_the_step_and_what_helps(
             return super().forward(output, target)
 
     monkeypatch.setitem(models.LOSSES, "l1", Greedy)
-    with pytest.raises(Refusal, match="out of memory at step 5") as caught:
+    with pytest.raises(UserError, match="out of memory at step 5") as caught:
         trained(*SHORT)
     assert caught.value.code == 1 and asked in caught.value.why
     assert all(flag in caught.value.fix for flag in ("--batchSize", "--crop_size", "--accum", "--amp"))

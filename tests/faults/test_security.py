@@ -24,7 +24,7 @@ from tests.harness import Cases
 from tests.test_visdom import children, listening
 from tests.visdom_server import free_port, need_visdom, wait_until
 from utils.options.flags import parse_test
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 from utils.vis import visdom as visdom_plot
 from utils.vis.visdom import VisdomPlot, Window
 
@@ -204,7 +204,7 @@ def test_names_of_runs_stay_within_checkpoints(trained: Trained, cases: Cases, t
         try:
             trained(*TINY, *OFF, name=name)
             cases.check(False, repr(name))
-        except Refusal as refusal:
+        except UserError as refusal:
             cases.check("--name" in refusal.what and refusal.code == 2, repr(name))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.images import full_scale, levels_of
-from data.transforms import enlarge, normalized, to_unit
+from data.images import max_value, quant_levels
+from data.transforms import denormalize, enlarge, to_batch
 from utils.eval.ensemble import dihedral_mean
 from utils.eval.metrics import Protocol, Score
 from utils.eval.tiling import Tiling, bands, fitting_tile, memory_per_pixel, smaller_tile, starts
-from utils.system.distributed import Place, free_memory
+from utils.system.distributed import Ranks, free_memory
 
 if TYPE_CHECKING:
     from data.datasets import Whole
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 
-class Judged(NamedTuple):
+class Prediction(NamedTuple):
     """One image after the network; images are arrays `(H, W, C)`, the output as it is saved.
 
     `scores` holds `psnr`, `mae`, `ssim` of the output, with the ending `_input` those of doing nothing, and
@@ -41,7 +41,7 @@ class Judged(NamedTuple):
 
 
 @dataclass
-class Judge:
+class Evaluator:
     """Run a network over whole images and measure each.
 
     Args:
@@ -52,7 +52,7 @@ class Judge:
         say: is told each note when it arises: tiles, and what they change.
 
     Raises:
-        Refusal: tiles that would not advance.
+        UserError: tiles that would not advance.
     """
 
     net: nn.Module
@@ -75,12 +75,12 @@ class Judge:
         if self.tiling.size is not None:  # refused here, not at the first large image
             starts(self.tiling.size, self.tiling.size, self.tiling.overlap, self.multiple)
 
-    def __call__(self, images: "Iterable[Whole]") -> Iterator[Judged]:
-        """Judge images one by one; the network is in eval mode meanwhile."""
+    def __call__(self, images: "Iterable[Whole]") -> Iterator[Prediction]:
+        """Evaluator images one by one; the network is in eval mode meanwhile."""
         with eval_mode(self.net), torch.inference_mode():
             yield from map(self.judge, images)  # no name here keeps a large image in memory
 
-    def judge(self, image: "Whole") -> Judged:
+    def judge(self, image: "Whole") -> Prediction:
         """Predict, and measure band by band, so that a large image needs no float copy of the whole."""
         height, width = (side * self.scale for side in image.input.shape[:2])
         measured: list[Score] = []
@@ -105,13 +105,13 @@ class Judge:
         if tile is not None and max(image.input.shape[:2]) > tile:
             self.compare_tiles(image.input, tile)
         values = self.values(image, measured)
-        return Judged(image.name, image.input, output, image.target, values, seconds, tile)
+        return Prediction(image.name, image.input, output, image.target, values, seconds, tile)
 
     def scores(self, target: Array | None, band: Tensor) -> list[Score]:
         """One Score for each prediction of a band: the output, and with x8 the one without the ensemble."""
         if target is None or target.shape[2] != band.shape[1]:
             return []
-        levels, wanted = levels_of(target.dtype), "ssim" in self.metrics
+        levels, wanted = quant_levels(target.dtype), "ssim" in self.metrics
         return [
             Score(self.protocol, len(target), levels, with_ssim=wanted and i == 0) for i in range(len(band))
         ]
@@ -123,7 +123,7 @@ class Judge:
             values |= {name + ending: value for name, value in score.result().items()}
         values.pop("mae_single", None)
         if image.target is not None:
-            nothing = doing_nothing(image.input, image.target, self.protocol, "ssim" in self.metrics)
+            nothing = input_baseline(image.input, image.target, self.protocol, "ssim" in self.metrics)
             values |= {f"{name}_input": value for name, value in nothing.items()}
         return values
 
@@ -168,10 +168,10 @@ class Judge:
 
     def forward(self, part: Array) -> Tensor:
         """`(h, w, C)` of any depth to `(1, C, h, w)` of full scale 1, not clamped; with x8 `(2, C, h, w)`."""
-        given = normalized([part], self.mean, self.std).to(self.device)
+        given = to_batch([part], self.mean, self.std).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             outputs = dihedral_mean(self.net, given) if self.x8 else self.net(given)
-        return to_unit(outputs.float(), self.mean, self.std).cpu()
+        return denormalize(outputs.float(), self.mean, self.std).cpu()
 
     def compare_tiles(self, image: Array, tile: int) -> None:
         """Say once by how much tiles differ from the whole, on a part of one and a half tiles."""
@@ -208,7 +208,7 @@ def _chain(first: Tensor, rest: Iterator[Tensor]) -> Iterator[Tensor]:
 
 def save_rows(image: Tensor, saved: Array) -> None:
     """Fill `saved`, `(h, w, C)` of a file's depth, from `(C, h, w)` of full scale 1; NaN becomes 0."""
-    levels = levels_of(saved.dtype)
+    levels = quant_levels(saved.dtype)
     for part in strips(saved):
         rows = image[:, part].clamp(0, 1).nan_to_num().permute(1, 2, 0)
         if levels:  # in float64, as the scores are, or ties would round elsewhere
@@ -230,11 +230,11 @@ def strips(image: Array) -> Iterator[slice]:
 
 def tensor_of(image: Array) -> Tensor:
     """`(h, W, C)` of any depth to float64 `(C, h, W)` of full scale 1."""
-    scaled = image.astype(np.float64) / full_scale(image.dtype)
+    scaled = image.astype(np.float64) / max_value(image.dtype)
     return torch.from_numpy(scaled).permute(2, 0, 1)
 
 
-def doing_nothing(
+def input_baseline(
     given: Array, target: Array, protocol: Protocol, with_ssim: bool = False
 ) -> dict[str, float]:
     """Scores of the input as given: not clamped, not rounded; gray repeated where the target has colours.
@@ -245,21 +245,23 @@ def doing_nothing(
         return {}
     if given.shape[:2] != target.shape[:2]:
         given = enlarge(given, *target.shape[:2])
-    score = Score(protocol, len(target), levels_of(target.dtype), clean=False, with_ssim=with_ssim)
+    score = Score(protocol, len(target), quant_levels(target.dtype), clean=False, with_ssim=with_ssim)
     for part in strips(target):
         goal = tensor_of(target[part])
         score.add(tensor_of(given[part]).expand_as(goal), goal)
     return score.result()
 
 
-def mean_psnr(judged: Iterable[Judged], place: Place, keep: set[int]) -> tuple[float, float, list[Judged]]:
+def mean_psnr(
+    judged: Iterable[Prediction], ranks: Ranks, keep: set[int]
+) -> tuple[float, float, list[Prediction]]:
     """(mean PSNR, mean PSNR of doing nothing) over all processes; and the images at `keep` of this one.
 
     Each process brings its own part of the set; sums and counts are added, so no image counts twice. The mean
     is that of the images that differ from their target; inf where none does.
     """
     sums = torch.zeros(4, dtype=torch.float64)  # PSNR and its count, doing nothing and its count
-    shown: list[Judged] = []
+    shown: list[Prediction] = []
     for i, image in enumerate(judged):
         values = image.scores["psnr"], image.scores.get("psnr_input", math.nan)
         for at, value in zip((0, 2), values, strict=True):
@@ -267,8 +269,8 @@ def mean_psnr(judged: Iterable[Judged], place: Place, keep: set[int]) -> tuple[f
                 sums[at : at + 2] += torch.tensor([value, 1.0], dtype=torch.float64)
         if i in keep:
             shown.append(image)
-    if place.world > 1:
-        sums = place.reduce(sums.to(place.device)).cpu()
+    if ranks.world > 1:
+        sums = ranks.reduce(sums.to(ranks.device)).cpu()
     total, count, nothing, compared = sums.tolist()
     return total / count if count else math.inf, nothing / compared if compared else math.inf, shown
 

@@ -13,7 +13,7 @@ from data.images import to_float
 from utils.system.errors import first_sentence
 
 if TYPE_CHECKING:
-    from utils.eval.evaluator import Judged
+    from utils.eval.evaluator import Prediction
 
 BACKBONE = "alexnet-owt-7be5be79.pth"  # torchvision's; torchmetrics brings the rest
 SMALLEST = 32  # pixels of a side below which AlexNet has nothing left
@@ -22,7 +22,7 @@ LARGEST = 2**23  # pixels above which its activations take several GiB
 
 def open_lpips(
     device: torch.device, say: Callable[[str], None]
-) -> "Callable[[Judged], dict[str, float]] | None":
+) -> "Callable[[Prediction], dict[str, float]] | None":
     """A function from a judged image to `lpips` and `lpips_input`; or None, and one line that says why.
 
     Nothing is downloaded. The values are NaN for images too small or too large.
@@ -55,7 +55,7 @@ def open_lpips(
         with torch.inference_mode():
             return metric(first.expand(-1, 3, -1, -1), second.expand(-1, 3, -1, -1)).item()
 
-    def measure(image: "Judged") -> dict[str, float]:
+    def measure(image: "Prediction") -> dict[str, float]:
         if image.target is None:
             return {}
         return {

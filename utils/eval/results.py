@@ -14,7 +14,7 @@ from typing import Any
 
 from data.images import output_suffix
 from utils.system.atomic import write_text
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 # the order of the columns; those without a value are left out
 COLUMNS = (
@@ -59,14 +59,14 @@ class Results:
         """Where the output of image `name` goes: below `outputs/`, sub-folder included; see `output_suffix`.
 
         Raises:
-            Refusal: two images would get the same file, or one outside the folder.
+            UserError: two images would get the same file, or one outside the folder.
         """
         root = self.folder / "outputs"
         path = (root / name).with_suffix(output_suffix(name, depth))
         if path in self.written:
-            raise Refusal(f"two images would be written to {path}", fix="give them different names", code=1)
+            raise UserError(f"two images would be written to {path}", fix="give them different names", code=1)
         if not path.resolve().is_relative_to(root.resolve()):
-            raise Refusal(f"{name} would be written outside {root}", fix="rename it", code=1)
+            raise UserError(f"{name} would be written outside {root}", fix="rename it", code=1)
         self.written.add(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -76,7 +76,9 @@ class Results:
         outputs = Counter(str(Path(name).with_suffix(output_suffix(name, "u1"))) for name in names)
         double = [name for name, count in outputs.items() if count > 1]
         if double:
-            raise Refusal("several images would be written to one file", ", ".join(double[:5]), "rename them")
+            raise UserError(
+                "several images would be written to one file", ", ".join(double[:5]), "rename them"
+            )
 
     def add(self, name: str, scores: Mapping[str, float], seconds: float) -> None:
         """Note the scores of one image."""

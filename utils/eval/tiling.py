@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 Array = np.ndarray
 RAMP = 16  # pixels over which one tile fades into the next, in the middle of what they share
@@ -81,11 +81,11 @@ def starts(length: int, tile: int, overlap: int, multiple: int) -> list[int]:
     ([0, 32, 60], [0])
 
     Raises:
-        Refusal: tiles that would not advance.
+        UserError: tiles that would not advance.
     """
     step = (tile // multiple * multiple - overlap) // multiple * multiple
     if step < 1:
-        raise Refusal(
+        raise UserError(
             f"--tile {tile} with --tile_overlap {overlap} does not advance",
             f"tiles begin at multiples of {multiple}, as the network wants it",
             f"--tile {-(-overlap // multiple) * multiple + multiple} or more",

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 LEAST, MOST = 25, 1000  # steps that are timed before the length is fixed
 SHARE = 0.1  # of all steps that are timed, between these two: the speed of a machine wavers
-SPARE = 0.03  # of the time, when the length is fixed, for what the measured steps did not show
+SAFETY_MARGIN = 0.03  # of the time, when the length is fixed, for what the measured steps did not show
 LEAST_EPOCH = 500  # steps of an epoch that ends with a validation and a save
 UNKNOWN = 10**9  # steps of a run whose length is still to be measured: its schedule stands at its beginning
 
 
-class Costs(NamedTuple):
+class StepCost(NamedTuple):
     """What the rest of a run costs, in seconds.
 
     Args:
@@ -35,12 +35,12 @@ class Costs(NamedTuple):
     spare: float = 0
 
 
-def steps_within(seconds: float, costs: Costs) -> int:
+def steps_within(seconds: float, costs: StepCost) -> int:
     """How many steps fit; at least one.
 
-    >>> steps_within(100, Costs(step=0.1, last=0))
+    >>> steps_within(100, StepCost(step=0.1, last=0))
     1000
-    >>> steps_within(100, Costs(step=0.1, last=5, decode=0.1, decoding=100))
+    >>> steps_within(100, StepCost(step=0.1, last=5, decode=0.1, decoding=100))
     850
     """
     left = seconds * (1 - costs.spare) - costs.last
@@ -56,7 +56,7 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-class Stopwatch:
+class StepTimer:
     """Times the steps of a run: until they suffice to fix its length, and then whether it keeps to its time.
 
     Args:
@@ -67,7 +67,7 @@ class Stopwatch:
         self.taken = 0  # steps
         self.due = LEAST if on else 0  # how many of them have been taken when it is to be read
         self.ends: list[tuple[float, float]] = []  # of each: when, and the wait for data up to then
-        self.fixed: tuple[int, float, Costs] | None = None  # when and by what the length was: steps, time
+        self.fixed: tuple[int, float, StepCost] | None = None  # when and by what the length was: steps, time
 
     def step(self, waited_s: float) -> bool:
         """Count a step, before which the run has waited `waited_s` for data; True where it is due."""
@@ -89,13 +89,13 @@ class Stopwatch:
         steps = [after[0] - before[0] - wait for (before, after), wait in zip(timed, waits, strict=True)]
         return statistics.median(steps), statistics.median(waits)
 
-    def since(self) -> Costs:
+    def since(self) -> StepCost:
         """What the rest costs, by the time since the length was fixed, validations included."""
         assert self.fixed
         steps, then, costs = self.fixed
-        return Costs((time.perf_counter() - then) / (self.taken - steps), costs.last)
+        return StepCost((time.perf_counter() - then) / (self.taken - steps), costs.last)
 
-    def settled(self, left: int, costs: Costs) -> bool:
+    def settled(self, left: int, costs: StepCost) -> bool:
         """Whether the steps timed suffice to fix, or to change, the length to `left` more; sets `due`.
 
         Args:

@@ -20,7 +20,7 @@ from models import ACTIVATIONS, INITS, LOSSES, NETWORKS, NORMS, UNIT_RANGE, UPSA
 from utils.optim.optimizers import OPTIMIZERS
 from utils.optim.schedules import SCHEDULES
 from utils.run.run import Run
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 LARGEST = 2**31 - 1  # of whole numbers: what torch's seeds and sizes take
 METRICS = ("psnr", "ssim", "mae", "lpips")
@@ -62,15 +62,15 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=_Help, usage="%(prog)s [flags]", **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        raise Refusal(message, fix=f"{self.prog} --help lists every flag")
+        raise UserError(message, fix=f"{self.prog} --help lists every flag")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse everything; an unknown flag is answered with the nearest known one."""
         opt, extra = self.parse_known_args(argv)
         if extra:
-            raise Refusal(f"unknown argument {extra[0]}", fix=self._meant(extra[0], argv))
+            raise UserError(f"unknown argument {extra[0]}", fix=self._meant(extra[0], argv))
         if empty := [name for name, value in vars(opt).items() if value == ""]:
-            raise Refusal(f"--{empty[0]} is empty", fix="give it a value, or leave it out")
+            raise UserError(f"--{empty[0]} is empty", fix="give it a value, or leave it out")
         return opt
 
     def _meant(self, word: str, argv: Sequence[str]) -> str:
@@ -91,7 +91,7 @@ class Parser(argparse.ArgumentParser):
         if near and value not in (action.choices or ()):
             flag = "/".join(action.option_strings)
             what = f"argument {flag}: invalid choice: {value!r} (choose from {', '.join(choices)})"
-            raise Refusal(what, fix=f"did you mean {near[0]}?")
+            raise UserError(what, fix=f"did you mean {near[0]}?")
         super()._check_value(action, value)
 
     def given(self, argv: Sequence[str]) -> set[str]:
@@ -450,7 +450,7 @@ def parse_train(argv: Sequence[str]) -> argparse.Namespace:
     `opt.changed` lists what differs from the defaults, or from the run that goes on.
 
     Raises:
-        Refusal: a wrong flag or value, a run that exists or does not, a change that a run cannot survive.
+        UserError: a wrong flag or value, a run that exists or does not, a change that a run cannot survive.
     """
     parser = train_parser()
     parser.set_defaults(**PRESETS.get(parser.parse(argv).preset, {}))
@@ -473,7 +473,7 @@ def parse_train(argv: Sequence[str]) -> argparse.Namespace:
         fixed &= changed
         if fixed:
             key = min(fixed)
-            raise Refusal(
+            raise UserError(
                 f"--{key} cannot change within a run",
                 f"{run.name} was started with {before[key]}",
                 "leave it out, or start another --name (with --weights to begin from this run's weights)",
@@ -481,7 +481,7 @@ def parse_train(argv: Sequence[str]) -> argparse.Namespace:
     else:
         changed = {key for key in given if getattr(opt, key) != parser.get_default(key)}
         if run.taken() and not (opt.dry_run or opt.check_data):
-            raise Refusal(f"{run.folder} exists", fix="go on with --resume, or choose another --name")
+            raise UserError(f"{run.folder} exists", fix="go on with --resume, or choose another --name")
     opt.name, opt.changed = run.name, changed
     _resolve_network(opt, changed)
     _check_train(opt)
@@ -498,11 +498,11 @@ def _resolve_network(opt: argparse.Namespace, given: set[str]) -> None:
     own = network_defaults(opt.model)
     for flag in NETWORK_FLAGS:
         if flag not in own and flag in given:
-            raise Refusal(f"--{flag} means nothing for --model {opt.model}", fix=f"it has {', '.join(own)}")
+            raise UserError(f"--{flag} means nothing for --model {opt.model}", fix=f"it has {', '.join(own)}")
         if flag in own and getattr(opt, flag) is None:
             setattr(opt, flag, own[flag])
     if "weights" in own and not opt.weights:
-        raise Refusal(f"--model {opt.model} needs --weights", fix="name the file of the network")
+        raise UserError(f"--model {opt.model} needs --weights", fix="name the file of the network")
     for flag, value in zip(
         ("mean", "std"), (0.0, 1.0) if opt.model in UNIT_RANGE else (0.5, 0.5), strict=True
     ):
@@ -512,31 +512,31 @@ def _resolve_network(opt: argparse.Namespace, given: set[str]) -> None:
 
 def _check_weights(file: str) -> None:
     if not Path(file).is_file():
-        raise Refusal(f"no such file [--weights {file}]", fix="such as checkpoints/RUN/best_net.pth")
+        raise UserError(f"no such file [--weights {file}]", fix="such as checkpoints/RUN/best_net.pth")
 
 
 def _check_train(opt: argparse.Namespace) -> None:
     if opt.minutes and (other := sorted({"n_epochs", "max_steps"} & opt.changed)):
-        raise Refusal(f"--minutes and --{other[0]} both set the length", fix="leave one out")
+        raise UserError(f"--minutes and --{other[0]} both set the length", fix="leave one out")
     if opt.epoch >= opt.n_epochs and not opt.minutes:
-        raise Refusal(
+        raise UserError(
             f"nothing to train from --epoch {opt.epoch} to --n_epochs {opt.n_epochs}", fix="raise --n_epochs"
         )
     if opt.size and opt.crop_size and opt.crop_size > opt.size:
-        raise Refusal(f"--crop_size {opt.crop_size} does not fit into --size {opt.size}", fix="lower it")
+        raise UserError(f"--crop_size {opt.crop_size} does not fit into --size {opt.size}", fix="lower it")
     if opt.accum > opt.batchSize:
-        raise Refusal(
+        raise UserError(
             f"--accum {opt.accum} splits --batchSize {opt.batchSize} into more parts than it has images",
             fix="lower --accum or raise --batchSize",
         )
     for flag in ("degrade", "num_workers"):
         if opt.cache == "device" and getattr(opt, flag):
             why = "makes every input anew" if flag == "degrade" else "cut batches elsewhere"
-            raise Refusal(f"--{flag} {getattr(opt, flag)} {why}: no --cache device", fix="take --cache ram")
+            raise UserError(f"--{flag} {getattr(opt, flag)} {why}: no --cache device", fix="take --cache ram")
     if opt.tensorboard and importlib.util.find_spec("tensorboard") is None:  # before there is a run
-        raise Refusal("tensorboard is not installed [--tensorboard]", fix="pip install tensorboard")
+        raise UserError("tensorboard is not installed [--tensorboard]", fix="pip install tensorboard")
     if not opt.dataroot.startswith("demo") and not Path(opt.dataroot).exists():
-        raise Refusal(f"no such folder [--dataroot {opt.dataroot}]", fix="name a folder, or demo")
+        raise UserError(f"no such folder [--dataroot {opt.dataroot}]", fix="name a folder, or demo")
 
 
 def source_of(options: Mapping[str, Any]) -> Source:
@@ -621,25 +621,25 @@ def parse_test(argv: Sequence[str]) -> argparse.Namespace:
     """The options of test.py.
 
     Raises:
-        Refusal: a wrong flag or value, or flags of a network beside a run that has one.
+        UserError: a wrong flag or value, or flags of a network beside a run that has one.
     """
     parser = test_parser()
     opt, given = parser.parse(argv), parser.given(argv)
     if not re.fullmatch(r"best|latest|\d+", opt.load):
-        raise Refusal(f"bad checkpoint [--load {opt.load}]", fix="best, latest, or the number of an epoch")
+        raise UserError(f"bad checkpoint [--load {opt.load}]", fix="best, latest, or the number of an epoch")
     if opt.model:
         if not (opt.weights and opt.dataroot):
-            raise Refusal("--model needs --weights and --dataroot", fix="or name a run by --name")
+            raise UserError("--model needs --weights and --dataroot", fix="or name a run by --name")
         opt.input_nc = opt.input_nc or 3
         opt.output_nc = opt.output_nc or opt.input_nc
         _resolve_network(opt, given)
         opt.name = opt.name or re.sub(r"[^\w.\-=+]", "_", Path(opt.weights).stem)
     elif flags := sorted((parser.group_names("network") - {"weights"}) & given):
-        raise Refusal(f"--{flags[0]} comes from the run", fix="leave it out, or give --model and --weights")
+        raise UserError(f"--{flags[0]} comes from the run", fix="leave it out, or give --model and --weights")
     elif not opt.name:
-        raise Refusal("which run?", fix="--name RUN, or --weights FILE with --model")
+        raise UserError("which run?", fix="--name RUN, or --weights FILE with --model")
     if opt.tile and opt.tile_overlap >= opt.tile:
-        raise Refusal(
+        raise UserError(
             f"--tile_overlap {opt.tile_overlap} leaves nothing of --tile {opt.tile}", fix="lower it"
         )
     if opt.weights:
@@ -668,7 +668,7 @@ def parse_compare(argv: Sequence[str]) -> argparse.Namespace:
     opt = parser.parse(argv)
     curve = Path(opt.curve)
     if curve.suffix.lower() != ".png" or curve.is_dir() or not curve.parent.is_dir():
-        raise Refusal(f"bad file [--curve {opt.curve}]", fix="name a .png in a folder that exists")
+        raise UserError(f"bad file [--curve {opt.curve}]", fix="name a .png in a folder that exists")
     return opt
 
 
@@ -692,6 +692,6 @@ def parse_or_exit(parse: Callable[[Sequence[str]], argparse.Namespace]) -> argpa
     """Parse the command line; a refusal ends the process with its message and code."""
     try:
         return parse(sys.argv[1:])
-    except Refusal as refusal:
+    except UserError as refusal:
         print(refusal, file=sys.stderr)
         sys.exit(refusal.code)

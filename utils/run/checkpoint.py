@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from utils.run.run import Run
-from utils.system.atomic import whole_file
-from utils.system.errors import Refusal, first_sentence
+from utils.system.atomic import atomic_write
+from utils.system.errors import UserError, first_sentence
 
 FORMAT = 1
 
@@ -30,8 +30,8 @@ def save(value: Any, path: Path) -> None:
     Raises:
         OSError: it cannot be written; torch would say so by a RuntimeError without the reason.
     """
-    with whole_file(path) as file:
-        told = Told(file)
+    with atomic_write(path) as file:
+        told = ErrorKeepingFile(file)
         try:
             torch.save(value, cast(IO[bytes], told))  # all that torch calls
         except RuntimeError:
@@ -40,7 +40,7 @@ def save(value: Any, path: Path) -> None:
             raise
 
 
-class Told:
+class ErrorKeepingFile:
     """A file to write, which remembers why a write failed."""
 
     def __init__(self, file: IO[bytes]):
@@ -68,10 +68,10 @@ def load(path: Path, older: bool = False) -> Any:
             damages only a missing end is noticed.
 
     Raises:
-        Refusal: not there, damaged, or holding anything that wants to run code.
+        UserError: not there, damaged, or holding anything that wants to run code.
     """
     if not path.is_file():
-        raise Refusal(f"no such file: {path}")
+        raise UserError(f"no such file: {path}")
     try:
         damaged = damaged_member(path) if not older or starts_as_zip(path) else None
         if damaged is None:
@@ -79,7 +79,7 @@ def load(path: Path, older: bool = False) -> Any:
         reason = f"checksum of {damaged} does not match"
     except Exception as error:  # zipfile and torch raise at least six kinds for bad files
         reason = f"{type(error).__name__}: {first_sentence(error)}"
-    raise Refusal(f"{path} is damaged or no checkpoint", reason, "use another checkpoint")
+    raise UserError(f"{path} is damaged or no checkpoint", reason, "use another checkpoint")
 
 
 def damaged_member(path: Path) -> str | None:
@@ -103,14 +103,14 @@ def restore(state: dict[str, Any], **parts: Stateful) -> None:
     """Give each named object its state back.
 
     Raises:
-        Refusal: the state is of another network or optimizer.
+        UserError: the state is of another network or optimizer.
     """
     for name, part in parts.items():
         try:
             part.load_state_dict(state[name])
         except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
             lines = [line.strip() for line in str(error).splitlines()]
-            raise Refusal(
+            raise UserError(
                 f"{state.get('file', 'the state')} does not fit the run's {name}",
                 f"{type(error).__name__}: {' '.join(lines)[:200]}",
                 "go on from another --epoch, or start again under another --name",
@@ -121,13 +121,13 @@ def freeze(net: nn.Module, pattern: str | None) -> list[nn.Parameter]:
     """Set `requires_grad_(False)` on every parameter whose name `pattern` finds; return the others.
 
     Raises:
-        Refusal: the pattern finds none, or all.
+        UserError: the pattern finds none, or all.
     """
     names = [name for name, _ in net.named_parameters()]
     frozen = {name for name in names if pattern and re.search(pattern, name)}
     if pattern and len(frozen) in (0, len(names)):
         which = "no parameter" if not frozen else "every parameter"
-        raise Refusal(f"--freeze {pattern} matches {which}", f"names are such as {names[0]}, {names[-1]}")
+        raise UserError(f"--freeze {pattern} matches {which}", f"names are such as {names[0]}, {names[-1]}")
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(name not in frozen)
     return [parameter for parameter in net.parameters() if parameter.requires_grad]
@@ -140,7 +140,7 @@ def find_state(run: Run, epoch: int, epoch_steps: int, say: Callable[[str], None
         say: is told which newer states were skipped, and why.
 
     Raises:
-        Refusal: no sound state; no state of that epoch, naming those that have one; or one of another format.
+        UserError: no sound state, no state of that epoch (lists those that exist), or another format.
     """
     if epoch:
         return state_after(run, epoch, epoch_steps)
@@ -149,14 +149,14 @@ def find_state(run: Run, epoch: int, epoch_steps: int, say: Callable[[str], None
     for path in paths:
         try:
             state = readable(path)
-        except Refusal as refusal:
+        except UserError as refusal:
             reasons.append(f"{refusal.what} ({refusal.why})")
             continue
         for reason in reasons:
             say(f"skipped: {reason}")
         return state
     why = "; ".join(reasons) or f"{run.state('latest')} is not there"
-    raise Refusal(
+    raise UserError(
         f"{run.name} has no sound state to go on from [--resume]", why, "start again under another --name"
     )
 
@@ -167,16 +167,16 @@ def state_after(run: Run, epoch: int, epoch_steps: int) -> dict[str, Any]:
     state = readable(own if own.is_file() else run.state("latest"))
     if not own.is_file() and state.get("step") != epoch * epoch_steps:
         saved = ", ".join(map(str, run.epochs_saved())) or "none"
-        raise Refusal(
+        raise UserError(
             f"no state after epoch {epoch} [--epoch]", f"saved: {saved}", "one of these, or --resume"
         )
     return state
 
 
 def readable(path: Path) -> dict[str, Any]:
-    """A sound state of this format; Refusal otherwise."""
+    """A sound state of this format; UserError otherwise."""
     state = load(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
-        raise Refusal(f"{path} has another format of checkpoint", f"{found}, here {FORMAT}")
+        raise UserError(f"{path} has another format of checkpoint", f"{found}, here {FORMAT}")
     return state | {"file": str(path)}

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from utils.run.run import Run, read_log
-from utils.system.errors import Refusal, first_sentence
+from utils.system.errors import UserError, first_sentence
 from utils.vis.visdom import VisdomPlot
 
 
@@ -117,7 +117,7 @@ class TensorBoardSink:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise Refusal(
+            raise UserError(
                 "tensorboard is not installed [--tensorboard]", fix="pip install tensorboard"
             ) from None
         _hush("_AsyncWriterThread")

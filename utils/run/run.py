@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from utils.system.atomic import write_text
-from utils.system.errors import Refusal, first_sentence
+from utils.system.errors import UserError, first_sentence
 
 ROOT = Path("checkpoints")
 
@@ -38,10 +38,10 @@ class Run:
         """The run `name`.
 
         Raises:
-            Refusal: a name that is not one plain folder name.
+            UserError: a name that is not one plain folder name.
         """
         if not re.fullmatch(r"[\w.\-=+ ]+", name) or name in (".", ".."):
-            raise Refusal(
+            raise UserError(
                 f"bad run name [--name {name}]", "it becomes a folder", "letters, digits and . _ - = + only"
             )
         return cls(ROOT / name)
@@ -50,7 +50,7 @@ class Run:
         """Hold the run for this process, until the file is closed or the process ends in any way.
 
         Raises:
-            Refusal: another process holds it.
+            UserError: another process holds it.
         """
         file = (self.folder / ".lock").open("a+", encoding="utf-8")
         try:
@@ -59,7 +59,7 @@ class Run:
             file.seek(0)
             who = file.read().strip()
             file.close()
-            raise Refusal(
+            raise UserError(
                 f"{self.folder} is in use",
                 f"process {who} trains in it",
                 "wait for it, or choose another --name",
@@ -81,14 +81,14 @@ class Run:
         """Around all that is written before the first step: a folder that cannot be is refused.
 
         Raises:
-            Refusal: instead of the OSError.
+            UserError: instead of the OSError.
         """
         try:
             yield
         except OSError as error:
             why = f"{error.strerror or error}: {error.filename or self.folder}"
             fix = "mend its permissions or make room, choose another --name, or start elsewhere"
-            raise Refusal(f"cannot write the run's folder {self.folder} [--name]", why, fix) from None
+            raise UserError(f"cannot write the run's folder {self.folder} [--name]", why, fix) from None
 
     def net(self, tag: str) -> Path:
         """Weights of `latest`, `best` or `epoch_0010`."""
@@ -102,10 +102,10 @@ class Run:
         """The run's options, resolved.
 
         Raises:
-            Refusal: no such run, listing those that exist; or no JSON object in the file.
+            UserError: no such run, listing those that exist; or no JSON object in the file.
         """
         if not self.exists():
-            raise Refusal(
+            raise UserError(
                 f"no run '{self.name}' [--name]", f"{ROOT}/ holds {runs_present()}", "train it first"
             )
         fix = "put its copy back, or start again under another --name"
@@ -113,9 +113,9 @@ class Run:
             options = json.loads(self.options_file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             why = f"{type(error).__name__}: {first_sentence(error)}"
-            raise Refusal(f"cannot read {self.options_file}", why, fix) from None
+            raise UserError(f"cannot read {self.options_file}", why, fix) from None
         if not isinstance(options, dict):
-            raise Refusal(f"cannot read {self.options_file}", "it holds no JSON object", fix)
+            raise UserError(f"cannot read {self.options_file}", "it holds no JSON object", fix)
         return options
 
     def states(self) -> list[Path]:

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from utils.system.errors import Refusal
+from utils.system.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a file beside `path` that becomes `path` in one step, durable, when the block ends well.
 
     A crash at any instant leaves the older complete file. An OSError on the way names `path`.
@@ -39,14 +39,14 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def explain_writing(folder: Path) -> Iterator[None]:
+def disk_errors(folder: Path) -> Iterator[None]:
     """Turn what a full or shut disk raises in this block into one message.
 
     Args:
         folder: is named where the error does not know its file.
 
     Raises:
-        Refusal: instead of the OSError.
+        UserError: instead of the OSError.
     """
     try:
         yield
@@ -54,7 +54,7 @@ def explain_writing(folder: Path) -> Iterator[None]:
         if error.errno not in (*FULL, *BARRED):
             raise
         fix = "free some space" if error.errno in FULL else "see to its permissions and its disk"
-        raise Refusal(
+        raise UserError(
             f"cannot write {error.filename or folder}",
             error.strerror or str(error),
             f"{fix}; files that were complete are still there",
@@ -64,5 +64,5 @@ def explain_writing(folder: Path) -> Iterator[None]:
 
 def write_text(text: str, path: Path) -> None:
     """Write a UTF-8 text file, whole or not at all; file names that are no UTF-8 keep their bytes."""
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode(errors="surrogateescape"))

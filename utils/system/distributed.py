@@ -15,14 +15,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.system.errors import Refusal, first_sentence
+from utils.system.errors import UserError, first_sentence
 
 CONTAINER = Path("/sys/fs/cgroup")  # what Linux allows this process's container, if it is in one
 MEETING_S = 600.0  # how long the processes wait for the last one to start
 
 
 @dataclass(frozen=True)
-class Place:
+class Ranks:
     """Device, and rank among `world` processes; `note` is the line that says so.
 
     `store` holds what they tell each other outside of collective operations, which need all of them alive.
@@ -35,7 +35,7 @@ class Place:
     store: dist.Store | None = None
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
     def reduce(self, values: Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
@@ -44,23 +44,23 @@ class Place:
             dist.all_reduce(values, op=op)
         return values
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Return when every process has come here."""
         if self.world > 1:
             dist.barrier()
 
-    def exchange(self, text: str) -> list[str]:
+    def all_gather_text(self, text: str) -> list[str]:
         """What every process says here, by rank; all of them must come."""
         if self.store is None:
             return [text]
         self.store.set(f"said/{self.rank}", text)
-        self.wait()
+        self.barrier()
         said = [self.store.get(f"said/{rank}").decode() for rank in range(self.world)]
-        self.wait()  # nobody says the next thing before all have heard this one
+        self.barrier()  # nobody says the next thing before all have heard this one
         return said
 
 
-def join(gpu_ids: str, timeout_s: float = 600) -> Place:
+def init(gpu_ids: str, timeout_s: float = 600) -> Ranks:
     """Choose the device and, under torchrun, join the process group (nccl on GPUs, gloo on CPUs).
 
     Args:
@@ -68,7 +68,7 @@ def join(gpu_ids: str, timeout_s: float = 600) -> Place:
         timeout_s: after which a process that does not answer is given up.
 
     Raises:
-        Refusal: an id that does not exist.
+        UserError: an id that does not exist.
     """
     local, rank, world = (int(os.environ.get(key, default)) for key, default in _RANKS)
     ids = [] if gpu_ids in ("-1", "mps") else [int(part) for part in gpu_ids.split(",")]
@@ -82,7 +82,7 @@ def join(gpu_ids: str, timeout_s: float = 600) -> Place:
     else:
         chosen = ids[local] if len(ids) > 1 else ids[0] + local
         if chosen >= count:
-            raise Refusal(
+            raise UserError(
                 f"no GPU {chosen} [--gpu_ids {gpu_ids}]", f"{count} found", f"ids are 0 to {count - 1}"
             )
         torch.cuda.set_device(chosen)
@@ -91,7 +91,7 @@ def join(gpu_ids: str, timeout_s: float = 600) -> Place:
         torch.set_num_threads(max(1, available_cores() // processes_here()))
         note += f", {torch.get_num_threads()} threads"
     if world == 1:
-        return Place(device, rank, world, note)
+        return Ranks(device, rank, world, note)
     store, _, _ = next(dist.rendezvous("env://"))
     store.set(f"here/{rank}", "")  # they start at different times: that is no missing answer
     store.wait([f"here/{each}" for each in range(world)], timedelta(seconds=max(MEETING_S, timeout_s)))
@@ -102,50 +102,50 @@ def join(gpu_ids: str, timeout_s: float = 600) -> Place:
         rank=rank,
         world_size=world,
     )
-    return Place(device, rank, world, f"{note}, {world} processes", store)
+    return Ranks(device, rank, world, f"{note}, {world} processes", store)
 
 
 _RANKS = (("LOCAL_RANK", 0), ("RANK", 0), ("WORLD_SIZE", 1))
 
 
-def leave() -> None:
+def shutdown() -> None:
     """End the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-class LostPeer(Refusal):
+class PeerFailed(UserError):
     """Another process of the run failed first."""
 
 
 @contextmanager
-def explain_peers(place: Place) -> Iterator[None]:
+def report_peer_failure(ranks: Ranks) -> Iterator[None]:
     """Leave word for the others when this process fails, and say theirs where one of them did.
 
     Raises:
-        LostPeer: instead of what the collective operation raised that missed a process.
+        PeerFailed: instead of what the collective operation raised that missed a process.
     """
     try:
         yield
-    except LostPeer:
+    except PeerFailed:
         raise
     except Exception as error:
-        if place.store is None:
+        if ranks.store is None:
             raise
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             what = getattr(error, "what", f"{type(error).__name__}: {first_sentence(error)}")
             why = getattr(error, "why", "")
             with suppress(RuntimeError):  # the store is gone: nobody is left to be told
-                place.store.compare_set("failure", "", f"process {place.rank} failed: {what}\n{why}")
+                ranks.store.compare_set("failure", "", f"process {ranks.rank} failed: {what}\n{why}")
             raise
         what, why = "a process of the run ended, or does not answer [--dist_timeout]", first_sentence(error)
         with suppress(RuntimeError):
-            if place.store.check(["failure"]):
-                what, _, why = place.store.get("failure").decode().partition("\n")
-        raise LostPeer(what, why, "see the messages above; go on with --resume", code=1) from None
+            if ranks.store.check(["failure"]):
+                what, _, why = ranks.store.get("failure").decode().partition("\n")
+        raise PeerFailed(what, why, "see the messages above; go on with --resume", code=1) from None
 
 
-def gradients_shared(model: nn.Module, last: bool) -> AbstractContextManager[Any]:
+def ddp_sync(model: nn.Module, last: bool) -> AbstractContextManager[Any]:
     """Around forward and backward of one part of a batch: average over the processes only after the last."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
 
@@ -201,7 +201,7 @@ def relaunch_if_many(gpu_ids: str) -> None:
     os.execv(sys.executable, [sys.executable, *command])
 
 
-def bfloat16_pays(device: torch.device) -> bool:
+def has_native_bf16(device: torch.device) -> bool:
     """Whether the device computes bfloat16 in hardware (what `--amp auto` asks)."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -235,4 +235,4 @@ def set_float32(device: torch.device, tf32: bool) -> None:
 
 def amp_enabled(amp: str, device: torch.device) -> bool:
     """`--amp auto|on|off` as a yes or no."""
-    return amp == "on" or (amp == "auto" and bfloat16_pays(device))
+    return amp == "on" or (amp == "auto" and has_native_bf16(device))

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 
 
-class Refusal(Exception):
+class UserError(Exception):
     """Something the user can mend.
 
     Args:
@@ -70,10 +70,10 @@ class Stream(io.TextIOWrapper):
         os.close(nowhere)
         if not isinstance(error, self.gone):
             fix = "what was computed is on the disk all the same"
-            raise Refusal("cannot write to stdout", str(error), fix, code=1) from None
+            raise UserError("cannot write to stdout", str(error), fix, code=1) from None
 
 
-def mend_streams() -> None:
+def fix_streams() -> None:
     """Make stdin, stdout and stderr usable: open those that are closed, outlive those that break.
 
     A closed one is None, on which much fails; and the next file that is opened would take its place.
@@ -107,8 +107,8 @@ def run_script(main: Callable[[Any, ExitStack], int], opt: Any) -> int:
     except Exception as failure:
         if opt.debug:
             traceback.print_exc()
-        if not isinstance(failure, Refusal):
-            failure = Refusal(
+        if not isinstance(failure, UserError):
+            failure = UserError(
                 f"{type(failure).__name__}: {first_sentence(failure)}",
                 fix="repeat the command with --debug to see the traceback",
                 code=1,

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from utils.system.distributed import Place
-from utils.system.errors import Refusal, first_sentence
+from utils.system.distributed import Ranks
+from utils.system.errors import UserError, first_sentence
 
 T = TypeVar("T")
 MAX_SKIPPED = 10  # steps in a row that --nan_policy skip forgives
@@ -56,7 +56,7 @@ class Signals:
         asked, self.save = self.save, False
         return asked
 
-    def heed(self, images: Iterable[T]) -> Iterator[T]:
+    def until_stopped(self, images: Iterable[T]) -> Iterator[T]:
         """Yield images to judge until a signal asks to stop."""
         for image in images:
             yield image
@@ -64,24 +64,24 @@ class Signals:
                 return
 
 
-def read_flags(loss: Tensor, norm: Tensor, stop: int, place: Place) -> tuple[bool, int]:
+def read_flags(loss: Tensor, norm: Tensor, stop: int, ranks: Ranks) -> tuple[bool, int]:
     """The one host read of a step, over all processes: (loss or gradient not finite, signal to stop)."""
     bad = ~(torch.isfinite(loss.detach()) & torch.isfinite(norm))
     flags = torch.stack([bad.long(), torch.full_like(bad, stop, dtype=torch.long)])
-    flags = place.reduce(flags, dist.ReduceOp.MAX)
+    flags = ranks.reduce(flags, dist.ReduceOp.MAX)
     wrong, asked = flags.tolist()
     return bool(wrong), asked
 
 
 @contextmanager
-def explain_memory(where: Callable[[], str]) -> Iterator[None]:
+def oom_errors(where: Callable[[], str]) -> Iterator[None]:
     """Turn what a full memory raises in this block into one message.
 
     Args:
         where: says what was being done, such as "at step 7".
 
     Raises:
-        Refusal: instead of torch's or Python's own exception.
+        UserError: instead of torch's or Python's own exception.
     """
     try:
         yield
@@ -92,7 +92,7 @@ def explain_memory(where: Callable[[], str]) -> Iterator[None]:
             raise
         size = re.search(r"allocate (\d[\d.]* ?\w*)", str(error))
         asked = f"{size[1]} asked for" if size else first_sentence(error)
-        raise Refusal(
+        raise UserError(
             f"out of memory {where()}",
             asked,
             "lower --batchSize or --crop_size, split the batch by --accum 2, or add --amp on",
@@ -100,13 +100,13 @@ def explain_memory(where: Callable[[], str]) -> Iterator[None]:
         ) from None
 
 
-def blame(loss: Tensor, norm: Tensor, names: Iterable[str], place: Place) -> str:
+def describe_nonfinite(loss: Tensor, norm: Tensor, names: Iterable[str], ranks: Ranks) -> str:
     """Loss and files of each process whose loss is no number; of all where only a gradient is none."""
     here = f"loss {loss.item():g}, gradient norm {norm.item():g}, batch {', '.join(names)}"
-    if place.world == 1:
+    if ranks.world == 1:
         return here
-    own = f"process {place.rank}: {here}"
-    said = place.exchange(own if not torch.isfinite(loss) else f"finite {own}")
+    own = f"process {ranks.rank}: {here}"
+    said = ranks.all_gather_text(own if not torch.isfinite(loss) else f"finite {own}")
     wrong = [text for text in said if not text.startswith("finite ")]
     return "; ".join(wrong or [text.removeprefix("finite ") for text in said])
 
@@ -116,6 +116,6 @@ def finite_buffers(net: nn.Module) -> bool:
     return all(buffer.isfinite().all() for buffer in net.buffers())
 
 
-def agree(number: int, place: Place) -> int:
+def all_reduce_max(number: int, ranks: Ranks) -> int:
     """The largest number that any process gives: the signal to stop that one of them got, or 0."""
-    return int(place.reduce(torch.tensor(int(number), device=place.device), dist.ReduceOp.MAX).item())
+    return int(ranks.reduce(torch.tensor(int(number), device=ranks.device), dist.ReduceOp.MAX).item())

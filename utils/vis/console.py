@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.loader import Batches
-from utils.system.distributed import Place
+from data.loader import LoaderIterator
+from utils.system.distributed import Ranks
 
 QUIET_S = 10.0  # between two plain lines
 
@@ -75,12 +75,12 @@ def clock(seconds: float) -> str:
 class Meter:
     """What a printed line says of the steps since the last one; summed on the device and read only then."""
 
-    def __init__(self, batch_size: int, batches: Batches, place: Place):
-        self.batch_size, self.batches, self.place = batch_size, batches, place
+    def __init__(self, batch_size: int, batches: LoaderIterator, ranks: Ranks):
+        self.batch_size, self.batches, self.ranks = batch_size, batches, ranks
         self.restart()
 
     def restart(self) -> None:
-        self.sums = torch.zeros(3, device=self.place.device)
+        self.sums = torch.zeros(3, device=self.ranks.device)
         self.steps = 0
         self.since, self.waited_s = time.perf_counter(), self.batches.waited_s
 
@@ -93,7 +93,7 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """Mean loss and PSNR over all processes, images/s, and the share of time spent waiting for data."""
-        loss, psnr, steps = self.place.reduce(self.sums).tolist()
+        loss, psnr, steps = self.ranks.reduce(self.sums).tolist()
         counted = steps or math.nan  # every step may have been skipped
         seconds = max(time.perf_counter() - self.since, 1e-9)
         waited = self.batches.waited_s - self.waited_s

@@ -42,10 +42,10 @@ def comparison_grid(rows: Sequence[Tensor], width: int = 720) -> Tensor:
     return F.pad(torch.cat(rows, dim=1), (0, 0, 4, 0), value=1.0).clamp(0, 1)
 
 
-def spread(count: int, keep: int) -> set[int]:
+def evenly_spaced(count: int, keep: int) -> set[int]:
     """At most `keep` positions of `count`, evenly spread, first and last included.
 
-    >>> sorted(spread(10, 4)), spread(1, 4)
+    >>> sorted(evenly_spaced(10, 4)), evenly_spaced(1, 4)
     ([0, 3, 6, 9], {0})
     """
     return {round(i * (count - 1) / (keep - 1)) for i in range(keep)}
