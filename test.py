@@ -35,11 +35,10 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from utils.eval.results import Results
     from utils.eval.summary import facts_in_words, headline
     from utils.eval.tiling import Tiling
-    from utils.run.log import say_on
     from utils.run.run import Run, versions
     from utils.system import distributed
     from utils.system.compat import save_image as save_picture
-    from utils.vis.console import Progress
+    from utils.vis.console import Progress, say_on
     from utils.vis.grids import comparison_grid, evenly_spaced, side_by_side
     from utils.vis.report import Report
     from utils.vis.visdom import TEST, open_plot

@@ -58,12 +58,13 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         seconds_of,
         steps_within,
     )
-    from utils.optim.optimizers import OPTIMIZERS
+    from utils.optim.optimizers import OPTIMIZERS, freeze
     from utils.optim.schedules import Plan, build_scheduler
     from utils.run import checkpoint
-    from utils.run.log import Logger, open_logger, say_on
-    from utils.run.run import Run, Status, cut_log, versions
-    from utils.system import distributed
+    from utils.run.log import Logger, cut_log
+    from utils.run.run import Run, versions
+    from utils.run.status import Status
+    from utils.system import distributed, tensorfile
     from utils.system.allocator import keep_freed_memory
     from utils.system.atomic import disk_errors, write_text
     from utils.system.compat import save_image
@@ -76,8 +77,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         oom_errors,
         read_flags,
     )
-    from utils.vis.console import Meter, Progress, clock, millions
+    from utils.vis.console import Meter, Progress, clock, millions, say_on
     from utils.vis.grids import comparison_grid, evenly_spaced, side_by_side
+    from utils.vis.sinks import open_logger
     from utils.vis.visdom import TRAINING, open_plot
 
     degrade = parse_degradation(opt.degrade) if opt.degrade else None
@@ -182,7 +184,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     if opt.weights and not going_on and "weights" not in arguments:
         how = load_weights(net, Path(opt.weights))
     net.to(device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
-    trained = checkpoint.freeze(net, opt.freeze)
+    trained = freeze(net, opt.freeze)
     average = EMA(net, opt.ema)
     criterion = LOSSES[opt.loss](reduction=opt.reduction)
 
@@ -283,8 +285,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         }
         run.keep_previous()
         for tag in tags:
-            checkpoint.save(average.net.state_dict(), run.net(tag))
-            checkpoint.save(state, run.state(tag))
+            tensorfile.save(average.net.state_dict(), run.net(tag))
+            tensorfile.save(state, run.state(tag))
         run.drop_old_states(opt.keep)
         status.write("running")
 
@@ -433,7 +435,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
                 logger.picture("grid", f"input | output | target, step {step}", grid, step)
         closed = step
         if ranks.is_main and best["step"] == step:
-            checkpoint.save(average.net.state_dict(), run.net("best"))
+            tensorfile.save(average.net.state_dict(), run.net("best"))
         kept = opt.save_freq and (epoch + 1) % opt.save_freq == 0 and step == (epoch + 1) * epoch_steps
         save("latest", *([f"epoch_{epoch + 1:04d}"] if kept else []))
         saved = time.monotonic()
@@ -443,7 +445,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     # ----------------------------------------------------------------------------------------------- the end
     ranks.barrier()
     if opt.dry_run and ranks.is_main:
-        checkpoint.load(run.state("latest"))
+        tensorfile.load(run.state("latest"))
         memory = distributed.peak_memory_mib(device)
         each = min(step_seconds)
         steps = round(60 * opt.minutes / each) if opt.minutes else total

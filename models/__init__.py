@@ -45,7 +45,7 @@ NETWORKS = {
         act="relu",
         init="kaiming",
     ),
-    "spandrel": partial(_build, "zoo", "Zoo", weights=None),  # whatever network the weights are of
+    "spandrel": partial(_build, "spandrel", "Zoo", weights=None),  # whatever network the weights are of
 }
 
 RESIDUAL = ("dncnn", "resunet")  # networks that subtract or add to their input themselves

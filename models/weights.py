@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from utils.run import checkpoint
+from utils.system import tensorfile
 from utils.system.errors import UserError
 
 CONTAINERS = (
@@ -45,7 +45,7 @@ def load_weights(net: nn.Module, path: Path) -> str:
     Raises:
         UserError: no readable file, non-finite values, or tensors that do not fit (lists five of each).
     """
-    value = checkpoint.load(path, older=True)
+    value = tensorfile.load(path, older=True)
     tensors = bare_weights(value)
     check_values(tensors, path)
     wanted = net.state_dict()
@@ -72,7 +72,7 @@ def read_weights(path: Path) -> State:
     Raises:
         UserError: no readable file, no tensors in it, or values that are not finite.
     """
-    tensors = bare_weights(checkpoint.load(path, older=True))
+    tensors = bare_weights(tensorfile.load(path, older=True))
     if not tensors:
         raise UserError(f"{path} holds no weights", fix="name a file of a state_dict")
     check_values(tensors, path)

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from models.ema import EMA
 from utils.optim.optimizers import OPTIMIZERS
 from utils.run import checkpoint
-from utils.run.run import Run, cut_log, read_log
+from utils.run.log import cut_log, read_log
+from utils.run.run import Run
+from utils.system import tensorfile
 from utils.system.atomic import write_text
 from utils.system.errors import UserError
 
@@ -36,7 +38,7 @@ def equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
 def saved(tmp_path: Path) -> Path:
     """A sound file of weights, some 70 KiB."""
     path = tmp_path / "net.pth"
-    checkpoint.save(small_net().state_dict(), path)
+    tensorfile.save(small_net().state_dict(), path)
     return path
 
 
@@ -51,9 +53,9 @@ class Unpicklable:
 def test_a_failing_save_leaves_the_older_file(saved: Path) -> None:
     before = saved.read_bytes()
     with pytest.raises(RuntimeError, match="cannot be pickled"):
-        checkpoint.save({"weights": torch.zeros(1000), "bad": Unpicklable()}, saved)
+        tensorfile.save({"weights": torch.zeros(1000), "bad": Unpicklable()}, saved)
     assert saved.read_bytes() == before
-    assert equal(checkpoint.load(saved), small_net().state_dict())
+    assert equal(tensorfile.load(saved), small_net().state_dict())
 
 
 def write_half(value: Any, file: Any) -> None:
@@ -70,7 +72,7 @@ def test_a_disk_that_fills_up_leaves_the_older_file_or_none(
     before = saved.read_bytes()
     monkeypatch.setattr(torch, "save", write_half)
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.save({"weights": torch.zeros(1000)}, path)
+        tensorfile.save({"weights": torch.zeros(1000)}, path)
     assert saved.read_bytes() == before and path.exists() == there_before
 
 
@@ -85,7 +87,7 @@ def test_a_failure_on_the_way_to_the_disk_leaves_the_older_file(
 
     monkeypatch.setattr(*((os, "fsync", fail) if call == "fsync" else (Path, "replace", fail)))
     with pytest.raises(OSError, match="Input/output error"):
-        checkpoint.save(small_net(1).state_dict(), saved)
+        tensorfile.save(small_net(1).state_dict(), saved)
     assert saved.read_bytes() == before
 
 
@@ -93,7 +95,7 @@ def test_a_failed_save_leaves_no_half_file_behind(saved: Path, monkeypatch: pyte
     """It would keep a full disk full."""
     monkeypatch.setattr(torch, "save", write_half)
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.save({"weights": torch.zeros(1000)}, saved)
+        tensorfile.save({"weights": torch.zeros(1000)}, saved)
     assert [path.name for path in saved.parent.iterdir()] == ["net.pth"]
 
 
@@ -106,7 +108,7 @@ def test_data_are_on_the_disk_before_the_name_is(saved: Path, monkeypatch: pytes
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", watch)
-    checkpoint.save(small_net(1).state_dict(), saved)
+    tensorfile.save(small_net(1).state_dict(), saved)
     assert seen == [True, False]
     assert [path.name for path in saved.parent.iterdir()] == ["net.pth"]
 
@@ -123,29 +125,29 @@ def test_text_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_a_sound_file_is_read_back(saved: Path) -> None:
-    assert equal(checkpoint.load(saved), small_net().state_dict())
+    assert equal(tensorfile.load(saved), small_net().state_dict())
     state = {
         "step": 7,
         "best": {"psnr": None},
         "options": {"mean": 0.5, "changed": ["a"]},
         "x": torch.ones(2),
     }
-    checkpoint.save(state, saved)
-    read = checkpoint.load(saved)
+    tensorfile.save(state, saved)
+    read = tensorfile.load(saved)
     assert torch.equal(read.pop("x"), state.pop("x")) and read == state  # type: ignore[arg-type]
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.pth", tmp_path):
         with pytest.raises(UserError, match="no such file") as caught:
-            checkpoint.load(path)
+            tensorfile.load(path)
         assert str(path) in caught.value.what
 
 
 def refused(path: Path) -> str:
     """The reason why `path` is refused."""
     with pytest.raises(UserError, match="damaged or no checkpoint") as caught:
-        checkpoint.load(path)
+        tensorfile.load(path)
     assert str(path) in caught.value.what and caught.value.fix
     assert "\n" not in caught.value.why and len(caught.value.why) < 300
     return caught.value.why
@@ -239,10 +241,10 @@ def test_states_of_several_objects_come_back(tmp_path: Path) -> None:
     optimizer = torch.optim.Adam(net.parameters(), 0.1)
     net(torch.ones(1, 3, 16, 16)).sum().backward()
     optimizer.step()
-    checkpoint.save(checkpoint.collect(net=net, optimizer=optimizer), tmp_path / "state.pth")
+    tensorfile.save(checkpoint.collect(net=net, optimizer=optimizer), tmp_path / "state.pth")
     other = small_net(seed=1)
     twin = torch.optim.Adam(other.parameters(), 0.5)
-    checkpoint.restore(checkpoint.load(tmp_path / "state.pth"), net=other, optimizer=twin)
+    checkpoint.restore(tensorfile.load(tmp_path / "state.pth"), net=other, optimizer=twin)
     assert equal(other.state_dict(), net.state_dict())
     assert twin.param_groups[0]["lr"] == 0.1
     for mine, theirs in zip(optimizer.state.values(), twin.state.values(), strict=True):
@@ -254,7 +256,7 @@ def run(tmp_path: Path) -> Run:
     """A run of 3 steps an epoch with states after epochs 2, 4 and 10; the latest after 7 steps."""
     for tag, step in (("latest", 7), ("epoch_0002", 6), ("epoch_0004", 12), ("epoch_0010", 30)):
         state = {"format": checkpoint.FORMAT, "step": step, "tag": tag}
-        checkpoint.save(state, tmp_path / f"{tag}_state.pth")
+        tensorfile.save(state, tmp_path / f"{tag}_state.pth")
     return Run(tmp_path)
 
 
@@ -275,7 +277,7 @@ def test_an_epoch_without_a_state_names_those_that_have_one(run: Run, epoch: int
 
 
 def other_format(path: Path) -> None:
-    checkpoint.save({"format": checkpoint.FORMAT + 1, "step": 7}, path)
+    tensorfile.save({"format": checkpoint.FORMAT + 1, "step": 7}, path)
 
 
 def one_bit(path: Path) -> None:
@@ -303,10 +305,10 @@ def test_a_damaged_state_is_skipped_for_the_newest_sound_one(run: Run, damage: C
 
 def test_the_state_before_the_latest_stays(run: Run) -> None:
     run.keep_previous()
-    checkpoint.save({"format": checkpoint.FORMAT, "step": 8, "tag": "newer"}, run.state("latest"))
+    tensorfile.save({"format": checkpoint.FORMAT, "step": 8, "tag": "newer"}, run.state("latest"))
     run.keep_previous()
-    checkpoint.save({"format": checkpoint.FORMAT, "step": 9, "tag": "newest"}, run.state("latest"))
-    assert checkpoint.load(run.state("previous"))["tag"] == "newer"
+    tensorfile.save({"format": checkpoint.FORMAT, "step": 9, "tag": "newest"}, run.state("latest"))
+    assert tensorfile.load(run.state("previous"))["tag"] == "newer"
     one_bit(run.state("latest"))
     for tag in ("epoch_0002", "epoch_0004", "epoch_0010"):
         os.utime(run.state(tag), (1, 1))
@@ -413,10 +415,10 @@ def test_an_average_that_went_on_from_a_file_is_the_same_to_the_bit(tmp_path: Pa
     for _ in range(3):
         net.move(steps)
         average.update()
-    checkpoint.save(checkpoint.collect(net=net, ema=average), tmp_path / "state.pth")
+    tensorfile.save(checkpoint.collect(net=net, ema=average), tmp_path / "state.pth")
     twin = Walk()
     resumed = EMA(twin, 0.9)
-    checkpoint.restore(checkpoint.load(tmp_path / "state.pth"), net=twin, ema=resumed)
+    checkpoint.restore(tensorfile.load(tmp_path / "state.pth"), net=twin, ema=resumed)
     assert equal(resumed.net.state_dict(), average.net.state_dict())
     for seed in range(3):
         for one, its_average in ((net, average), (twin, resumed)):

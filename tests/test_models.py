@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from models import ACTIVATIONS, INITS, LOSSES, NETWORKS, NORMS, build_network, network_defaults
 from models.layers import ResidualBlock, init_weights, pad_to, residual_base
 from tests.conftest import OURS, ROOT
-from utils.run import checkpoint
+from utils.optim.optimizers import freeze
 from utils.system.errors import UserError
 
 TINY: dict[str, dict[str, Any]] = {
@@ -442,7 +442,7 @@ def test_a_network_is_built_from_the_seed_and_with_its_init(model: str, init: st
 
 def test_frozen_parameters_neither_train_nor_are_returned() -> None:
     net = tiny("dncnn")
-    trained = checkpoint.freeze(net, r"^body\.0\.")
+    trained = freeze(net, r"^body\.0\.")
     frozen = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
     assert frozen == ["body.0.weight", "body.0.bias"]
     assert {id(p) for p in trained} == {id(p) for n, p in net.named_parameters() if n not in frozen}
@@ -456,8 +456,8 @@ def test_frozen_parameters_neither_train_nor_are_returned() -> None:
 
 def test_nothing_is_frozen_without_a_pattern() -> None:
     net = tiny("dncnn")
-    checkpoint.freeze(net, r"weight")
-    assert len(checkpoint.freeze(net, None)) == len(list(net.parameters()))
+    freeze(net, r"weight")
+    assert len(freeze(net, None)) == len(list(net.parameters()))
     assert all(parameter.requires_grad for parameter in net.parameters())
 
 
@@ -465,6 +465,6 @@ def test_nothing_is_frozen_without_a_pattern() -> None:
 def test_a_pattern_that_freezes_nothing_or_all_is_refused(pattern: str, which: str) -> None:
     net = tiny("dncnn")
     with pytest.raises(UserError, match=which) as caught:
-        checkpoint.freeze(net, pattern)
+        freeze(net, pattern)
     assert "body.0.weight" in caught.value.why
     assert all(parameter.requires_grad for parameter in net.parameters())

@@ -414,4 +414,4 @@ def test_real_layouts_are_found() -> None:
     derain = find_pairs(Source(str(dataset("rain100L"))), "test")
     assert (derain.layout, len(derain.pairs)) == ("pairs", 3)
     facades = find_pairs(Source(str(dataset("facades")), direction="BtoA"), "train")
-    assert (facades.layout, len(facades.pairs)) == ("aligned", 48)
+    assert (facades.layout, len(facades.pairs)) == ("aligned", 400)

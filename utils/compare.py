@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.options.flags import parse_compare, parse_or_exit
-from utils.run.run import Run, read_log
+from utils.run.log import read_log
+from utils.run.run import Run
 from utils.system.atomic import atomic_write
 from utils.system.errors import UserError, run_script
 

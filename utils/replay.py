@@ -18,9 +18,11 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
     from data.images import read_image, to_float
     from utils.eval.results import read_csv
-    from utils.run.log import say_on, training_points
-    from utils.run.run import Run, read_log
+    from utils.run.log import read_log
+    from utils.run.run import Run
     from utils.system.compat import transforms
+    from utils.vis.console import say_on
+    from utils.vis.sinks import training_points
     from utils.vis.visdom import TEST, TRAINING, VisdomPlot
 
     run = Run.named(opt.name)

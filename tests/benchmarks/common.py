@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from utils.run.run import read_log, versions
+from utils.run.log import read_log
+from utils.run.run import versions
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASETS = ROOT / "datasets"

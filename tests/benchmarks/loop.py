@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.benchmarks.common import DATASETS, NOISY, ROOT, table
-from utils.run.run import read_log
+from utils.run.log import read_log
 
 COMMON = ("--optimizer", "adamw", "--schedule", "cosine", "--ema", "0.995", "--clip", "1")
 GRAY, COLOUR = (("--input_nc", count, "--output_nc", count) for count in ("1", "3"))

@@ -39,6 +39,7 @@ from utils.optim.schedules import SCHEDULES
 from utils.options.flags import parse_or_exit, parse_test, parse_train
 from utils.run import checkpoint
 from utils.run.run import Run
+from utils.system import tensorfile
 from utils.system.errors import UserError, run_script
 
 Trained = Callable[..., Path]
@@ -95,7 +96,7 @@ def serve() -> None:
 
 def save_for_ever(path: Path, number: int) -> None:
     while True:
-        checkpoint.save({"n": number, "x": [torch.full((50_000,), float(number))] * 3}, path)
+        tensorfile.save({"n": number, "x": [torch.full((50_000,), float(number))] * 3}, path)
         number += 1
 
 
@@ -189,7 +190,7 @@ def digest(run: Path) -> tuple[int, str]:
 def cut_everywhere(trained: Trained, monkeypatch: pytest.MonkeyPatch, *flags: str) -> tuple[Path, list[Path]]:
     """An unbroken run, and for each of its steps the run's files as a kill after it would leave them."""
     cuts: list[Path] = []
-    honest = checkpoint.save
+    honest = tensorfile.save
 
     def save(value: Any, path: Path) -> None:
         honest(value, path)
@@ -199,7 +200,7 @@ def cut_everywhere(trained: Trained, monkeypatch: pytest.MonkeyPatch, *flags: st
             shutil.copytree(path.parent, cuts[-1])
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save)
+        patch.setattr(tensorfile, "save", save)
         whole = trained(*RUN, *EVERY_STEP, *flags, name="whole")
     return whole, cuts
 
@@ -369,7 +370,7 @@ def test_a_kill_while_saving_leaves_a_whole_file(nursery: Nursery, tmp_path: Pat
         os.kill(pid, signal.SIGKILL)
         nursery.wait(pid)
         halves += part.is_file()
-        held = checkpoint.load(path)
+        held = tensorfile.load(path)
         whole = all(bool((x == held["n"]).all()) for x in held["x"])
         cases.check(whole and held["n"] > newest, f"{held['n']} after {newest}")
         newest = held["n"]
@@ -392,7 +393,7 @@ def test_the_order_in_which_a_file_becomes_durable(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "fsync", spy_fsync)
     monkeypatch.setattr(Path, "replace", spy_replace)
-    checkpoint.save(small_net().state_dict(), path)
+    tensorfile.save(small_net().state_dict(), path)
     size = path.stat().st_size  # all of it had been flushed before the fsync
     assert events == [
         ("fsync", ".net.pth.part", size),
@@ -452,8 +453,8 @@ def test_a_size_limit_ends_the_run_and_leaves_the_older_files(
                 f"; {name} changed" for name in before.keys() - written if before[name] != after[name]
             )
         wrong += "".join(f"; {name} is left" for name in after if name.endswith(".part"))
-        checkpoint.load(run / "latest_net.pth")
-        checkpoint.load(run / "latest_state.pth")
+        tensorfile.load(run / "latest_net.pth")
+        tensorfile.load(run / "latest_state.pth")
         cases.check(not wrong, f"{what} at {limit} bytes: {wrong}")
 
 
@@ -502,7 +503,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_older_files(
             wrong = complaints(code, said, wanted, "No space left", f"checkpoints/twin/{name}")
             wrong += "; changed" if files(twin)[name] != before[name] else ""
             wrong += "; a part is left" if list(twin.glob(".*.part")) else ""
-            checkpoint.load(twin / "latest_state.pth")
+            tensorfile.load(twin / "latest_state.pth")
             cases.check(not wrong, f"{name} with room for {room}: {wrong}")
             shutil.rmtree(twin)
 
@@ -553,7 +554,7 @@ def test_a_damaged_state_is_seen_and_the_one_before_it_taken(
         trained("--resume", "--max_steps", "6", name="twin")
         said = capsys.readouterr().err
         told = "skipped: " in said and "latest_state.pth" in said and "steps 5 to 6" in said
-        steps = [checkpoint.load(twin / f"{tag}_state.pth")["step"] for tag in ("latest", "previous")]
+        steps = [tensorfile.load(twin / f"{tag}_state.pth")["step"] for tag in ("latest", "previous")]
         aside = twin / "latest_state.pth.damaged"
         good = told and steps == [6, 5] and caught.value.code == 2 and aside.read_bytes() == content
         cases.check(good, f"{form}: {steps} {said[-300:]}")
@@ -563,7 +564,7 @@ def test_a_damaged_state_is_seen_and_the_one_before_it_taken(
 @pytest.mark.risk(4)
 def test_one_flipped_bit_anywhere_is_seen(trained: Trained, tmp_path: Path, cases: Cases) -> None:
     path = trained(*RUN, "--max_steps", "3") / "latest_state.pth"
-    whole, sound = path.read_bytes(), checkpoint.load(path)
+    whole, sound = path.read_bytes(), tensorfile.load(path)
     bits, harmless = 8 * len(whole), 0
     for flip in range(200):
         bit = (flip * bits) // 200 + random.Random(flip).randrange(bits // 200)
@@ -571,7 +572,7 @@ def test_one_flipped_bit_anywhere_is_seen(trained: Trained, tmp_path: Path, case
         content[bit // 8] ^= 1 << bit % 8
         path.write_bytes(content)
         try:
-            read = checkpoint.load(path)
+            read = tensorfile.load(path)
         except UserError as refusal:
             cases.check(str(path) in refusal.what and "\n" not in refusal.why, f"bit {bit}: {refusal}")
             continue
@@ -772,7 +773,7 @@ def test_files_of_another_device_go_on_here(trained: Trained, device: str) -> No
                 RuntimeError, match="CUDA"
             ):  # the tag is believed where nothing says otherwise
                 torch.load(run / name, weights_only=True)
-    loaded = checkpoint.load(run / "best_net.pth")
+    loaded = tensorfile.load(run / "best_net.pth")
     assert all(value.device.type == "cpu" for value in loaded.values())
     trained("--resume", "--max_steps", "6")
     assert digest(run) == digest(whole)
@@ -781,15 +782,15 @@ def test_files_of_another_device_go_on_here(trained: Trained, device: str) -> No
 @pytest.mark.risk(21)
 def test_every_file_is_read_onto_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, seen, honest = tmp_path / "net.pth", [], torch.load
-    checkpoint.save({"x": torch.ones(2), "y": math.pi}, path)
+    tensorfile.save({"x": torch.ones(2), "y": math.pi}, path)
 
     def load(*given: Any, **named: Any) -> Any:
         seen.append((named["map_location"], named["weights_only"]))
         return honest(*given, **named)
 
     monkeypatch.setattr(torch, "load", load)
-    checkpoint.load(path)
-    checkpoint.load(path, older=True)
+    tensorfile.load(path)
+    tensorfile.load(path, older=True)
     assert seen == [("cpu", True)] * 2
 
 
@@ -797,7 +798,7 @@ def test_every_file_is_read_onto_the_cpu(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_run_has_one_name_for_each_state(tmp_path: Path) -> None:
     """What was set aside is no state to go on from."""
     run = Run(tmp_path)
-    checkpoint.save({"format": checkpoint.FORMAT, "step": 3}, run.state("latest"))
+    tensorfile.save({"format": checkpoint.FORMAT, "step": 3}, run.state("latest"))
     run.set_latest_aside()
     run.set_latest_aside()
     assert run.states() == [] and (tmp_path / "latest_state.pth.damaged").is_file()

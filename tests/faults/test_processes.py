@@ -26,7 +26,7 @@ from data.sampler import EpochSampler
 from tests.conftest import FAST, ROOT, TINY, records
 from tests.harness import Cases
 from utils.eval.evaluator import Prediction, mean_psnr
-from utils.run import checkpoint
+from utils.system import tensorfile
 from utils.system.distributed import Ranks
 from utils.system.errors import UserError
 
@@ -45,7 +45,7 @@ how, *sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
 rank, calls = os.environ.get("RANK", "0"), []
 import torch, data.datasets, data.layouts, models, utils.run.checkpoint
-find, save = data.layouts.find_pairs, utils.run.checkpoint.save
+find, save = data.layouts.find_pairs, utils.run.tensorfile.save
 
 def here(seconds):
     Path("here").touch()
@@ -95,7 +95,7 @@ models.LOSSES["l1"] = Loss
 if how == "start":
     data.layouts.find_pairs = slow_find
 if how == "save":
-    utils.run.checkpoint.save = slow_save
+    utils.run.tensorfile.save = slow_save
 data.datasets.PairDataset.__getitems__ = noted
 atexit.register(lambda: Path("calls" + rank).write_text(str(len(calls))))
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -161,7 +161,7 @@ class Job:
     def state(self) -> dict[str, Any]:
         """The latest state, if it is sound and no half-written file lies beside it."""
         assert not list(self.run.glob(".*.part"))
-        return checkpoint.load(self.run / "latest_state.pth")
+        return tensorfile.load(self.run / "latest_state.pth")
 
 
 def several(folder: Path, *script: str, how: tuple[str, ...] = ("--standalone", "--nproc_per_node=2")) -> Job:

@@ -70,7 +70,9 @@ def test_no_source_runs_what_it_reads(cases: Cases) -> None:
         where = [name for name, text in found.items() if re.search(pattern, text)]
         cases.check(not where, f"{what} in {where}")
     loads = [(name, line) for name, text in found.items() for line in re.findall(r"torch\.load\(.*", text)]
-    one = len(loads) == 1 and loads[0][0] == "utils/run/checkpoint.py" and "weights_only=True" in loads[0][1]
+    one = (
+        len(loads) == 1 and loads[0][0] == "utils/system/tensorfile.py" and "weights_only=True" in loads[0][1]
+    )
     cases.check(one, f"torch.load: {loads}")
     assert all(re.search(pattern, text) for pattern, text in SAMPLES)
 

@@ -1,7 +1,10 @@
 """Optimizers by name, fused where torch can: one pass over the weights instead of one for each operation."""
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+from utils.system.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,6 +63,22 @@ def _fused(optimizer: "Optimizer") -> "Optimizer":
 
     optimizer.register_load_state_dict_post_hook(lay_out)
     return optimizer
+
+
+def freeze(net: "nn.Module", pattern: str | None) -> "list[nn.Parameter]":
+    """Set `requires_grad_(False)` on every parameter whose name `pattern` finds; return the others.
+
+    Raises:
+        UserError: the pattern finds none, or all.
+    """
+    names = [name for name, _ in net.named_parameters()]
+    frozen = {name for name in names if pattern and re.search(pattern, name)}
+    if pattern and len(frozen) in (0, len(names)):
+        which = "no parameter" if not frozen else "every parameter"
+        raise UserError(f"--freeze {pattern} matches {which}", f"names are such as {names[0]}, {names[-1]}")
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    return [parameter for parameter in net.parameters() if parameter.requires_grad]
 
 
 OPTIMIZERS = {"adam": adam, "adamw": adamw, "sgd": sgd, "rmsprop": rmsprop, "muon": muon}

@@ -1,17 +1,12 @@
 """Files of tensors that are either whole or not there, and that are checked before they are believed."""
 
-import re
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
-
-import torch
-from torch import nn
+from typing import Any, Protocol
 
 from utils.run.run import Run
-from utils.system.atomic import atomic_write
-from utils.system.errors import UserError, first_sentence
+from utils.system.errors import UserError
+from utils.system.tensorfile import load
 
 FORMAT = 1
 
@@ -20,78 +15,6 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> Any: ...
-
-
-def save(value: Any, path: Path) -> None:
-    """Write `value` with torch.save, whole or not at all.
-
-    It goes through our own file object: only then a full disk is reported as such.
-
-    Raises:
-        OSError: it cannot be written; torch would say so by a RuntimeError without the reason.
-    """
-    with atomic_write(path) as file:
-        told = ErrorKeepingFile(file)
-        try:
-            torch.save(value, cast(IO[bytes], told))  # all that torch calls
-        except RuntimeError:
-            if told.error:
-                raise told.error from None
-            raise
-
-
-class ErrorKeepingFile:
-    """A file to write, which remembers why a write failed."""
-
-    def __init__(self, file: IO[bytes]):
-        self.file = file
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def load(path: Path, older: bool = False) -> Any:
-    """Read a file of plain types and tensors onto the CPU, after checking the checksums that its zip holds.
-
-    torch itself does not check them, and loads a damaged file with wrong values.
-
-    Args:
-        older: also accept the format without a zip that torch wrote before 1.6. It has no checksums: of its
-            damages only a missing end is noticed.
-
-    Raises:
-        UserError: not there, damaged, or holding anything that wants to run code.
-    """
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
-    try:
-        damaged = damaged_member(path) if not older or starts_as_zip(path) else None
-        if damaged is None:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        reason = f"checksum of {damaged} does not match"
-    except Exception as error:  # zipfile and torch raise at least six kinds for bad files
-        reason = f"{type(error).__name__}: {first_sentence(error)}"
-    raise UserError(f"{path} is damaged or no checkpoint", reason, "use another checkpoint")
-
-
-def damaged_member(path: Path) -> str | None:
-    """The first member of a zip whose checksum does not match, if any."""
-    with zipfile.ZipFile(path) as archive:
-        return archive.testzip()
-
-
-def starts_as_zip(path: Path) -> bool:
-    """By its first bytes, as torch decides it: a zip without its end is still no older format."""
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\3\4"
 
 
 def collect(**parts: Stateful) -> dict[str, Any]:
@@ -115,22 +38,6 @@ def restore(state: dict[str, Any], **parts: Stateful) -> None:
                 f"{type(error).__name__}: {' '.join(lines)[:200]}",
                 "go on from another --epoch, or start again under another --name",
             ) from None
-
-
-def freeze(net: nn.Module, pattern: str | None) -> list[nn.Parameter]:
-    """Set `requires_grad_(False)` on every parameter whose name `pattern` finds; return the others.
-
-    Raises:
-        UserError: the pattern finds none, or all.
-    """
-    names = [name for name, _ in net.named_parameters()]
-    frozen = {name for name in names if pattern and re.search(pattern, name)}
-    if pattern and len(frozen) in (0, len(names)):
-        which = "no parameter" if not frozen else "every parameter"
-        raise UserError(f"--freeze {pattern} matches {which}", f"names are such as {names[0]}, {names[-1]}")
-    for name, parameter in net.named_parameters():
-        parameter.requires_grad_(name not in frozen)
-    return [parameter for parameter in net.parameters() if parameter.requires_grad]
 
 
 def find_state(run: Run, epoch: int, epoch_steps: int, say: Callable[[str], None] = print) -> dict[str, Any]:

@@ -3,19 +3,20 @@
 import json
 import math
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
 from tqdm import tqdm
 
-from utils.run.run import Run, read_log
-from utils.system.errors import UserError, first_sentence
-from utils.vis.visdom import VisdomPlot
+from utils.run.run import Run
+from utils.system.atomic import write_text
+from utils.system.errors import first_sentence
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Sink(Protocol):
@@ -25,7 +26,7 @@ class Sink(Protocol):
 
     def record(self, record: dict[str, Any]) -> None: ...
 
-    def picture(self, name: str, title: str, image: Tensor, step: int) -> None: ...
+    def picture(self, name: str, title: str, image: "Tensor", step: int) -> None: ...
 
     def close(self) -> None: ...
 
@@ -52,7 +53,7 @@ class Logger:
         self.file.flush()
         self._pass_on(lambda sink: sink.record(record))
 
-    def picture(self, name: str, title: str, image: Tensor, step: int) -> None:
+    def picture(self, name: str, title: str, image: "Tensor", step: int) -> None:
         self._pass_on(lambda sink: sink.picture(name, title, image, step))
 
     def close(self) -> None:
@@ -69,101 +70,28 @@ class Logger:
                 self.sinks.remove(sink)
                 with suppress(Exception):
                     sink.close()
-                _say_lost(sink.name, error)
+                report_lost_sink(sink.name, error)
 
 
-class VisdomSink:
-    """Training curves in visdom; starts with what the log already holds, so a resumed run goes on."""
-
-    name = "visdom"
-
-    def __init__(self, plot: VisdomPlot, history: list[dict[str, Any]]):
-        self.plot = plot
-        for record in history:
-            self.record(record)
-
-    def record(self, record: dict[str, Any]) -> None:
-        for window, curve, x, y in training_points(record):
-            self.plot.add(window, curve, x, y)
-
-    def picture(self, name: str, title: str, image: Tensor, step: int) -> None:
-        self.plot.picture(name, title, image)
-
-    def close(self) -> None:
-        self.plot.close()
-
-
-def training_points(record: dict[str, Any]) -> list[tuple[str, str, float, float]]:
-    """The (window, curve, x, y) that one record of the log becomes."""
-    axes = (
-        ("loss", "loss", "train", "step"),
-        ("lr", "lr", "lr", "step"),
-        ("psnr", "val_psnr", "validation", "epoch"),
-        ("psnr", "val_psnr_input", "doing nothing", "epoch"),
-    )
-    return [
-        (window, curve, record[x], math.nan if record[key] is None else record[key])
-        for window, key, curve, x in axes
-        if key in record
-    ]
-
-
-class TensorBoardSink:
-    """The same as TensorBoard events; what an earlier run wrote after `step` is purged."""
-
-    name = "TensorBoard"
-
-    def __init__(self, run: Run, step: int):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError(
-                "tensorboard is not installed [--tensorboard]", fix="pip install tensorboard"
-            ) from None
-        _hush("_AsyncWriterThread")
-        self.writer = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
-
-    def record(self, record: dict[str, Any]) -> None:
-        for key, value in record.items():
-            if key not in ("step", "time") and value is not None:
-                self.writer.add_scalar(key, value, record["step"])
-
-    def picture(self, name: str, title: str, image: Tensor, step: int) -> None:
-        self.writer.add_image(name, image, step)
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-def _say_lost(name: str, error: Exception) -> None:
+def report_lost_sink(name: str, error: Exception) -> None:
     why = f"{type(error).__name__}: {first_sentence(error)}"
     tqdm.write(f"{name}: nothing more is written ({why}); the run goes on", file=sys.stderr)
 
 
-def _hush(kind: str) -> None:
-    """No traceback from threads of this class: whoever uses them gets the exception at its next call."""
-    others = threading.excepthook
-
-    def hook(failure: Any) -> None:
-        if type(failure.thread).__name__ != kind:
-            others(failure)
-
-    threading.excepthook = hook
+def cut_log(path: Path, step: int) -> list[dict[str, Any]]:
+    """Cut a log back to what was measured up to `step`, a torn last line included; return what stays."""
+    kept = [record for record in read_log(path) if record["step"] <= step]
+    text = "".join(json.dumps(record) + "\n" for record in kept)
+    write_text(text, path)
+    return kept
 
 
-def open_logger(run: Run, step: int, plot: VisdomPlot | None, tensorboard: bool) -> Logger:
-    """The logger of the process that logs; the log must have been cut back to `step` before."""
-    sinks: list[Sink] = []
-    if plot:
-        sinks.append(VisdomSink(plot, read_log(run.log)))
-    if tensorboard:
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a log; a last line that was being written is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
-            sinks.append(TensorBoardSink(run, step))
-        except OSError as error:
-            _say_lost(TensorBoardSink.name, error)
-    return Logger(run, sinks)
-
-
-def say_on(first: bool) -> Callable[[str], None]:
-    """A function that prints a line on stderr, above a progress bar; silent but on the first process."""
-    return partial(tqdm.write, file=sys.stderr) if first else lambda text: None
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records

@@ -5,13 +5,11 @@ import json
 import os
 import re
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from utils.system.atomic import write_text
 from utils.system.errors import UserError, first_sentence
 
 ROOT = Path("checkpoints")
@@ -169,25 +167,6 @@ def runs_present() -> str:
     return ", ".join(names[:6]) or "none"
 
 
-def cut_log(path: Path, step: int) -> list[dict[str, Any]]:
-    """Cut a log back to what was measured up to `step`, a torn last line included; return what stays."""
-    kept = [record for record in read_log(path) if record["step"] <= step]
-    text = "".join(json.dumps(record) + "\n" for record in kept)
-    write_text(text, path)
-    return kept
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; a last line that was being written is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
-
-
 def versions() -> dict[str, str]:
     """Versions that a result depends on, and the git revision of this checkout."""
     import platform
@@ -205,39 +184,3 @@ def versions() -> dict[str, str]:
         "torch": str(torch.__version__),
         "git": git.stdout.strip() or "none",
     }
-
-
-class Status:
-    """`status.json`, kept up to date for scripts (torchrun swallows exit codes); records how the script ends.
-
-    Used as a context: an exception on its way out becomes state `failed`.
-    """
-
-    def __init__(self, run: Run, enabled: bool = True):
-        self.run, self.enabled, self.step = run, enabled, 0
-
-    def write(self, state: str, code: int | None = None, reason: str = "") -> None:
-        """Write `running`, `stopped`, `failed` or `done`, with the exit code and its reason."""
-        if not self.enabled:
-            return
-        record = {
-            "state": state,
-            "reason": reason,
-            "code": code,
-            "step": self.step,
-            "checkpoint": str(self.run.state("latest")),
-            "resume_command": self.run.resume_command(),
-            "pid": os.getpid(),
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        }
-        write_text(json.dumps(record, indent=2), self.run.status_file)
-
-    def __enter__(self) -> "Status":
-        self.write("running")
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is not None and self.run.folder.is_dir():
-            reason = str(error).splitlines()[0] if str(error) else repr(error)
-            with suppress(OSError):  # on a full disk the error that is on its way says more
-                self.write("failed", getattr(error, "code", 1), reason)

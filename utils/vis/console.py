@@ -3,7 +3,8 @@
 import math
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -105,3 +106,8 @@ class Meter:
             "images_s": round(images / seconds, 2),
             "wait": round(waited / seconds, 4),
         }
+
+
+def say_on(first: bool) -> Callable[[str], None]:
+    """A function that prints a line on stderr, above a progress bar; silent but on the first process."""
+    return partial(tqdm.write, file=sys.stderr) if first else lambda text: None

@@ -1,0 +1,45 @@
+"""`status.json`: how a run stands, for scripts that watch it."""
+
+import json
+import os
+import time
+from contextlib import suppress
+
+from utils.run.run import Run
+from utils.system.atomic import write_text
+
+
+class Status:
+    """`status.json`, kept up to date for scripts (torchrun swallows exit codes); records how the script ends.
+
+    Used as a context: an exception on its way out becomes state `failed`.
+    """
+
+    def __init__(self, run: Run, enabled: bool = True):
+        self.run, self.enabled, self.step = run, enabled, 0
+
+    def write(self, state: str, code: int | None = None, reason: str = "") -> None:
+        """Write `running`, `stopped`, `failed` or `done`, with the exit code and its reason."""
+        if not self.enabled:
+            return
+        record = {
+            "state": state,
+            "reason": reason,
+            "code": code,
+            "step": self.step,
+            "checkpoint": str(self.run.state("latest")),
+            "resume_command": self.run.resume_command(),
+            "pid": os.getpid(),
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        write_text(json.dumps(record, indent=2), self.run.status_file)
+
+    def __enter__(self) -> "Status":
+        self.write("running")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None and self.run.folder.is_dir():
+            reason = str(error).splitlines()[0] if str(error) else repr(error)
+            with suppress(OSError):  # on a full disk the error that is on its way says more
+                self.write("failed", getattr(error, "code", 1), reason)

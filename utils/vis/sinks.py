@@ -1,0 +1,99 @@
+"""Where logged values are shown: visdom and TensorBoard."""
+
+import math
+import threading
+from typing import Any
+
+from torch import Tensor
+
+from utils.run.log import Logger, Sink, read_log, report_lost_sink
+from utils.run.run import Run
+from utils.system.errors import UserError
+from utils.vis.visdom import VisdomPlot
+
+
+class VisdomSink:
+    """Training curves in visdom; starts with what the log already holds, so a resumed run goes on."""
+
+    name = "visdom"
+
+    def __init__(self, plot: VisdomPlot, history: list[dict[str, Any]]):
+        self.plot = plot
+        for record in history:
+            self.record(record)
+
+    def record(self, record: dict[str, Any]) -> None:
+        for window, curve, x, y in training_points(record):
+            self.plot.add(window, curve, x, y)
+
+    def picture(self, name: str, title: str, image: Tensor, step: int) -> None:
+        self.plot.picture(name, title, image)
+
+    def close(self) -> None:
+        self.plot.close()
+
+
+def training_points(record: dict[str, Any]) -> list[tuple[str, str, float, float]]:
+    """The (window, curve, x, y) that one record of the log becomes."""
+    axes = (
+        ("loss", "loss", "train", "step"),
+        ("lr", "lr", "lr", "step"),
+        ("psnr", "val_psnr", "validation", "epoch"),
+        ("psnr", "val_psnr_input", "doing nothing", "epoch"),
+    )
+    return [
+        (window, curve, record[x], math.nan if record[key] is None else record[key])
+        for window, key, curve, x in axes
+        if key in record
+    ]
+
+
+class TensorBoardSink:
+    """The same as TensorBoard events; what an earlier run wrote after `step` is purged."""
+
+    name = "TensorBoard"
+
+    def __init__(self, run: Run, step: int):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError(
+                "tensorboard is not installed [--tensorboard]", fix="pip install tensorboard"
+            ) from None
+        _hush("_AsyncWriterThread")
+        self.writer = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
+
+    def record(self, record: dict[str, Any]) -> None:
+        for key, value in record.items():
+            if key not in ("step", "time") and value is not None:
+                self.writer.add_scalar(key, value, record["step"])
+
+    def picture(self, name: str, title: str, image: Tensor, step: int) -> None:
+        self.writer.add_image(name, image, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def _hush(kind: str) -> None:
+    """No traceback from threads of this class: whoever uses them gets the exception at its next call."""
+    others = threading.excepthook
+
+    def hook(failure: Any) -> None:
+        if type(failure.thread).__name__ != kind:
+            others(failure)
+
+    threading.excepthook = hook
+
+
+def open_logger(run: Run, step: int, plot: VisdomPlot | None, tensorboard: bool) -> Logger:
+    """The logger of the process that logs; the log must have been cut back to `step` before."""
+    sinks: list[Sink] = []
+    if plot:
+        sinks.append(VisdomSink(plot, read_log(run.log)))
+    if tensorboard:
+        try:
+            sinks.append(TensorBoardSink(run, step))
+        except OSError as error:
+            report_lost_sink(TensorBoardSink.name, error)
+    return Logger(run, sinks)
