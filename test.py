@@ -28,6 +28,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from data.layouts import Source, find_pairs, shared_files
     from data.loader import LoaderIterator, no_collate
     from models import build_network, own_arguments
+    from models.layers import size_of
     from models.weights import load_weights
     from utils.eval.evaluator import Evaluator, Prediction
     from utils.eval.lpips import open_lpips
@@ -62,7 +63,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     net = build_network(trained["model"], **arguments | ({"weights": str(weights)} if made_of_file else {}))
     how = "" if made_of_file else load_weights(net, weights)
     net.to(ranks.device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
-    scale = getattr(net, "scale", 1)
+    scale = size_of(net).scale
 
     # -------------------------------------------------------------------------------------------------- data
     degrade = parse_degradation(opt.degrade) if opt.degrade else None

@@ -46,6 +46,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from models import LOSSES, build_network, own_arguments
     from models.batchnorm import sync_batchnorm
     from models.ema import EMA
+    from models.layers import size_of
     from models.weights import load_weights
     from utils.eval.evaluator import Evaluator, mean_psnr
     from utils.eval.metrics import psnr
@@ -176,9 +177,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     if going_on and "weights" in arguments:  # spandrel's: the file where training began may be gone
         arguments["weights"] = str(own.net("latest"))
     net = build_network(opt.model, **arguments)
-    if getattr(net, "scale", 1) != scale:
+    if size_of(net).scale != scale:
         raise UserError(
-            f"the network enlarges {net.scale} times, the pairs want {scale} [--scale, --degrade]"
+            f"the network enlarges {size_of(net).scale} times, the pairs want {scale} [--scale, --degrade]"
         )
     how = ""
     if opt.weights and not going_on and "weights" not in arguments:

@@ -92,15 +92,13 @@ def build_network(model: str, *, scale: int = 1, residual: bool = False, **argum
     if residual and arguments["input_nc"] not in (1, arguments["output_nc"]):
         channels = f"{arguments['input_nc']} channels in, {arguments['output_nc']} out"
         raise UserError("--residual has nothing to subtract from", channels, "leave it out")
-    net = NETWORKS[model](**arguments)
-    if residual and getattr(net, "scale", 1) > 1:
-        raise UserError("--residual wants an output of the input's size", f"--model {model} enlarges")
-    if scale > 1 and not hasattr(net, "scale"):  # one that does not enlarge by itself
-        from models.layers import enlarge_input
+    from models.layers import enlarge_input, size_of, subtract_output
 
+    net = NETWORKS[model](**arguments)
+    if residual and size_of(net).scale > 1:
+        raise UserError("--residual wants an output of the input's size", f"--model {model} enlarges")
+    if scale > 1 and size_of(net).scale == 1:  # one that does not enlarge by itself
         enlarge_input(net, scale)
     if residual:
-        from models.layers import subtract_output
-
         subtract_output(net)
     return net

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from models.layers import act_layer, init_weights, norm_layer, pad_to, residual_base
+from models.layers import SizeRequirements, act_layer, init_weights, norm_layer, pad_to, residual_base
 
 
 class DnCNN(nn.Module):
@@ -16,7 +16,7 @@ class DnCNN(nn.Module):
     def __init__(self, input_nc: int, output_nc: int, width: int, depth: int, norm: str, act: str, init: str):
         super().__init__()
         self.output_nc = output_nc
-        self.multiple, self.min_size = 1, 2 if norm == "instance" else 1  # which needs more than one pixel
+        self.size = SizeRequirements(minimum=2 if norm == "instance" else 1)  # it needs more than one pixel
         layers: list[nn.Module] = [nn.Conv2d(input_nc, width, 3, padding=1), act_layer(act)]
         for _ in range(depth - 2):
             conv = nn.Conv2d(width, width, 3, padding=1, bias=norm not in ("batch", "instance"))
@@ -26,5 +26,5 @@ class DnCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        residual = self.body(pad_to(x, self.multiple, self.min_size))
+        residual = self.body(pad_to(x, self.size))
         return residual_base(x, self.output_nc) - residual[..., :height, :width]

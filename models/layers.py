@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -53,13 +54,32 @@ def zero_weights(conv: nn.Module) -> None:
         nn.init.zeros_(conv.bias)
 
 
-def pad_to(x: Tensor, multiple: int, min_size: int) -> Tensor:
-    """Pad `(N, C, H, W)` at the right and the bottom to the next multiple, at least to `min_size`.
+class SizeRequirements(NamedTuple):
+    """What a network wants of the sides of its input, and the size of its output; networks pad by themselves.
+
+    Args:
+        multiple: height and width are padded to a multiple of this.
+        minimum: and at least to this many pixels.
+        scale: output size / input size.
+    """
+
+    multiple: int = 1
+    minimum: int = 1
+    scale: int = 1
+
+
+def size_of(net: nn.Module) -> SizeRequirements:
+    """The size requirements a network states as `net.size`; none for a foreign module."""
+    return getattr(net, "size", SizeRequirements())
+
+
+def pad_to(x: Tensor, size: SizeRequirements) -> Tensor:
+    """Pad `(N, C, H, W)` at the right and the bottom to the next multiple, at least to the minimum.
 
     Reflects where the image is large enough, else repeats the border.
     """
     height, width = x.shape[-2:]
-    down, right = (-(-max(n, min_size) // multiple) * multiple - n for n in (height, width))
+    down, right = (-(-max(n, size.minimum) // size.multiple) * size.multiple - n for n in (height, width))
     if not (down or right):
         return x
     mode = "reflect" if down < height and right < width else "replicate"
@@ -80,7 +100,7 @@ def enlarge_input(net: nn.Module, scale: int) -> None:
     and MATLAB.
     """
     net.register_forward_pre_hook(partial(_enlarge, scale))
-    net.scale = scale  # type: ignore[assignment]
+    net.size = size_of(net)._replace(scale=scale)  # type: ignore[assignment]
 
 
 def _enlarge(scale: int, net: nn.Module, args: tuple[Tensor]) -> Tensor:

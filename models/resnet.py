@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from models.layers import ResidualBlock, act_layer, init_weights, norm_layer, pad_to
+from models.layers import ResidualBlock, SizeRequirements, act_layer, init_weights, norm_layer, pad_to
 
 
 class ResNet(nn.Module):
@@ -14,7 +14,7 @@ class ResNet(nn.Module):
         upsample: `transpose` (ConvTranspose2d) or `resize` (nearest, then a convolution: no checkerboard).
     """
 
-    multiple, min_size = 4, 16
+    size = SizeRequirements(multiple=4, minimum=16)
 
     def __init__(
         self,
@@ -52,4 +52,4 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        return self.body(pad_to(x, self.multiple, self.min_size))[..., :height, :width]
+        return self.body(pad_to(x, self.size))[..., :height, :width]

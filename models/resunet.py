@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from models.layers import ResidualBlock, init_weights, pad_to, residual_base, zero_weights
+from models.layers import ResidualBlock, SizeRequirements, init_weights, pad_to, residual_base, zero_weights
 
 
 class ResUNet(nn.Module):
@@ -34,8 +34,8 @@ class ResUNet(nn.Module):
     ):
         super().__init__()
         self.output_nc = output_nc
-        self.multiple = stem * 2 ** (levels - 1)
-        self.min_size = self.multiple * (2 if norm == "instance" else 1)  # which needs more than one pixel
+        multiple = stem * 2 ** (levels - 1)  # instance norm needs more than one pixel at the lowest level
+        self.size = SizeRequirements(multiple, minimum=multiple * (2 if norm == "instance" else 1))
         widths = [width * 2**level for level in range(levels)]
 
         def blocks(channels: int) -> nn.Sequential:
@@ -58,7 +58,7 @@ class ResUNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         base = residual_base(x, self.output_nc)
-        x = self.stem(pad_to(x, self.multiple, self.min_size))
+        x = self.stem(pad_to(x, self.size))
         skips = []
         for encode, down in zip(self.encoders, self.downs, strict=False):
             x = encode(x)

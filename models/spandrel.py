@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from models.layers import pad_to
+from models.layers import SizeRequirements, pad_to
 from models.weights import read_weights
 from utils.system.errors import UserError
 
@@ -18,8 +18,7 @@ class Zoo(nn.Module):
     network is built and its weights loaded from `weights`.
 
     Attributes:
-        scale: how many times larger the output is.
-        multiple, min_size: what the network wants its sides to be; inputs are padded to it.
+        size: what the network wants of its input, and how many times larger its output is.
 
     Raises:
         UserError: spandrel is missing, the file is none of weights or of no network that spandrel knows, or
@@ -55,13 +54,12 @@ class Zoo(nn.Module):
             )
         self.input_nc, self.output_nc = own
         self.net: nn.Module = found.model
-        self.scale = int(found.scale)
-        self.multiple = found.size_requirements.multiple_of
-        self.min_size = max(1, found.size_requirements.minimum)
+        wants = found.size_requirements
+        self.size = SizeRequirements(wants.multiple_of, max(1, wants.minimum), int(found.scale))
         # not the bare forward: some give several outputs or want a map of the noise
         self.call = found._call_fn
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        output: Tensor = self.call(self.net, pad_to(x, self.multiple, self.min_size))
-        return output[..., : self.scale * height, : self.scale * width]
+        output: Tensor = self.call(self.net, pad_to(x, self.size))
+        return output[..., : self.size.scale * height, : self.size.scale * width]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.layers import act_layer, init_weights, norm_layer, pad_to
+from models.layers import SizeRequirements, act_layer, init_weights, norm_layer, pad_to
 
 
 class UNet(nn.Module):
@@ -17,8 +17,8 @@ class UNet(nn.Module):
 
     def __init__(self, input_nc: int, output_nc: int, width: int, depth: int, norm: str, act: str, init: str):
         super().__init__()
-        self.multiple = 2**depth
-        self.min_size = 2 * self.multiple  # instance norm needs more than one pixel at the lowest level
+        # instance norm needs more than one pixel at the lowest level
+        self.size = SizeRequirements(multiple=2**depth, minimum=2 * 2**depth)
         widths = [width * min(2**level, 8) for level in range(depth)]
 
         self.downs = nn.ModuleList()
@@ -40,7 +40,7 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        x = pad_to(x, self.multiple, self.min_size)
+        x = pad_to(x, self.size)
         skips = []
         for down in self.downs:
             x = down(x)

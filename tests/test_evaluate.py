@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from data.datasets import Whole
 from models import build_network, network_defaults
+from models.layers import SizeRequirements
 from utils.eval import evaluator as evaluate
 from utils.eval import metrics
 from utils.eval.ensemble import dihedral_mean, turned, turned_back
@@ -330,7 +331,7 @@ def test_the_page_says_it_too(tmp_path: Path) -> None:
 
 
 class Enlarging(nn.Module):
-    scale = 2
+    size = SizeRequirements(scale=2)
 
     def forward(self, x: Tensor) -> Tensor:
         return x.repeat_interleave(2, 2).repeat_interleave(2, 3)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import ACTIVATIONS, INITS, LOSSES, NETWORKS, NORMS, build_network, network_defaults
-from models.layers import ResidualBlock, init_weights, pad_to, residual_base
+from models.layers import ResidualBlock, SizeRequirements, init_weights, pad_to, residual_base
 from tests.conftest import OURS, ROOT
 from utils.optim.optimizers import freeze
 from utils.system.errors import UserError
@@ -105,10 +105,10 @@ def test_images_of_a_batch_do_not_touch_each_other(model: str) -> None:
 @pytest.mark.parametrize("model", OURS)
 def test_the_stated_multiple_needs_no_padding(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net: Any = tiny(model).eval()
-    assert net.min_size % net.multiple == 0
+    assert net.size.minimum % net.size.multiple == 0
     monkeypatch.setattr(F, "pad", lambda *given, **named: pytest.fail("padded"))
-    for side in (net.min_size, net.min_size + net.multiple):
-        padded = pad_to(torch.zeros(1, 3, side, side), net.multiple, net.min_size)
+    for side in (net.size.minimum, net.size.minimum + net.size.multiple):
+        padded = pad_to(torch.zeros(1, 3, side, side), net.size)
         assert padded.shape[-2:] == (side, side)
 
 
@@ -118,7 +118,7 @@ def test_an_odd_size_is_the_padded_image_cropped(model: str) -> None:
     net: Any = shaken(tiny(model)).eval()
     given = image(3, 35, 37)
     with torch.inference_mode():
-        padded = pad_to(given, net.multiple, net.min_size)
+        padded = pad_to(given, net.size)
         assert padded.shape[-2:] != given.shape[-2:]
         assert torch.equal(net(given), net(padded)[..., :35, :37])
 
@@ -140,18 +140,27 @@ def test_padding_is_at_the_right_and_the_bottom(
     size: tuple[int, int], multiple: int, least: int, padded: tuple[int, int]
 ) -> None:
     given = image(2, *size)
-    out = pad_to(given, multiple, least)
+    out = pad_to(given, SizeRequirements(multiple, least))
     assert out.shape[-2:] == padded
     assert torch.equal(out[..., : size[0], : size[1]], given)
 
 
 def test_padding_reflects_where_it_can_and_repeats_where_not() -> None:
     rows = torch.arange(5.0)[:, None].expand(5, 5)[None, None]
-    assert pad_to(rows, 8, 8)[0, 0, :, 0].tolist() == [0, 1, 2, 3, 4, 3, 2, 1]
+    assert pad_to(rows, SizeRequirements(8, 8))[0, 0, :, 0].tolist() == [0, 1, 2, 3, 4, 3, 2, 1]
     rows = torch.arange(4.0)[:, None].expand(4, 8)[None, None]
-    assert pad_to(rows, 8, 8)[0, 0, :, 0].tolist() == [0, 1, 2, 3, 3, 3, 3, 3]  # only 3 could be reflected
-    assert pad_to(rows.mT, 8, 8)[0, 0, 0].tolist() == [0, 1, 2, 3, 3, 3, 3, 3]
-    assert pad_to(torch.full((1, 1, 1, 1), 7.0), 4, 4).eq(7).all()
+    assert pad_to(rows, SizeRequirements(8, 8))[0, 0, :, 0].tolist() == [
+        0,
+        1,
+        2,
+        3,
+        3,
+        3,
+        3,
+        3,
+    ]
+    assert pad_to(rows.mT, SizeRequirements(8, 8))[0, 0, 0].tolist() == [0, 1, 2, 3, 3, 3, 3, 3]
+    assert pad_to(torch.full((1, 1, 1, 1), 7.0), SizeRequirements(4, 4)).eq(7).all()
 
 
 def test_what_a_residual_is_added_to() -> None:
@@ -285,13 +294,13 @@ def test_resunet_has_no_norm_and_one_block_more_for_each_depth() -> None:
     for levels, depth in ((1, 2), (2, 1), (3, 2)):
         net: Any = tiny("resunet", levels=levels, depth=depth)
         assert count(net, ResidualBlock) == depth * (2 * levels - 1)
-        assert net.multiple == 2 * 2 ** (levels - 1)
+        assert net.size.multiple == 2 * 2 ** (levels - 1)
 
 
 @pytest.mark.parametrize("stem", [1, 2, 4])
 def test_resunet_unshuffles_its_input_by_the_stem(stem: int) -> None:
     net: Any = shaken(tiny("resunet", stem=stem))
-    assert net.stem[1].in_channels == 3 * stem**2 and net.multiple == 2 * stem
+    assert net.stem[1].in_channels == 3 * stem**2 and net.size.multiple == 2 * stem
     assert net(image(3, 13, 21)).shape == (1, 3, 13, 21)
 
 

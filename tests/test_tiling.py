@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from data.datasets import Whole
 from models import build_network, network_defaults
+from models.layers import SizeRequirements, size_of
 from tests.conftest import ROOT
 from utils.eval import evaluator as evaluate
 from utils.eval.evaluator import Evaluator, Prediction
@@ -116,7 +117,7 @@ def test_tiles_that_do_not_advance_are_refused(tile: int, overlap: int, multiple
     enough = int(refusal.value.fix.split()[1])
     assert starts(1000, enough, overlap, multiple)
     net = nn.Identity()
-    net.multiple = multiple  # type: ignore[assignment]
+    net.size = SizeRequirements(multiple=multiple)  # type: ignore[assignment]
     with pytest.raises(UserError) as refusal:
         Evaluator(net, CPU, False, tiling=Tiling(tile, overlap))
     assert refusal.value.code == 2
@@ -152,7 +153,7 @@ def network(name: str, norm: str, scale: int = 1, seed: int = 0) -> nn.Module:
 
 def facts_of(net: nn.Module) -> tuple[int, int]:
     """(multiple, scale)."""
-    return getattr(net, "multiple", 1), getattr(net, "scale", 1)
+    return size_of(net).multiple, size_of(net).scale
 
 
 def plain(net: nn.Module) -> Callable[[Array], Tensor]:
@@ -359,7 +360,7 @@ def test_tiles_shrink_down_to_the_smallest_and_no_further() -> None:
 class Counting(nn.Module):
     """Doubles the input; keeps what it was given."""
 
-    multiple = 8
+    size = SizeRequirements(multiple=8)
 
     def __init__(self) -> None:
         super().__init__()

@@ -455,7 +455,7 @@ def test_a_network_of_the_zoo_gives_what_it_gave(
     source = zoo_nets()[name]
     channels = 1 if "noise_map" in name else 3
     zoo = Zoo(channels, channels, zoo_file(source, tmp_path)).eval()
-    assert (zoo.scale, zoo.multiple, zoo.min_size) == (scale, multiple, 1)
+    assert zoo.size == (multiple, 1, scale)
     assert (zoo.input_nc, zoo.output_nc) == (channels, channels)
     draw = torch.Generator().manual_seed(0)
 

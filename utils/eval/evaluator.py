@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from data.images import max_value, quant_levels
 from data.transforms import denormalize, enlarge, to_batch
+from models.layers import size_of
 from utils.eval.ensemble import dihedral_mean
 from utils.eval.metrics import Protocol, Score
 from utils.eval.tiling import Tiling, bands, fitting_tile, memory_per_pixel, smaller_tile, starts
@@ -45,7 +46,7 @@ class Evaluator:
     """Run a network over whole images and measure each.
 
     Args:
-        net: the bare network, on `device`; states `multiple` and `min_size`, and `scale` where it enlarges.
+        net: the bare network, on `device`; its `size` states what it wants of its input.
         mean, std: of the Normalize that it was trained with.
         metrics: `psnr` and `mae` are always measured; `ssim` if named here.
         x8: average over eight flips and turns of the input.
@@ -68,8 +69,7 @@ class Evaluator:
     notes: list[str] = field(default_factory=list)  # what the reader of the figures should know, said once
 
     def __post_init__(self) -> None:
-        self.scale: int = getattr(self.net, "scale", 1)
-        self.multiple: int = getattr(self.net, "multiple", 1)
+        self.multiple, self.minimum, self.scale = size_of(self.net)
         self.pixel_bytes: float | None = None
         self.compared = False  # tiles with the whole
         if self.tiling.size is not None:  # refused here, not at the first large image
@@ -155,7 +155,7 @@ class Evaluator:
         if pixels < 2**19:  # not worth asking
             return None
         if self.pixel_bytes is None:
-            side = -(-max(64, getattr(self.net, "min_size", 1)) // self.multiple) * self.multiple
+            side = -(-max(64, self.minimum) // self.multiple) * self.multiple
             example = torch.zeros(1, image.shape[2], side, side, device=self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
                 self.pixel_bytes = memory_per_pixel(self.net, example)
