@@ -44,10 +44,10 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from data.sampler import EpochSampler
     from data.transforms import denormalize
     from models import LOSSES, build_network, own_arguments
-    from models.batchnorm import sync_batchnorm
     from models.ema import EMA
-    from models.layers import size_of
+    from models.layers import size_of, sync_batchnorm
     from models.weights import load_weights
+    from models.wrappers import bare
     from utils.eval.evaluator import Evaluator, mean_psnr
     from utils.eval.metrics import psnr
     from utils.optim.horizon import (
@@ -185,7 +185,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     if opt.weights and not going_on and "weights" not in arguments:
         how = load_weights(net, Path(opt.weights))
     net.to(device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
-    trained = freeze(net, opt.freeze)
+    trained = freeze(bare(net), opt.freeze)
     average = EMA(net, opt.ema)
     criterion = LOSSES[opt.loss](reduction=opt.reduction)
 
@@ -231,7 +231,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     scheduler = schedule_to(total)
 
     unit = partial(denormalize, mean=opt.mean, std=opt.std)  # from the network's range to [0, 1]
-    sync_batchnorm(net, ranks)
+    if note := sync_batchnorm(net, ranks):
+        say(f"note    {note}")
     model = torch.compile(net) if opt.compile else net
     if ranks.world > 1:
         model = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
