@@ -27,7 +27,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "foreign.pth"
 
 
-def refused(value: Any, path: Path, net: nn.Module | None = None, match: str = "does not fit the network") -> str:
+def refused(
+    value: Any, path: Path, net: nn.Module | None = None, match: str = "does not fit the network"
+) -> str:
     """Why `value` is not loaded; the network is checked to stay as it was."""
     net = net or small_net(seed=1)
     before = copy.deepcopy(net.state_dict())
