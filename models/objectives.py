@@ -1,4 +1,4 @@
-"""Objectives: from networks and a batch to named loss terms, one group of terms for each optimizer."""
+"""Objectives: what turns (networks, batch) into named loss terms. train.py knows only this interface."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -8,25 +8,27 @@ from torch import Tensor, nn
 
 from models import LOSSES
 
+Batch = dict[str, Any]  # "input" and "target": (N, C, H, W) in the network's range
+
 
 class TurnSpec(NamedTuple):
-    """What one optimizer trains, and by which losses.
+    """One set of parameters that is trained in each step, with its own optimizer and its own loss.
 
     Args:
-        name: such as "G", the generator.
-        module: what computes the outputs, wrapped for compilation and several processes.
+        name: "G" for the network that is evaluated and saved.
+        module: what is trained, wrapped for compilation and distribution.
         parameters: those that are trained.
-        losses: a batch to scalar loss terms by name; may leave its outputs in the batch.
+        losses: computes the named terms of a batch, scalars whose sum is minimised.
     """
 
     name: str
     module: nn.Module
     parameters: list[nn.Parameter]
-    losses: Callable[[dict[str, Any]], dict[str, Tensor]]
+    losses: Callable[[Batch], dict[str, Tensor]]
 
 
 class Objective(Protocol):
-    """What train.py needs of an objective."""
+    """What train.py needs: the turns of a step, in order, and the state to save and restore."""
 
     def turns(self) -> list[TurnSpec]: ...
 
@@ -36,14 +38,14 @@ class Objective(Protocol):
 
 
 class Paired:
-    """A pixel loss between the output and the target: one turn, no state.
+    """Pixel loss between `model(input)` and the target: one turn, no state.
 
     Args:
-        model: the network, wrapped for training.
-        parameters: of the network, those that are trained.
+        model: the network, wrapped for compilation and distribution.
+        parameters: those of its parameters that are trained.
         loss: a key of LOSSES.
-        reduction: `mean` or `sum` over pixels and images.
-        autocast: makes the context in which the network runs; the loss is computed in float32.
+        reduction: `mean` or `sum` over the elements of a batch.
+        autocast: returns the context in which the network runs; the loss is computed outside, in float32.
     """
 
     def __init__(
@@ -54,17 +56,18 @@ class Paired:
         reduction: str,
         autocast: Callable[[], AbstractContextManager[Any]],
     ):
-        self.model, self.parameters, self.name = model, list(parameters), loss
-        self.criterion, self.autocast = LOSSES[loss](reduction=reduction), autocast
+        self.model, self.parameters = model, list(parameters)
+        self.loss, self.criterion = loss, LOSSES[loss](reduction=reduction)
+        self.autocast = autocast
 
     def turns(self) -> list[TurnSpec]:
         return [TurnSpec("G", self.model, self.parameters, self.losses)]
 
-    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Loss terms of `input` and `target`, `(N, C, H, W)`; leaves the network's `output` in the batch."""
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Run the network, keep its output as `batch["output"]`, and return the loss by its name."""
         with self.autocast():
             batch["output"] = self.model(batch["input"])
-        return {self.name: self.criterion(batch["output"].float(), batch["target"])}
+        return {self.loss: self.criterion(batch["output"].float(), batch["target"])}
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -73,4 +76,17 @@ class Paired:
         pass
 
 
-OBJECTIVES = {"paired": Paired}
+OBJECTIVES: dict[str, Callable[..., Objective]] = {"paired": Paired}
+
+
+def build_objective(
+    name: str,
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    *,
+    loss: str,
+    reduction: str,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> Objective:
+    """Build the objective `name`, a key of OBJECTIVES; the arguments are those of its class."""
+    return OBJECTIVES[name](model, parameters, loss, reduction, autocast)
