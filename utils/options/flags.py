@@ -647,31 +647,6 @@ def parse_test(argv: Sequence[str]) -> argparse.Namespace:
     return opt
 
 
-def parse_redraw(argv: Sequence[str]) -> argparse.Namespace:
-    """The options of utils/replay.py."""
-    parser = Parser(prog="redraw", description="Send a finished run to visdom again.")
-    parser.usage = "python -m utils.replay NAME [flags]"
-    parser.add_argument("name", help="the run, under checkpoints/")
-    parser.add_argument("--results_dir", default="results", help="where test.py left its results")
-    add_server(parser)
-    return parser.parse(argv)
-
-
-def parse_compare(argv: Sequence[str]) -> argparse.Namespace:
-    """The options of utils/compare.py."""
-    parser = Parser(prog="python -m utils.compare", description="Runs side by side: a table and a curve.")
-    parser.usage = "%(prog)s RUN [RUN ...] [flags]"
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="runs, under checkpoints/")
-    parser.add_argument("--results_dir", default="results", help="where test.py left its results")
-    parser.add_argument("--curve", default="compare.png", help="PNG of validation PSNR over steps")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    opt = parser.parse(argv)
-    curve = Path(opt.curve)
-    if curve.suffix.lower() != ".png" or curve.is_dir() or not curve.parent.is_dir():
-        raise UserError(f"bad file [--curve {opt.curve}]", fix="name a .png in a folder that exists")
-    return opt
-
-
 def describe(opt: argparse.Namespace) -> str:
     """The options in a few lines, those that differ from their defaults marked by a star."""
     shown = [

@@ -1,7 +1,6 @@
 """A run on disk: `checkpoints/<name>/` and what lies in it. No torch: the option parser reads runs too."""
 
 import fcntl
-import json
 import os
 import re
 import subprocess
@@ -10,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from utils.system.errors import UserError, first_sentence
+from utils.system.errors import UserError
+from utils.system.jsonfile import read_object
 
 ROOT = Path("checkpoints")
 
@@ -106,15 +106,7 @@ class Run:
             raise UserError(
                 f"no run '{self.name}' [--name]", f"{ROOT}/ holds {runs_present()}", "train it first"
             )
-        fix = "put its copy back, or start again under another --name"
-        try:
-            options = json.loads(self.options_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            why = f"{type(error).__name__}: {first_sentence(error)}"
-            raise UserError(f"cannot read {self.options_file}", why, fix) from None
-        if not isinstance(options, dict):
-            raise UserError(f"cannot read {self.options_file}", "it holds no JSON object", fix)
-        return options
+        return read_object(self.options_file, "restore it from a copy, or start again under another --name")
 
     def states(self) -> list[Path]:
         """Every state on the disk: the latest, then the others from the newest on."""
