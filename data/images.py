@@ -73,11 +73,24 @@ def quant_levels(dtype: Any) -> int | None:
     return None if np.dtype(dtype).kind == "f" else int(max_value(dtype))
 
 
-def to_float(image: Array) -> Array:
-    """A float32 array of full scale 1 of an image of any depth."""
-    scaled = image.astype(np.float32)
-    scaled /= np.float32(max_value(image.dtype))
+def to_float(image: Array, dtype: Any = np.float32) -> Array:
+    """Scale an image of any depth to full scale 1, as float32; pass float64 for exact figures."""
+    scaled = image.astype(dtype)
+    scaled /= scaled.dtype.type(max_value(image.dtype))
     return scaled
+
+
+def from_float(image: Array, dtype: Any) -> Array:
+    """Clamp float values to [0, 1] and round them to the levels of `dtype`, as a file stores them; NaN is 0.
+
+    >>> from_float(np.array([-1, 0.5, 2, np.nan]), np.uint8).tolist()
+    [0, 128, 255, 0]
+    """
+    clamped = np.nan_to_num(image.clip(0, 1))
+    levels = quant_levels(dtype)
+    if levels:  # in float64, as the scores are: float32 would round some ties the other way
+        clamped = np.rint(clamped.astype(np.float64) * levels)
+    return clamped.astype(dtype)
 
 
 # ----------------------------------------------------------------------------------------------- reading

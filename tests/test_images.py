@@ -19,6 +19,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from data.images import (
     MAX_PIXELS,
+    from_float,
     header,
     max_value,
     output_suffix,
@@ -28,7 +29,6 @@ from data.images import (
 )
 from data.transforms import preparation
 from tests.conftest import FAST, ROOT, TINY
-from utils.eval.evaluator import save_rows
 from utils.eval.results import read_csv
 from utils.system.errors import UserError
 
@@ -572,16 +572,12 @@ def test_every_level_survives_to_float_and_back(dtype: type) -> None:
     assert (
         np.abs(unit - np.arange(levels + 1).reshape(-1, 16, 1) / levels).max() <= 6e-8
     )  # half a float32 step
-    saved = np.empty_like(every)
-    save_rows(torch.from_numpy(unit).permute(2, 0, 1), saved)
-    assert np.array_equal(saved, every)
+    assert np.array_equal(from_float(unit, every.dtype), every)
 
 
 def test_saving_rounds_to_the_nearest_and_clamps() -> None:
     def saved(values: Array, dtype: type) -> list[Any]:
-        filled = np.empty((1, len(values), 1), dtype)
-        save_rows(torch.from_numpy(values)[None, None], filled)
-        return filled.ravel().tolist()
+        return from_float(values, dtype).tolist()
 
     for dtype, levels in ((np.uint8, 255), (np.uint16, 65535)):
         steps = np.arange(levels, dtype=np.float64)

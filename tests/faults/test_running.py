@@ -163,12 +163,12 @@ import os, sys, time
 sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
 import utils.eval.evaluator
-honest = utils.eval.evaluator.Evaluator.judge
+honest = utils.eval.evaluator.Evaluator.predict
 def slow(self, image):
     open("validating", "w").close()
     time.sleep(0.2)
     return honest(self, image)
-utils.eval.evaluator.Evaluator.judge = slow
+utils.eval.evaluator.Evaluator.predict = slow
 import runpy
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
