@@ -25,8 +25,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from data.datasets import PairDataset, WholeDataset
     from data.degrade import parse_degradation
     from data.images import save_image
-    from data.layouts import Source, find_pairs, shared_files
     from data.loader import LoaderIterator, no_collate
+    from data.pairs import Source
+    from data.splits import find_pairs, shared_files
     from models import build_network, own_arguments
     from models.layers import size_of
     from models.weights import load_weights

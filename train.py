@@ -39,9 +39,10 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from data.check import check_data
     from data.datasets import PairDataset, WholeDataset, check_training_sizes
     from data.degrade import parse_degradation
-    from data.layouts import find_pairs, scan_headers, splits_present, validation
     from data.loader import LoaderIterator, no_collate
     from data.sampler import EpochSampler
+    from data.scan import scan_headers
+    from data.splits import find_pairs, splits_present, train_val_split
     from data.transforms import denormalize
     from models import LOSSES, build_network, own_arguments
     from models.batchnorm import sync_batchnorm
@@ -107,7 +108,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     found = scan_headers(pairs)
     input_nc = opt.input_nc or (1 if degrade and degrade.gray else found.input_nc)
     output_nc = opt.output_nc or found.target_nc
-    train_pairs, val_pairs = validation(pairs, source, opt.val_from, opt.val_share, opt.seed)
+    train_pairs, val_pairs = train_val_split(pairs, source, opt.val_from, opt.val_share, opt.seed)
     on_device = opt.cache == "device"  # where batches are then cut from whole images, without loaders
     usual = 0 if device.type == "cpu" or on_device else 4
     workers = usual if opt.num_workers is None else opt.num_workers

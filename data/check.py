@@ -13,7 +13,9 @@ from typing import NamedTuple
 from data.datasets import PairDataset
 from data.degrade import Degradation
 from data.folders import first_five
-from data.layouts import HeaderScan, PairList, Source, find_pairs, pair_headers, splits_present
+from data.pairs import PairList, Source
+from data.scan import HeaderScan, pair_headers
+from data.splits import find_pairs, splits_present
 from utils.eval.evaluator import input_baseline
 from utils.eval.metrics import Protocol
 from utils.system.errors import UserError

@@ -12,7 +12,7 @@ from data.augment import AUGMENTATIONS, random_crop
 from data.cache import keep_decoded
 from data.degrade import Degradation
 from data.images import to_float
-from data.layouts import Pair, PairList
+from data.pairs import Pair, PairList
 from data.transforms import Array, preparation, to_batch
 from utils.system.errors import UserError
 

@@ -19,9 +19,10 @@ from data.datasets import PairDataset, check_training_sizes
 from data.degrade import DEGRADATIONS, Degradation, parse_degradation
 from data.demo import render_pair, render_scene
 from data.images import max_value
-from data.layouts import Pair, PairList, Source, find_pairs
 from data.loader import LoaderIterator, no_collate
+from data.pairs import Pair, PairList, Source
 from data.sampler import EpochSampler
+from data.splits import find_pairs
 from data.transforms import denormalize
 from tests.conftest import ROOT
 from utils.eval.evaluator import input_baseline
@@ -666,7 +667,8 @@ if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[1])
     from torch.utils.data import DataLoader
     from data.datasets import PairDataset
-    from data.layouts import Source, find_pairs
+    from data.pairs import Source
+    from data.splits import find_pairs
     from data.loader import no_collate
     listing = find_pairs(Source("demo:2:32"), "train")
     dataset = PairDataset(listing, input_nc=3, target_nc=3, cache=2 * 32 * 32 * 3)

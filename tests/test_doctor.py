@@ -15,12 +15,13 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-import data.layouts
+import data.scan
+import data.splits
 import test as script
 from data.check import check_data, sha256
 from data.degrade import parse_degradation
 from data.images import Header, save_image
-from data.layouts import Source
+from data.pairs import Source
 from models import build_network
 from tests.conftest import Workplace
 from utils.options.flags import parse_test
@@ -178,8 +179,8 @@ def test_a_file_cut_in_its_middle_is_found(tmp_path: Path, side: str, suffix: st
             save(picture(10 * i + j), tmp_path / split / folder / f"1{suffix}")
     path = tmp_path / "test" / side / f"1{suffix}"
     cut(path, 0.6)
-    assert data.layouts.header(path)[:2] == SIZE
-    data.layouts.scan_headers(data.layouts.find_pairs(Source(str(tmp_path)), "test"))
+    assert data.scan.header(path)[:2] == SIZE
+    data.scan.scan_headers(data.splits.find_pairs(Source(str(tmp_path)), "test"))
     code, said = check(Source(str(tmp_path)))
     (line,) = lines_with("problem:", said)
     assert code == 2 and line.startswith("problem: test: 1 pairs cannot be used: ")
@@ -398,7 +399,7 @@ def test_the_command_leaves_no_trace_and_says_by_its_code(work: Workplace) -> No
 def count_headers(monkeypatch: pytest.MonkeyPatch) -> "Counter[Path]":
     """Counts the headers that are read, and fails the test where a file is hashed."""
     count: Counter[Path] = Counter()
-    real = data.layouts.header
+    real = data.scan.header
 
     def header(path: Path, max_pixels: int) -> Header:
         count[path] += 1
@@ -407,7 +408,7 @@ def count_headers(monkeypatch: pytest.MonkeyPatch) -> "Counter[Path]":
     def no_hash(path: Path) -> str:
         raise AssertionError(f"{path} was hashed")
 
-    monkeypatch.setattr(data.layouts, "header", header)
+    monkeypatch.setattr(data.scan, "header", header)
     monkeypatch.setattr("data.check.sha256", no_hash)
     return count
 
@@ -456,7 +457,7 @@ def test_at_most_a_thousand_headers_are_read(
         os.link(first, tmp_path / f"train/B/{i:04d}.png")
     count = count_headers(monkeypatch)
     source = Source(str(tmp_path), layout, degraded=layout == "clean")
-    found = data.layouts.scan_headers(data.layouts.find_pairs(source, "train"))
+    found = data.scan.scan_headers(data.splits.find_pairs(source, "train"))
     assert count.total() == 1000 and max(count.values()) == 1
     assert len(found.sizes) == pairs and f"headers of {pairs} pairs" in found.describe()
 

@@ -13,17 +13,10 @@ from PIL import Image
 from data.datasets import PairDataset, check_training_sizes
 from data.degrade import parse_degradation
 from data.folders import FOLDERS
-from data.layouts import (
-    Source,
-    detect,
-    find_pairs,
-    hold_out,
-    scan_headers,
-    shared_files,
-    splits_present,
-    validation,
-)
 from data.matching import ENDINGS, match_endings, match_names
+from data.pairs import Source
+from data.scan import scan_headers
+from data.splits import detect, find_pairs, hold_out, shared_files, splits_present, train_val_split
 from tests.test_layouts import BLUE, RED, put
 from utils.system.errors import UserError
 
@@ -171,7 +164,7 @@ def test_the_same_own_paths_are_never_train_and_val(
     put(tmp_path / "sunny", *names)
     put(tmp_path / "root/val", "unused.png")
     source = named(tmp_path / "root", *(str(tmp_path / n) if absolute else n for n in ("foggy", "sunny")))
-    train, val = validation(find_pairs(source, "train"), source, "auto", 0.2, 0)
+    train, val = train_val_split(find_pairs(source, "train"), source, "auto", 0.2, 0)
     assert (len(train.pairs), len(val.pairs)) == (8, 2)
     assert not train.files() & val.files()
 
@@ -422,14 +415,14 @@ def test_a_manifest_with_splits(tmp_path: Path, encoding: str) -> None:
 def test_a_manifest_with_a_val_split_is_validated_on_it(tmp_path: Path) -> None:
     rows = [f"{split},in/{i}.png,gt/{i}.png" for i, split in enumerate(["train"] * 9 + ["val"])]
     source = table(tmp_path / "pairs.csv", "split,input,target", *rows)
-    train, val = validation(find_pairs(source, "train"), source, "auto", 0.5, 0)
+    train, val = train_val_split(find_pairs(source, "train"), source, "auto", 0.5, 0)
     assert len(train.pairs) == 9 and [pair.name for pair in val.pairs] == ["in/9.png"]
 
 
 def test_a_manifest_without_splits_is_held_out_by_target(tmp_path: Path) -> None:
     rows = [f"in/{scene}_{i}.png,gt/{scene}.png" for scene in range(10) for i in range(3)]
     source = table(tmp_path / "pairs.csv", "input,target", *rows)
-    train, val = validation(find_pairs(source, "train"), source, "auto", 0.2, 0)
+    train, val = train_val_split(find_pairs(source, "train"), source, "auto", 0.2, 0)
     assert (len(train.pairs), len(val.pairs)) == (24, 6) and not train.files() & val.files()
 
 

@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader
 
 from data.datasets import PairDataset
 from data.degrade import parse_degradation
-from data.layouts import Source, find_pairs, hold_out
 from data.loader import no_collate
+from data.pairs import Source
 from data.sampler import EpochSampler
+from data.splits import find_pairs, hold_out
 from models import LOSSES, build_network, network_defaults
 from tests.conftest import FAST, OURS, TINY, dataset, pixels, records
 from utils.optim.optimizers import OPTIMIZERS

@@ -18,7 +18,8 @@ from PIL import Image
 
 from data.datasets import PairDataset
 from data.demo import render_pair
-from data.layouts import Source, find_pairs
+from data.pairs import Source
+from data.splits import find_pairs
 from tests.benchmarks.common import table
 from utils.system.compat import transforms
 

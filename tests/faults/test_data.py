@@ -25,9 +25,11 @@ import test as judging
 import train as training
 from data.datasets import PairDataset
 from data.images import MAX_PIXELS, header, read_image, save_image
-from data.layouts import Source, find_pairs, scan_headers
 from data.loader import LoaderIterator, no_collate
 from data.matching import match_names
+from data.pairs import Source
+from data.scan import scan_headers
+from data.splits import find_pairs
 from tests.conftest import FAST, TINY, Workplace, pixels
 from tests.faults.test_running import cut_short, photo_set
 from tests.harness import Cases

@@ -44,8 +44,8 @@ from pathlib import Path
 how, *sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
 rank, calls = os.environ.get("RANK", "0"), []
-import torch, data.datasets, data.layouts, models, utils.run.checkpoint
-find, save = data.layouts.find_pairs, utils.run.tensorfile.save
+import torch, data.datasets, data.splits, models, utils.run.checkpoint
+find, save = data.splits.find_pairs, utils.run.tensorfile.save
 
 def here(seconds):
     Path("here").touch()
@@ -93,7 +93,7 @@ class Loss(torch.nn.L1Loss):
 
 models.LOSSES["l1"] = Loss
 if how == "start":
-    data.layouts.find_pairs = slow_find
+    data.splits.find_pairs = slow_find
 if how == "save":
     utils.run.tensorfile.save = slow_save
 data.datasets.PairDataset.__getitems__ = noted

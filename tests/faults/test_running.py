@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 import models
 from data.datasets import PairDataset
 from data.images import to_float
-from data.layouts import Pair, PairList, Source, find_pairs
 from data.loader import LoaderIterator, no_collate
+from data.pairs import Pair, PairList, Source
+from data.splits import find_pairs
 from tests.conftest import FAST, ROOT, TINY, Workplace, records
 from utils.eval.results import read_csv
 from utils.system.errors import UserError
@@ -271,10 +272,10 @@ def test_an_image_that_goes_bad_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With a sound header the start sees nothing, and a file may vanish after it."""
-    import data.layouts
+    import data.scan
 
     bad = photo_set(tmp_path / "photos")[3]
-    monkeypatch.setattr(data.layouts, "pair_headers", after(data.layouts.pair_headers, lambda: damage(bad)))
+    monkeypatch.setattr(data.scan, "pair_headers", after(data.scan.pair_headers, lambda: damage(bad)))
     with pytest.raises(UserError, match=r"train3\.png") as caught:
         trained(*PHOTOS, "--n_epochs", "3", "--num_workers", workers)
     assert caught.value.code == 1 and caught.value.why

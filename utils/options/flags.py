@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from data.augment import AUGMENTATIONS
 from data.degrade import DEGRADATIONS
 from data.images import MAX_PIXELS
-from data.layouts import LAYOUTS, Source
+from data.layouts import LAYOUTS
+from data.pairs import Source
 from models import ACTIVATIONS, INITS, LOSSES, NETWORKS, NORMS, UNIT_RANGE, UPSAMPLES, network_defaults
 from utils.optim.optimizers import OPTIMIZERS
 from utils.optim.schedules import SCHEDULES
