@@ -20,12 +20,11 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     from pathlib import Path
 
     import torch
-    from torch.utils.data import DataLoader
 
-    from data.datasets import PairDataset, WholeDataset
+    from data.datasets import ImageSpec, WholeDataset
     from data.degrade import parse_degradation
     from data.images import save_image
-    from data.loader import LoaderIterator, no_collate
+    from data.loader import whole_loader
     from data.pairs import Source
     from data.splits import find_pairs, shared_files
     from models import build_network, own_arguments
@@ -90,27 +89,20 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
                 pairs.where,
                 "name other images by --dataroot, or say --split train",
             )
-    dataset = PairDataset(
-        pairs,
-        input_nc=trained["input_nc"],
-        target_nc=trained["output_nc"],
+    spec = ImageSpec(
+        trained["input_nc"],
+        trained["output_nc"],
         degrade=degrade,
         mean=trained["mean"],
         std=trained["std"],
         seed=opt.seed,
     )
+    dataset = WholeDataset(pairs, spec)
     if measured and dataset.scale != scale:
         made = f"the targets are {dataset.scale} times the size of the inputs, the network's outputs {scale}"
         raise UserError(
             "inputs and network do not fit in scale", made, f"--degrade sr:{scale}" if scale > 1 else ""
         )
-    loader = DataLoader(
-        WholeDataset(dataset),
-        batch_size=None,
-        num_workers=opt.num_workers,
-        collate_fn=no_collate,
-        generator=torch.Generator(),
-    )
 
     # ----------------------------------------------------------------------------------------------- measure
     protocol = Protocol(opt.psnr_channel, opt.crop_border, not opt.no_quantize)
@@ -150,7 +142,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
     def judged() -> Iterator[Prediction]:
         try:
-            yield from judge(LoaderIterator(loader, skip=fail))
+            yield from judge(whole_loader(dataset, workers=opt.num_workers, skip=fail))
         except torch.OutOfMemoryError as error:  # with the smallest tiles, too
             fix = "a smaller --tile with a smaller --tile_overlap, --amp on, or --gpu_ids -1"
             raise UserError("out of memory", first_sentence(error), fix, code=1) from None

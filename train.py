@@ -33,13 +33,12 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     import torch
     from torch.nn.parallel import DistributedDataParallel
     from torch.optim.lr_scheduler import LRScheduler
-    from torch.utils.data import DataLoader
 
-    from data.cache import room_for_pair
+    from data.cache import plan_cache
     from data.check import check_data
-    from data.datasets import PairDataset, WholeDataset, check_training_sizes
+    from data.datasets import ImageSpec, TrainDataset, WholeDataset, check_training_sizes
     from data.degrade import parse_degradation
-    from data.loader import LoaderIterator, no_collate
+    from data.loader import default_workers, train_loader, whole_loader
     from data.sampler import EpochSampler
     from data.scan import scan_headers
     from data.splits import find_pairs, splits_present, train_val_split
@@ -110,35 +109,20 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     output_nc = opt.output_nc or found.target_nc
     train_pairs, val_pairs = train_val_split(pairs, source, opt.val_from, opt.val_share, opt.seed)
     on_device = opt.cache == "device"  # where batches are then cut from whole images, without loaders
-    usual = 0 if device.type == "cpu" or on_device else 4
-    workers = usual if opt.num_workers is None else opt.num_workers
-    sizes = [(opt.size, opt.size)] if opt.size else found.sizes
-    count_all = len(train_pairs.pairs) + len(val_pairs.pairs)
-    contents = sizes, input_nc + output_nc, found.depth, count_all
-    free = distributed.free_memory(torch.device("cpu")) / distributed.processes_here()
-    room = room_for_pair("auto" if on_device else opt.cache, *contents, free)
-    train_room = room_for_pair("device", *contents, distributed.free_memory(device)) if on_device else room
-    alike = {
-        "input_nc": input_nc,
-        "target_nc": output_nc,
-        "size": opt.size,
-        "degrade": degrade,
-        "mean": opt.mean,
-        "std": opt.std,
-        "seed": opt.seed,
-    }
+    workers = default_workers(device, on_device) if opt.num_workers is None else opt.num_workers
+    spec = ImageSpec(input_nc, output_nc, opt.size, degrade, opt.mean, opt.std, opt.seed)
+    cache = plan_cache(opt.cache, device, found, spec, len(train_pairs.pairs), len(val_pairs.pairs))
     passes = math.ceil(LEAST_EPOCH * opt.batchSize / len(train_pairs.pairs)) if opt.minutes else 1
-    train_set = PairDataset(
+    train_set = TrainDataset(
         train_pairs,
+        spec,
         crop_size=opt.crop_size,
         augment=opt.augment,
         repeat=opt.repeat or passes,
-        cache=train_room,
-        device=device if on_device else None,
+        store=cache.train_store(),
         replace_unreadable=opt.on_bad_image == "skip",
-        **alike,
     )
-    val_set = WholeDataset(PairDataset(val_pairs, cache=room, **alike))
+    val_set = WholeDataset(val_pairs, spec, cache.val_store())
     scale = train_set.scale
     if opt.scale not in (None, scale):
         raise UserError(
@@ -147,23 +131,20 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     names = [pair.name for pair in pairs.pairs]
     check_training_sizes(found.sizes, opt.batchSize // ranks.world, opt.size, opt.crop_size, scale, names)
     sampler = EpochSampler(len(train_set), opt.batchSize, opt.seed, ranks.rank, ranks.world)
-    loader = DataLoader(
+    batches = train_loader(
         train_set,
+        sampler,
         batch_size=opt.batchSize // ranks.world,
-        sampler=sampler,
-        num_workers=workers,
-        drop_last=True,
-        collate_fn=no_collate,
-        pin_memory=device.type == "cuda" and not on_device,
-        persistent_workers=workers > 0,
-        timeout=opt.worker_timeout if workers else 0,  # torch waits for ever otherwise
-        generator=torch.Generator(),  # its own: iterating draws from the global one otherwise
+        workers=workers,
+        device=device,
+        timeout_s=opt.worker_timeout,
+        pin=not on_device,
     )
     val_count = min(len(val_set), 1) if opt.dry_run else len(val_set)
     val_indices = range(ranks.rank, val_count, ranks.world)  # not padded: each image once over all processes
     shown_at = evenly_spaced(len(val_indices), 4)
-    val_loader = DataLoader(
-        val_set, batch_size=None, sampler=val_indices, collate_fn=no_collate, generator=torch.Generator()
+    val_batches = whole_loader(
+        val_set, val_indices, skip=partial(print, file=sys.stderr) if opt.on_bad_image == "skip" else None
     )
 
     # ----------------------------------------------------------------------------------------------- network
@@ -254,11 +235,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         mode = "off" if opt.dry_run else opt.visdom
         plot = open_plot(mode, run.name, TRAINING, opt.visdom_server, opt.visdom_port, say)
         logger = open_logger(run, step, plot, opt.tensorboard)
-        most = (train_room * len(train_pairs.pairs) + room * len(val_pairs.pairs)) / 2**20
-        where = "on the device" if on_device else "in memory"
-        cached = f"up to {most:.1f} MiB of them kept {where}" if train_set.decoded else "not cached"
         say(describe(opt))
-        say(f"data    {train_pairs.describe()}; {val_pairs.describe()}; {cached}")
+        say(f"data    {train_pairs.describe()}; {val_pairs.describe()}; decoded images {cache.describe()}")
         say(f"        {found.describe()}")
         say(f"network {opt.model}, {millions(net.parameters())} parameters, {millions(trained)} trained")
         if how:
@@ -310,10 +288,6 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     if step == 0:
         save("latest")  # shows before the first step that it can be done
     saved = time.monotonic()
-    batches = LoaderIterator(loader)
-    val_batches = LoaderIterator(
-        val_loader, skip=partial(print, file=sys.stderr) if opt.on_bad_image == "skip" else None
-    )
     meter = Meter(opt.batchSize, batches, ranks)
     step_seconds: deque[float] = deque(maxlen=100)
     skipped = 0  # steps in a row whose gradient was no number

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from data.datasets import PairDataset
+from data.datasets import ImageSpec, WholeDataset
 from data.degrade import Degradation
 from data.folders import first_five
 from data.pairs import PairList, Source
@@ -85,7 +85,7 @@ def examine(
 ) -> list[Finding]:
     """Decode and hash all files of a listing, several at a time (Pillow decodes without Python's lock)."""
     # as many channels as in training: a degradation draws its noise for each
-    dataset = PairDataset(listing, input_nc=channels[0], target_nc=channels[1], degrade=degrade, seed=seed)
+    dataset = WholeDataset(listing, ImageSpec(*channels, degrade=degrade, seed=seed))
     progress = Progress(f"checking {listing.split}", 0, len(listing.pairs))
     findings = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -97,9 +97,9 @@ def examine(
     return findings
 
 
-def examine_pair(dataset: PairDataset, index: int) -> Finding:
+def examine_pair(dataset: WholeDataset, index: int) -> Finding:
     """Decode and hash the files of one pair."""
-    listing = dataset.listing
+    listing = dataset.pairs
     pair = listing.pairs[index]
     hashes: dict[str, str] = {}
     try:

@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
+from data.images import to_bytes, to_float
 from utils.system.errors import UserError
 
 Array = np.ndarray
@@ -130,11 +131,11 @@ def jpeg(value: str) -> Step:
 def compress(image: Array, rng: np.random.Generator, quality: tuple[int, int]) -> Array:
     """Clamp, round to 8 bits, encode and decode by Pillow: colour in 4:2:0, its default, gray as L."""
     drawn = int(rng.integers(quality[0], quality[1] + 1))
-    levels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    levels = to_bytes(image)
     file = io.BytesIO()
     Image.fromarray(levels[:, :, 0] if levels.shape[2] == 1 else levels).save(file, "JPEG", quality=drawn)
     with Image.open(file) as decoded:
-        return np.asarray(decoded).reshape(image.shape).astype(np.float32) / 255
+        return to_float(np.asarray(decoded).reshape(image.shape))
 
 
 def gray(value: str) -> Step:

@@ -9,6 +9,7 @@ import functools
 import numpy as np
 
 from data.degrade import scatter, smooth_field
+from data.images import to_bytes
 
 Array = np.ndarray
 FAR = 1.0  # depth of the back wall; the camera is at 0
@@ -93,8 +94,3 @@ def render_pair(number: int, level: int, size: int) -> tuple[Array, Array]:
     airlight = rng.uniform(0.8, 0.95) + rng.uniform(-0.03, 0.03, 3)
     hazy = scatter(clear, depth, beta=rng.uniform(0.8, 2.0), airlight=airlight)
     return to_bytes(hazy), to_bytes(clear)
-
-
-def to_bytes(image: Array) -> Array:
-    """[0, 1] to uint8."""
-    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)

@@ -74,10 +74,23 @@ def quant_levels(dtype: Any) -> int | None:
 
 
 def to_float(image: Array) -> Array:
-    """A float32 array of full scale 1 of an image of any depth."""
+    """Convert an image of any depth to float32 in [0, 1]; float images are copied, not clamped.
+
+    >>> to_float(np.array([0, 51, 255], np.uint8)).tolist()
+    [0.0, 0.20000000298023224, 1.0]
+    """
     scaled = image.astype(np.float32)
     scaled /= np.float32(max_value(image.dtype))
     return scaled
+
+
+def to_bytes(image: Array) -> Array:
+    """Convert a float image in [0, 1] to uint8: clamp, round half to even.
+
+    >>> to_bytes(np.array([-1, 0.1, 0.5, 2])).tolist()
+    [0, 26, 128, 255]
+    """
+    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
 # ----------------------------------------------------------------------------------------------- reading

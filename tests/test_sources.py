@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.datasets import PairDataset, check_training_sizes
+from data.datasets import ImageSpec, TrainDataset, WholeDataset, check_training_sizes
 from data.degrade import parse_degradation
 from data.folders import FOLDERS
 from data.matching import ENDINGS, match_endings, match_names
@@ -527,14 +527,14 @@ def test_pairs_of_a_scale_are_cropped_and_turned_alike(tmp_path: Path, factor: i
     listing = find_pairs(sr_set(tmp_path, factor), "train")
     assert scan_headers(listing).sizes == [(20 * factor, 14 * factor)] * 2
     crop = 4 * factor
-    dataset = PairDataset(
-        listing, input_nc=3, target_nc=3, crop_size=crop, augment="flip_rot90", mean=0.0, std=1.0
-    )
+    spec = ImageSpec(3, 3, mean=0.0, std=1.0)
+    dataset = TrainDataset(listing, spec, crop_size=crop, augment="flip_rot90")
     assert dataset.scale == factor
     places = set()
     for epoch in range(50):
-        sample = dataset[epoch, epoch % 2]
-        given, target = (sample[key].numpy().transpose(1, 2, 0) for key in ("input", "target"))
+        batch = dataset.__getitems__([(epoch, epoch % 2)])
+        assert isinstance(batch, dict)
+        given, target = (batch[key][0].numpy().transpose(1, 2, 0) for key in ("input", "target"))
         assert given.shape == (4, 4, 3) and target.shape == (crop, crop, 3)
         assert np.allclose(block_mean(target, factor), given, atol=1e-6)
         places.add(given.tobytes())
@@ -543,7 +543,7 @@ def test_pairs_of_a_scale_are_cropped_and_turned_alike(tmp_path: Path, factor: i
 
 def test_a_whole_pair_of_a_scale(tmp_path: Path) -> None:
     listing = find_pairs(sr_set(tmp_path, 2), "train")
-    whole = PairDataset(listing, input_nc=3, target_nc=3).whole(1)
+    whole = WholeDataset(listing, ImageSpec(3, 3)).whole(1)
     assert whole.target is not None
     assert np.array_equal(block_mean(whole.target, 2), whole.input)
 
@@ -583,7 +583,7 @@ def test_a_scale_where_layouts_hold_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("crop", [15, 5])
 def test_a_crop_that_is_no_multiple_of_the_scale(crop: int) -> None:
-    with pytest.raises(UserError, match=f"--crop_size {crop} is no multiple of the scale 2"):
+    with pytest.raises(UserError, match=f"--crop_size {crop} is not a multiple of the scale 2"):
         check_training_sizes([(40, 40)], 1, None, crop, scale=2)
 
 
@@ -592,19 +592,20 @@ def test_reducing_cuts_targets_to_whole_blocks(tmp_path: Path, spec: str, scale:
     values = np.random.default_rng(1).integers(0, 256, (27, 31, 3), dtype=np.uint8)
     Image.fromarray(values).save(tmp_path / "1.png")
     listing = find_pairs(Source(str(tmp_path), degraded=True), "train")
-    dataset = PairDataset(listing, input_nc=3, target_nc=3, degrade=parse_degradation(spec), crop_size=24)
-    whole = dataset.whole(0)
+    image_spec = ImageSpec(3, 3, degrade=parse_degradation(spec))
+    whole = WholeDataset(listing, image_spec).whole(0)
     height, width = 27 // scale, 31 // scale
     assert whole.target is not None and whole.input.shape == (height, width, 3)
     assert np.array_equal(whole.target, values[: height * scale, : width * scale])
-    sample = dataset[0, 0]
-    assert sample["target"].shape == (3, 24, 24) and sample["input"].shape == (3, 24 // scale, 24 // scale)
+    batch = TrainDataset(listing, image_spec, crop_size=24).__getitems__([(0, 0)])
+    assert isinstance(batch, dict) and batch["target"].shape == (1, 3, 24, 24)
+    assert batch["input"].shape == (1, 3, 24 // scale, 24 // scale)
 
 
 def test_an_image_without_a_whole_block_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "1.png", size=(3, 9))
     listing = find_pairs(Source(str(tmp_path), degraded=True), "train")
-    dataset = PairDataset(listing, input_nc=3, target_nc=3, degrade=parse_degradation("sr:4"))
+    dataset = WholeDataset(listing, ImageSpec(3, 3, degrade=parse_degradation("sr:4")))
     with pytest.raises(UserError, match="3 x 9 pixels cannot be made 4 times smaller"):
         dataset.whole(0)
 
@@ -612,13 +613,10 @@ def test_an_image_without_a_whole_block_is_refused(tmp_path: Path) -> None:
 def test_gray_inputs_have_one_channel_and_coloured_targets(tmp_path: Path) -> None:
     put(tmp_path, "1.png", colour=(250, 10, 90))
     listing = find_pairs(Source(str(tmp_path), degraded=True), "train")
-    dataset = PairDataset(
-        listing, input_nc=1, target_nc=3, degrade=parse_degradation("gray"), mean=0.0, std=1.0
-    )
-    sample = dataset[0, 0]
-    assert sample["input"].shape == (1, 6, 8) and sample["target"].shape == (3, 6, 8)
+    whole = WholeDataset(listing, ImageSpec(1, 3, degrade=parse_degradation("gray"))).whole(0)
+    assert whole.target is not None and whole.input.shape == (6, 8, 1) and whole.target.shape == (6, 8, 3)
     luma = (0.299 * 250 + 0.587 * 10 + 0.114 * 90) / 255
-    assert np.allclose(sample["input"], luma, atol=1e-6)
+    assert np.allclose(whole.input, luma, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------- shared files

@@ -59,7 +59,7 @@ def slow_save(value, path):
     here(0.5)
     save(value, path)
 
-cut = data.datasets.PairDataset.__getitems__
+cut = data.datasets.TrainDataset.__getitems__
 
 def noted(self, keys):
     batch = cut(self, keys)
@@ -96,7 +96,7 @@ if how == "start":
     data.splits.find_pairs = slow_find
 if how == "save":
     utils.run.tensorfile.save = slow_save
-data.datasets.PairDataset.__getitems__ = noted
+data.datasets.TrainDataset.__getitems__ = noted
 atexit.register(lambda: Path("calls" + rank).write_text(str(len(calls))))
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
