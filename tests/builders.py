@@ -1,0 +1,312 @@
+"""What tests build and compare: images, data sets on disk, small networks, files of weights."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from models import NETWORKS, build_network, network_defaults
+
+ROOT = Path(__file__).resolve().parent.parent
+DATASETS = ROOT / "datasets"
+Array = np.ndarray
+
+OURS = [name for name in NETWORKS if name != "spandrel"]  # networks that need no file of weights
+DEMO = ("--dataroot", "demo:6:48")
+TINY_NET = ("--model", "resunet", "--width", "8", "--depth", "1", "--levels", "2")
+TINY = (*DEMO, *TINY_NET)
+FAST = ("--crop_size", "32", "--batchSize", "4", "--log_freq", "1", "--visdom", "off", "--seed", "3")
+CPU = ("--visdom", "off", "--gpu_ids", "-1")
+SMALL: dict[str, dict[str, Any]] = {  # arguments of a small version of each network
+    "resnet": {"width": 8, "depth": 2},
+    "unet": {"width": 8, "depth": 3},
+    "dncnn": {"width": 16, "depth": 5},
+    "resunet": {"width": 16, "depth": 1, "levels": 2},
+}
+
+
+def flags(**options: Any) -> tuple[str, ...]:
+    """A command line: `flags(lr=0.1, residual=True, seed=None)` is `("--lr", "0.1", "--residual")`."""
+    found: list[str] = []
+    for name, value in options.items():
+        if value is not None and value is not False:
+            found += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return tuple(found)
+
+
+def tiny_flags(model: str) -> tuple[str, ...]:
+    """Flags of a small version of a network."""
+    return flags(model=model, **SMALL[model])
+
+
+def dataset(name: str) -> Path:
+    """The folder of a real data set; skips the test where it is absent."""
+    if not (DATASETS / name).exists():
+        pytest.skip(f"datasets/{name} is absent")
+    return DATASETS / name
+
+
+# ----------------------------------------------------------------------------------------------------- images
+
+
+def image(
+    height: int, width: int, channels: int = 3, dtype: Any = np.uint8, seed: int = 0, smooth: bool = False
+) -> Array:
+    """A random image `(height, width, channels)`: integers of full range, or floats in [0, 1).
+
+    `smooth` (8 bits only): a coarse pattern enlarged, with a little noise, as a photograph has.
+    """
+    rng, shape = np.random.default_rng(seed), (height, width, channels)
+    if smooth:
+        coarse = rng.integers(0, 256, (6, 7, channels), dtype=np.uint8)
+        enlarged = Image.fromarray(_plain(coarse)).resize((width, height), Image.Resampling.BICUBIC)
+        values = np.asarray(enlarged).reshape(shape)
+        return np.clip(values + rng.normal(0, 4, shape), 0, 255).astype(np.uint8)
+    if np.dtype(dtype).kind == "f":
+        return rng.random(shape, dtype=dtype)
+    return rng.integers(0, np.iinfo(dtype).max + 1, shape, dtype=dtype)
+
+
+def worsened(target: Array, seed: int = 0, sigma: float = 5) -> Array:
+    """An 8-bit image, darker and with noise of `sigma` of 255."""
+    noise = np.random.default_rng(seed).normal(0, sigma, target.shape)
+    return np.clip(0.9 * target + noise, 0, 255).astype(np.uint8)
+
+
+def _plain(image: Array) -> Array:
+    return image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
+
+
+def save(image: Array, path: Path, **options: Any) -> Path:
+    """Write `(H, W)`, `(H, W, 1)` or `(H, W, 3)` to a file; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(_plain(image)).save(path, **options)
+    return path
+
+
+def pixels(path: Path) -> Array:
+    """An image file as Pillow reads it: `(H, W)` or `(H, W, 3)`."""
+    with Image.open(path) as file:
+        return np.asarray(file)
+
+
+def unit(image: Array) -> Array:
+    """Values of full scale 1, float64."""
+    return image / np.float64(np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1)
+
+
+def planes(image: Array) -> Tensor:
+    """`(H, W, C)` to `(1, C, H, W)`."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
+
+
+# ------------------------------------------------------------------------------------------ data sets on disk
+
+
+class Files(NamedTuple):
+    """The files of one pair; `target` is the input itself where there is only one."""
+
+    input: Path
+    target: Path
+
+    @property
+    def pair(self) -> tuple[Array, Array]:
+        return pixels(self.input), pixels(self.target)
+
+
+def write_set(
+    root: Path,
+    layout: str = "pairs",
+    count: int = 3,
+    size: tuple[int, int] | Sequence[tuple[int, int]] = (40, 40),
+    splits: Sequence[str] = ("train", "test"),
+    names: Sequence[str] = (),
+    channels: int = 3,
+    seed: int = 0,
+    folders: tuple[str, str] = ("input", "target"),
+) -> list[Files]:
+    """Write a data set of smooth random images, the inputs darker and noisy; no two files are equal.
+
+    Args:
+        root: the folder; for "manifest", that of `pairs.csv`.
+        layout: "pairs" (split/input/N.png, split/target/N.png), "suffix" (split/N_input.png,
+            split/N_target.png), "manifest", "aligned" (split/N.png, both side by side), "clean" and
+            "inputs" (split/N.png).
+        count: of pairs in each split.
+        size: (height, width) of all images, or a list of which each in turn has one.
+        splits: "" stands for the root itself.
+        names: file names, instead of N.png.
+        channels: 1 or 3.
+        folders: names of the folders of "pairs".
+    """
+    sizes = [size] if isinstance(size[0], int) else list(size)  # type: ignore[list-item]
+    found, rows = [], ["split,input,target"]
+    for split in splits:
+        for number, name in enumerate(names or [f"{i}.png" for i in range(count)]):
+            height, width = sizes[number % len(sizes)]  # type: ignore[misc]
+            place = root / split
+            target = image(height, width, channels, seed=seed + len(found), smooth=True)  # type: ignore[has-type]
+            given = worsened(target, 99 + seed + len(found), 5 + 5 * (number % 3))
+            if layout in ("clean", "inputs"):
+                found.append(Files(*[save(target, place / name)] * 2))
+            elif layout == "aligned":
+                found.append(Files(*[save(np.hstack([given, target]), place / name)] * 2))
+            else:
+                stem, _, end = name.rpartition(".")
+                first, second = (
+                    (f"{stem}_input.{end}", f"{stem}_target.{end}")
+                    if layout == "suffix"
+                    else (f"{folders[0]}/{name}", f"{folders[1]}/{name}")
+                )
+                found.append(Files(save(given, place / first), save(target, place / second)))
+                rows.append(f"{split},{Path(split, first)},{Path(split, second)}")
+    if layout == "manifest":
+        (root / "pairs.csv").write_text("\n".join([*rows, ""]))
+    return found
+
+
+def truncate(path: Path, part: float = 0.5) -> Path:
+    """Cut a file to a share of its length: the header stays sound, the end is gone."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(part * len(whole))])
+    return path
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every file below a folder with its sha256, every folder with ""."""
+    return {
+        path.relative_to(folder).as_posix(): (
+            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        )
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+# --------------------------------------------------------------------------------------- networks and weights
+
+
+def network(model: str, input_nc: int = 3, output_nc: int = 3, seed: int = 0, **arguments: Any) -> nn.Module:
+    """A small network; what `arguments` and SMALL leave open is the network's default."""
+    torch.manual_seed(seed)
+    own = {**network_defaults(model), **SMALL[model], **arguments}
+    return build_network(model, input_nc=input_nc, output_nc=output_nc, **own)
+
+
+def small_net(seed: int = 0) -> nn.Sequential:
+    """Convolutions and a batch norm, `(N, 3, H, W)` to `(N, 3, H - 6, W - 6)`; a file of about 60 KB."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 40, 3), nn.BatchNorm2d(40), nn.Conv2d(40, 40, 3), nn.Conv2d(40, 3, 3))
+
+
+def shaken(net: nn.Module, seed: int = 1, scale: float = 0.2) -> nn.Module:
+    """`net` with random weights, so that layers that start at 0 count, too."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    return net
+
+
+def write_weights(value: Any, path: Path, **options: Any) -> Path:
+    """`torch.save`, returning the path; a network is saved as its state_dict."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(value.state_dict() if isinstance(value, nn.Module) else value, path, **options)
+    return path
+
+
+class Payload:
+    """What a hostile file holds: unpickled, it runs a command that makes the file `marker`."""
+
+    def __init__(self, marker: Path):
+        self.command = f"touch {marker}"
+
+    def __reduce__(self) -> Any:
+        return os.system, (self.command,)
+
+
+def same_state(one: Any, two: Any) -> bool:
+    """Bit equality of nested containers of tensors, arrays and numbers."""
+    if isinstance(one, Tensor):
+        return isinstance(two, Tensor) and one.dtype == two.dtype and torch.equal(one, two)
+    if isinstance(one, np.ndarray):
+        return isinstance(two, np.ndarray) and one.dtype == two.dtype and np.array_equal(one, two)
+    if isinstance(one, dict):
+        return (
+            isinstance(two, dict)
+            and one.keys() == two.keys()
+            and all(same_state(one[key], two[key]) for key in one)
+        )
+    if isinstance(one, (list, tuple)):
+        return type(one) is type(two) and len(one) == len(two) and all(map(same_state, one, two))
+    return bool(one == two)
+
+
+def assert_same_state(one: Any, two: Any, where: str = "state") -> None:
+    """Like `same_state`, but says which part differs."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        assert one.keys() == two.keys(), f"{where}: {sorted(map(str, one.keys() ^ two.keys()))}"
+        for key in one:
+            assert_same_state(one[key], two[key], f"{where}[{key!r}]")
+    else:
+        assert same_state(one, two), f"{where} differs"
+
+
+def largest_difference(one: dict[str, Tensor], two: dict[str, Tensor]) -> float:
+    """Between two tensors of the same name."""
+    assert one.keys() == two.keys()
+    return max((one[key] - two[key]).abs().max().item() for key in one)
+
+
+def finite(state: dict[str, Tensor]) -> bool:
+    """Whether no tensor holds NaN or Inf."""
+    return all(bool(value.isfinite().all()) for value in state.values())
+
+
+# ------------------------------------------------------------------------------------------ runs, pages, JSON
+
+
+def write_run(folder: Path, options: dict[str, Any], records: Iterable[dict[str, Any]] = ()) -> Path:
+    """A run's folder with options.json and log.jsonl, as a training would leave it; no weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "options.json").write_text(json.dumps({"name": folder.name, **options}))
+    (folder / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+def strict_json(text: str) -> Any:
+    """Parse JSON, without NaN and Infinity, which browsers refuse."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+class Outline(HTMLParser):
+    """A page's tags, and the texts inside elements by their id or tag."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, str] = {}
+        self.open = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.open = dict(attrs).get("id") or tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts[self.open] = self.texts.get(self.open, "") + data
+
+    def handle_endtag(self, tag: str) -> None:
+        self.open = ""

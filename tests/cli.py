@@ -1,0 +1,566 @@
+"""train.py and test.py from outside: called in this process, started as processes, or forked quickly.
+
+All three end with the same outcome, `Ended`. In tests take a fixture of conftest.py:
+
+    cli.train(*TINY, *FAST).run                    # in this process: fast; can be patched
+    work.train(*TINY, *FAST)                       # a process: signals, streams, warnings are errors
+    job = work.start("train.py", *TINY); job.until_step(3); job.signal(SIGTERM); job.wait(143)
+    forks.start("train.py", *TINY).kill()          # a process without the cost of importing torch
+"""
+
+import importlib
+import io
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from tests.builders import CPU, ROOT, Outline, pixels, strict_json
+from utils.eval.results import read_csv
+from utils.options.flags import parse_test, parse_train
+from utils.system.errors import UserError, run_script
+
+PARSERS = {"train.py": parse_train, "test.py": parse_test}
+STRICT = (  # Python's flags: warnings are errors, but for
+    *("-W", "error"),
+    *("-W", "ignore:This process:DeprecationWarning"),  # Python 3.12+ on torch's fork of loader workers
+    # more workers than cores: with `-n 2` there is one
+    *("-W", "ignore:This DataLoader will create:UserWarning"),
+)
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+# ------------------------------------------------------------------------------------------------ the outcome
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a script ended: exit code, stdout, stderr, and the run's folder."""
+
+    code: int
+    out: str
+    err: str
+    run: Path
+
+    @property
+    def error(self) -> str:
+        """stderr from "error:" on; "" if nothing was refused."""
+        return self.err[self.err.find("error:") :] if "error:" in self.err else ""
+
+    def _part(self, start: str) -> str:
+        return next((line[len(start) :] for line in self.error.splitlines() if line.startswith(start)), "")
+
+    @property
+    def what(self) -> str:
+        return self._part("error: ")
+
+    @property
+    def why(self) -> str:
+        return self._part("  why: ")
+
+    @property
+    def fix(self) -> str:
+        return self._part("  fix: ")
+
+    def complaint(self, *words: str, code: int = 2) -> str:
+        """What is wrong with the refusal; "" if code, length, help and all `words` are as they should be."""
+        wrong = [f"code {self.code}"] * (self.code != code) + ["no error"] * (not self.error)
+        wrong += ["traceback"] * ("Traceback" in self.err)
+        wrong += ["too long"] * (len(self.error.strip().splitlines()) > 6 or len(self.error) > 1500)
+        wrong += ["no help"] * (not (self.why or self.fix))
+        wrong += [f"no {word!r}" for word in words if word not in self.error]
+        return f"{', '.join(wrong)}: {self.err[-600:]}" if wrong else ""
+
+    def refused(self, *words: str, code: int = 2) -> bool:
+        """Whether it ended with `code` and a short, helpful error that holds all `words`."""
+        return not self.complaint(*words, code=code)
+
+    # what test.py wrote
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+    @cached_property
+    def results(self) -> Path:
+        """The folder that stdout names."""
+        line = next(line for line in self.lines if line.startswith("outputs "))
+        return self.run.parents[1] / line.removeprefix("outputs ").split(", page ")[0]
+
+    @cached_property
+    def rows(self) -> list[dict[str, str]]:
+        return read_csv(self.results / "metrics.csv")
+
+    def numbers(self, column: str) -> np.ndarray:
+        return np.array([float(row[column]) for row in self.rows])
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        return strict_json((self.results / "summary.json").read_text())
+
+    @cached_property
+    def page(self) -> str:
+        return (self.results / "index.html").read_text("utf-8")
+
+    @cached_property
+    def data(self) -> Any:
+        """The data in the page."""
+        return strict_json(Outline(self.page).texts["data"])
+
+    @property
+    def facts(self) -> str:
+        return "\n".join(f"{label} {text}" for label, text in self.data["facts"])
+
+    @property
+    def comment(self) -> str:
+        """The first line of metrics.csv."""
+        return (self.results / "metrics.csv").read_text().splitlines()[0]
+
+    def output(self, name: str) -> np.ndarray:
+        return pixels((self.results / "outputs" / name).with_suffix(".png"))
+
+
+# ------------------------------------------------------------------------------------------ what a run leaves
+
+
+def log(run: Path) -> list[dict[str, Any]]:
+    """Every record of a run's log."""
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def records(run: Path, key: str) -> list[Any]:
+    """Every value of `key` in a run's log."""
+    return [record[key] for record in log(run) if key in record]
+
+
+def options(run: Path) -> dict[str, Any]:
+    return json.loads((run / "options.json").read_text())
+
+
+def status(run: Path) -> dict[str, Any]:
+    return json.loads((run / "status.json").read_text())
+
+
+def weights(run: Path, tag: str = "latest") -> dict[str, torch.Tensor]:
+    return torch.load(run / f"{tag}_net.pth", weights_only=True)
+
+
+def state(run: Path, tag: str = "latest") -> dict[str, Any]:
+    return torch.load(run / f"{tag}_state.pth", weights_only=True)
+
+
+def reached(run: Path, step: int) -> bool:
+    """Whether the log holds a step."""
+    file = run / "log.jsonl"
+    return file.is_file() and f'"step": {step},' in file.read_text()
+
+
+# ----------------------------------------------------------------------------------------------- the two ways
+
+
+class Scripts:
+    """The scripts with `folder` as their working directory.
+
+    `name` becomes `--name`, unless it is "" or the flags hold one. A call fails the test unless it ends with
+    `code`; None allows any. test.py runs on the CPU without visdom unless the flags say otherwise.
+    """
+
+    folder: Path
+
+    def call(
+        self, script: str, *flags: str, name: str = "run", code: int | None = 0, **options: Any
+    ) -> Ended:
+        raise NotImplementedError
+
+    def train(self, *flags: str, name: str = "run", code: int | None = 0, **options: Any) -> Ended:
+        return self.call("train.py", *flags, name=name, code=code, **options)
+
+    def test(self, *flags: str, name: str = "run", code: int | None = 0, **options: Any) -> Ended:
+        return self.call("test.py", *flags, name=name, code=code, **options)
+
+    def run(self, name: str = "run") -> Path:
+        return self.folder / "checkpoints" / name
+
+    def _command(self, script: str, flags: tuple[str, ...], name: str) -> tuple[list[str], Path]:
+        """(all flags, the run's folder)."""
+        given = [*CPU, *flags] if Path(script).name == "test.py" else [*flags]
+        if "--name" in flags:
+            name = flags[len(flags) - 1 - flags[::-1].index("--name") + 1]
+        elif name:
+            given += ["--name", name]
+        return given, self.run(name)
+
+
+class InProcess(Scripts):
+    """The scripts in this process: `folder` is the working directory at the time of the call."""
+
+    @property
+    def folder(self) -> Path:  # type: ignore[override]
+        return Path.cwd()
+
+    def call(
+        self, script: str, *flags: str, name: str = "run", code: int | None = 0, **options: Any
+    ) -> Ended:
+        assert not options, f"only a process takes {options}"
+        given, run = self._command(script, flags, name)
+        module, failures = importlib.import_module(script.removesuffix(".py")), []
+
+        def main(*arguments: Any) -> int:
+            try:
+                return module.main(*arguments)
+            except BaseException as failure:
+                failures.append(failure)
+                raise
+
+        handlers, argv = {number: signal.getsignal(number) for number in HANDLED}, sys.argv
+        out, err = io.StringIO(), io.StringIO()
+        try:
+            sys.argv = [script, *given]
+            with redirect_stdout(out), redirect_stderr(err):
+                ended = _end(main, PARSERS[script], given)
+        finally:
+            sys.argv = argv
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        found = Ended(ended, out.getvalue(), err.getvalue(), run)
+        if code is not None and ended != code:
+            raise AssertionError(
+                f"{script} ended with {ended}, not {code}\n{found.out}\n{found.err}"
+            ) from next(iter(failures), None)
+        return found
+
+
+def _end(main: Callable[..., int], parse: Callable[[list[str]], Any], flags: list[str]) -> int:
+    """The exit code of a script."""
+    try:
+        return run_script(main, parse(flags))
+    except UserError as refusal:  # of the parser
+        print(refusal, file=sys.stderr)
+        return refusal.code
+    except SystemExit as ended:  # --help
+        return int(ended.code or 0)
+
+
+BEFORE = """
+if __name__ == "__main__":
+    import os, runpy, sys
+    sys.argv = sys.argv[1:]
+    sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+class Workplace(Scripts):
+    """The scripts as processes in a folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.jobs: list[Job] = []
+
+    def start(
+        self,
+        script: str,
+        *flags: str,
+        name: str = "run",
+        before: str = "",
+        launcher: tuple[str, ...] = (),
+        **env: str | None,
+    ) -> "Job":
+        """Start a script.
+
+        Args:
+            before: Python code that runs in the process before the script, to put a fault into it.
+            launcher: what starts it instead of `python -W error`, such as TORCHRUN.
+            env: variables of its environment; None removes one.
+        """
+        given, run = self._command(script, flags, name)
+        path = str(ROOT / script)
+        if before:
+            wrapper = self.folder / f"before{len(self.jobs)}.py"
+            wrapper.write_text(before + BEFORE)
+            given, path = [path, *given], str(wrapper)
+        command = [sys.executable, *(launcher or STRICT), path, *given]
+        return self.process(*command, run=run, **({"OMP_NUM_THREADS": "1"} if launcher else {}), **env)
+
+    def process(self, *command: str, run: Path | None = None, **env: str | None) -> "Job":
+        """Start any command in the folder."""
+        everything = {**os.environ, "PYTHONWARNINGS": "", **env}
+        environment = {key: value for key, value in everything.items() if value is not None}
+        self.jobs.append(Job([*command], self.folder, run or self.run(), environment))
+        return self.jobs[-1]
+
+    def call(
+        self, script: str, *flags: str, name: str = "run", code: int | None = 0, **options: Any
+    ) -> Ended:
+        return self.start(script, *flags, name=name, **options).wait(code)
+
+    def close(self) -> None:
+        """End what still runs."""
+        for job in self.jobs:
+            job.kill()
+
+    # what a run wrote, by its name
+
+    def log(self, name: str, key: str) -> list[tuple[int, Any]]:
+        """(step, value) of every record that has `key`."""
+        return [(record["step"], record[key]) for record in log(self.run(name)) if key in record]
+
+    def file(self, name: str, file: str) -> Path:
+        return self.run(name) / file
+
+
+class Job:
+    """A process that runs; what it writes goes to files without a name."""
+
+    def __init__(self, command: list[str], folder: Path, run: Path, environment: dict[str, str]):
+        self.command, self.folder, self.run = command, folder, run
+        self.files: list[IO[bytes]] = [tempfile.TemporaryFile(), tempfile.TemporaryFile()]  # noqa: SIM115
+        self.texts = ["", ""]
+        out, err = self.files
+        self.popen = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=out, stderr=err, stdin=subprocess.DEVNULL
+        )
+        self.pid = self.popen.pid
+
+    def text(self, number: int) -> str:
+        """All that was written so far to stdout (0) or stderr (1)."""
+        if not self.files[number].closed:
+            descriptor = self.files[number].fileno()
+            text = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+            self.texts[number] = text.decode(errors="replace")
+        return self.texts[number]
+
+    @property
+    def said(self) -> str:
+        return self.text(0) + self.text(1)
+
+    def running(self) -> bool:
+        return self.popen.poll() is None
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once, and with a launcher all processes that work in the folder."""
+        if "torch.distributed.run" in self.command:
+            for pid in processes_in(self.folder):
+                os.kill(pid, signal.SIGKILL)
+        if self.running():
+            self.popen.kill()
+        self.popen.wait()
+        self._close()
+
+    def _close(self) -> None:
+        for number, file in enumerate(self.files):
+            self.text(number)
+            file.close()
+
+    def wait(self, code: int | None = 0, seconds: float = 300) -> Ended:
+        """Wait for the end; fails the test unless it ends with `code`; None allows any."""
+        try:
+            ended = self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"did not end within {seconds:g} s\n{self.said}") from None
+        return self._ended(ended, code)
+
+    def _ended(self, ended: int, code: int | None) -> Ended:
+        self._close()
+        found = Ended(ended, *self.texts, self.run)
+        assert code is None or ended == code, f"ended with {ended}, not {code}\n{found.out}\n{found.err}"
+        return found
+
+    def until(self, true: Callable[[], object], seconds: float = 60) -> None:
+        """Wait until something is true; fails the test if the process ends before."""
+        end = time.monotonic() + seconds
+        while not true():
+            assert self.running(), f"it has ended\n{self.said}"
+            assert time.monotonic() < end, f"not within {seconds:g} s\n{self.said}"
+            time.sleep(0.002)
+
+    def until_step(self, step: int) -> None:
+        """Wait until the run's log holds a step."""
+        self.until(lambda: reached(self.run, step))
+
+
+# -------------------------------------------------------------- processes without the cost of importing torch
+
+
+class Forks(Scripts):
+    """A process that imported everything and forks the scripts: a start takes milliseconds."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.server = subprocess.Popen(
+            [sys.executable, *STRICT, "-c", "from tests.cli import serve; serve()"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, **request: Any) -> Any:
+        assert self.server.stdin and self.server.stdout
+        print(json.dumps(request), file=self.server.stdin, flush=True)
+        return json.loads(self.server.stdout.readline())
+
+    def start(self, script: str, *flags: str, name: str = "run", limit: int = 0, **env: str) -> "ForkedJob":
+        """Start a script, or a function `module:name` that takes the flags.
+
+        Args:
+            limit: bytes of the largest file that it may write; 0: no limit.
+        """
+        if ":" in script:
+            given, run = list(flags), self.run(name)
+        else:
+            given, run = self._command(script, flags, name)
+        pid = self.ask(folder=str(self.folder), script=script, flags=given, limit=limit, env=env)
+        return ForkedJob(self, pid, run)
+
+    def call(
+        self, script: str, *flags: str, name: str = "run", code: int | None = 0, **options: Any
+    ) -> Ended:
+        return self.start(script, *flags, name=name, **options).wait(code)
+
+    def close(self) -> None:
+        assert self.server.stdin and self.server.stdout
+        self.server.stdin.close()
+        self.server.stdout.close()
+        self.server.wait(20)
+
+
+class ForkedJob(Job):
+    """A child of the forking server."""
+
+    def __init__(self, forks: Forks, pid: int, run: Path):
+        self.forks, self.pid, self.run, self.folder = forks, pid, run, forks.folder
+
+    @property
+    def said(self) -> str:
+        return "(read at its end)"
+
+    def running(self) -> bool:
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self, code: int | None = 0, seconds: float = 300) -> Ended:
+        ended, out, err = self.forks.ask(wait=self.pid)
+        assert code is None or ended == code, f"ended with {ended}, not {code}\n{out}\n{err}"
+        return Ended(ended, out, err, self.run)
+
+
+def serve() -> None:
+    """For each line of stdin fork a process, or wait for one; imports are paid once, nothing is computed."""
+    sys.path.insert(0, str(ROOT))
+    for package in ("utils", "data", "models"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if path.stem not in ("spandrel", "__init__"):  # spandrel.py needs more than this
+                importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    for script in PARSERS:
+        importlib.import_module(script.removesuffix(".py"))
+    pipes: dict[int, tuple[int, int]] = {}
+    for line in sys.stdin:
+        job = json.loads(line)
+        if "wait" in job:
+            texts = [_all_of(end) for end in pipes.pop(job["wait"])]
+            _, ended = os.waitpid(job["wait"], 0)
+            print(json.dumps([os.waitstatus_to_exitcode(ended), *texts]), flush=True)
+            continue
+        out, err = os.pipe(), os.pipe()
+        if pid := os.fork():
+            os.close(out[1])
+            os.close(err[1])
+            pipes[pid] = out[0], err[0]
+            print(pid, flush=True)
+        else:
+            os.dup2(out[1], 1)
+            os.dup2(err[1], 2)
+            for end in (*out, *err):
+                os.close(end)
+            sys.exit(_forked(**job))
+
+
+def _all_of(descriptor: int) -> str:
+    with os.fdopen(descriptor, errors="replace") as pipe:
+        return pipe.read()
+
+
+def _forked(folder: str, script: str, flags: list[str], limit: int, env: dict[str, str]) -> int:
+    os.chdir(folder)
+    os.environ.update(env)
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # Python ignores SIGXFSZ
+    if ":" in script:
+        module, function = script.split(":")
+        return int(getattr(importlib.import_module(module), function)(*flags) or 0)
+    sys.argv = [script, *flags]
+    return _end(importlib.import_module(script.removesuffix(".py")).main, PARSERS[script], flags)
+
+
+# --------------------------------------------------------------------------------------- processes and ports
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(true: Callable[[], object], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not within {seconds:g} s"
+        time.sleep(0.02)
+
+
+def processes_in(folder: Path) -> list[int]:
+    """Every other process whose working directory is `folder`."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "cwd").readlink() == folder.resolve() and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+        except OSError:  # it has ended meanwhile, or belongs to somebody else
+            continue
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """The processes that `pid` started and that have not ended."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            kind, parent = file.read_text().rpartition(")")[2].split()[:2]
+        except OSError:  # it has ended meanwhile
+            continue
+        if int(parent) == pid and kind != "Z":
+            found.append(int(file.parent.name))
+    return found
+
+
+def listening(port: int) -> list[str]:
+    """The addresses, in the kernel's hexadecimal, on which somebody listens at `port`."""
+    tables: Iterable[Path] = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+    rows = [row.split() for table in tables for row in table.read_text().splitlines()]
+    places = [row[1].split(":") for row in rows if row[3] == "0A"]  # 0A: LISTEN
+    return [address for address, number in places if int(number, 16) == port]
