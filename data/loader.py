@@ -73,7 +73,7 @@ def train_loader(
     batch_size: int,
     workers: int,
     device: torch.device,
-    timeout_s: int,
+    timeout_s: float,
     pin: bool,
 ) -> LoaderIterator:
     """Iterate over training batches.

@@ -8,57 +8,57 @@ from data.pairs import Pair, PairList, check_sizes, half_width
 
 
 class HeaderScan(NamedTuple):
-    """What the headers of a listing say: channels, and how often each size and each kind of input occurs."""
+    """What image headers say about a list of pairs."""
 
-    input_nc: int
+    input_nc: int  # the most channels of an input
     target_nc: int
-    depth: int  # the deepest, of 8, 16 and 32 bits
+    depth: int  # the most bits per channel: 8, 16 or 32
     sizes: list[tuple[int, int]]  # (width, height) of the targets
-    kinds: Counter[str]  # such as "RGB 8 bit", with the number of pairs that have it
+    kinds: Counter[str]  # such as "RGB 8 bit": number of pairs that have it
 
     def describe(self) -> str:
-        """One line: how many sizes from which to which, and the kinds of files."""
+        """Such as "headers of 3 pairs: 32 x 24 to 40 x 24; 3 RGB 8 bit"."""
         small, large = min(self.sizes), max(self.sizes)
         size = "{} x {}".format(*small) + ("" if small == large else " to {} x {}".format(*large))
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common(4))
         return f"headers of {len(self.sizes)} pairs: {size}; {kinds}"
 
 
-def scan_headers(listing: PairList, limit: int | None = 1000) -> HeaderScan:
-    """Read at most `limit` headers of a listing.
+def scan_headers(pairs: PairList, limit: int | None = 1000) -> HeaderScan:
+    """Read at most `limit` headers.
 
     Raises:
-        UserError: an unreadable header, or the two images of a pair do not fit in size.
+        UserError: an unreadable header, or a pair of images whose sizes do not fit.
     """
-    if listing.layout == "demo":
-        image, _ = listing.read(listing.pairs[0])
+    if pairs.layout == "demo":
+        image, _ = pairs.read(pairs.pairs[0])
         return HeaderScan(
-            3, 3, 8, [(image.shape[1], image.shape[0])], Counter({"rendered": len(listing.pairs)})
+            3, 3, 8, [(image.shape[1], image.shape[0])], Counter({"rendered": len(pairs.pairs)})
         )
     input_nc = target_nc = depth = 1
     sizes = []
     kinds: Counter[str] = Counter()
     read = 0
-    for pair in listing.pairs:
+    for pair in pairs.pairs:
         read += len({pair.input, pair.target} - {None})
         if limit is not None and read > limit:
             break
-        given, target = pair_headers(pair, listing)
-        input_nc, target_nc = max(input_nc, given.channels), max(target_nc, target.channels)
-        depth = max(depth, given.depth, target.depth)
+        input, target = pair_headers(pair, pairs)
+        input_nc, target_nc = max(input_nc, input.channels), max(target_nc, target.channels)
+        depth = max(depth, input.depth, target.depth)
         sizes.append((target.width, target.height))
-        kinds.update({given.kind, target.kind})
+        kinds.update({input.kind, target.kind})
     return HeaderScan(input_nc, target_nc, depth, sizes, kinds)
 
 
-def pair_headers(pair: Pair, listing: PairList) -> tuple[Header, Header]:
-    """(input's header, target's header) of a pair of files, checked; see `scan_headers`."""
+def pair_headers(pair: Pair, pairs: PairList) -> tuple[Header, Header]:
+    """Return the headers of the input and the target of a pair; raises as `scan_headers` does."""
     assert pair.input is not None
-    given = header(pair.input, listing.max_pixels)
-    if listing.layout == "aligned":
-        given = given._replace(width=half_width(pair.input, given.width))
+    input = header(pair.input, pairs.max_pixels)
+    if pairs.layout == "aligned":
+        input = input._replace(width=half_width(pair.input, input.width))
     if pair.target is None or pair.target == pair.input:
-        return given, given
-    target = header(pair.target, listing.max_pixels)
-    check_sizes(pair, given[:2], target[:2], listing.scale)
-    return given, target
+        return input, input
+    target = header(pair.target, pairs.max_pixels)
+    check_sizes(pair, input[:2], target[:2], pairs.scale)
+    return input, target

@@ -25,7 +25,11 @@ from utils.system.errors import UserError
 
 
 def detect(source: Source, split: str) -> str:
-    """The layout of a source (what `--layout auto` does)."""
+    """Return the layout of a source, for `--layout auto`.
+
+    Raises:
+        UserError: no layout fits.
+    """
     root = Path(source.root)
     if is_demo(source):
         return "demo"
@@ -50,7 +54,7 @@ def detect(source: Source, split: str) -> str:
     raise UserError(
         f"no pairs found [--dataroot {root}]",
         f"{folder} holds {holds}",
-        "name the folder of one set, with its pairs in train/input and train/target (see the README)",
+        "give the folder of one set, with its pairs in train/input and train/target (see the README)",
     )
 
 
@@ -63,13 +67,13 @@ def is_manifest(source: Source) -> bool:
 
 
 def _refuse_pairs_as_clean(root: Path, split: str) -> None:
-    """Inputs and targets together are no clean images, unless the user says so."""
+    """Refuse pairs as clean images, unless `--layout clean` asks for it."""
     both = pair_folders(root, split)
     if both:
         raise UserError(
-            "--degrade makes inputs from clean images, these are pairs",
+            "--degrade makes inputs from clean images, but these are pairs",
             f"{both[0]} and {both[1]}",
-            f"--dataroot {both[1]}, or --layout clean to take both as clean, or leave --degrade out",
+            f"use --dataroot {both[1]}, or --layout clean to use both as clean images, or drop --degrade",
         )
 
 
@@ -77,8 +81,8 @@ def find_pairs(source: Source, split: str, need_targets: bool = False) -> PairLi
     """List the pairs of one split.
 
     Raises:
-        UserError: nothing found, no targets though needed, names that do not match, or a layout and
-            `--degrade` that contradict each other.
+        UserError: no pairs, no targets with `need_targets`, names without a partner, or flags that contradict
+            the layout.
     """
     if source.target_dir and not source.input_dir:
         raise UserError("--target_dir needs --input_dir", fix="give both")
@@ -90,28 +94,28 @@ def find_pairs(source: Source, split: str, need_targets: bool = False) -> PairLi
         )
     for flag in ("input_dir", "target_dir", "pair_by"):
         if getattr(source, flag) and name not in ("pairs", "inputs"):
-            raise UserError(f"--{flag} means nothing for --layout {name}", fix="leave it out")
+            raise UserError(f"--{flag} has no effect with --layout {name}", fix="drop it")
     if source.scale > 1 and name in ("aligned", "demo"):
-        fix = f"--degrade sr:{source.scale} makes inputs from its targets; or leave --scale out"
-        raise UserError(f"--layout {name} holds no targets of --scale {source.scale}", fix=fix)
+        fix = f"use --degrade sr:{source.scale}, which makes inputs from clean images; or drop --scale"
+        raise UserError(f"--layout {name} has no targets of --scale {source.scale}", fix=fix)
     if name == "inputs" and need_targets:
         raise UserError(
             f"no targets found [--dataroot {source.root}]",
             f"it holds {held_by(Path(source.root))}",
-            "name the folder of one set; its pairs in train/input and train/target; or give --degrade",
+            "give the folder of one set, with its pairs in train/input and train/target; or add --degrade",
         )
-    with uncollected():
-        listing = LAYOUTS[name](source, split)
-    if not listing.pairs:
-        raise UserError(f"no images in {listing.where}", fix=f"known kinds: {', '.join(SUFFIXES)}")
-    if need_targets and any(pair.target is None for pair in listing.pairs) and name == "manifest":
-        raise UserError(f"{listing.where} has rows without a target", fix="fill the column 'target'")
-    return listing
+    with garbage_collection_paused():
+        pairs = LAYOUTS[name](source, split)
+    if not pairs.pairs:
+        raise UserError(f"no images in {pairs.where}", fix=f"supported suffixes: {', '.join(SUFFIXES)}")
+    if need_targets and any(pair.target is None for pair in pairs.pairs) and name == "manifest":
+        raise UserError(f"{pairs.where} has rows without a target", fix="fill the column 'target'")
+    return pairs
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
-    """Without Python's search for cycles: a large set makes a million objects, none of them garbage."""
+def garbage_collection_paused() -> Iterator[None]:
+    """Pause the search for cyclic garbage: a large set creates a million objects, none of them garbage."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -122,7 +126,7 @@ def uncollected() -> Iterator[None]:
 
 
 def splits_present(source: Source) -> list[str]:
-    """The splits that a source has; none where its images belong to no split."""
+    """Return the splits of a source; empty if its images belong to no split."""
     root = Path(source.root)
     if is_demo(source):
         return ["train", "test"]
@@ -130,36 +134,41 @@ def splits_present(source: Source) -> list[str]:
         found = {row.get("split", "") for _, row in manifest_rows(root)}
         return [split for split in SPLITS if split in found]
     if source.input_dir:
-        named = source.input_dir
-        return [s for s in SPLITS if any(folder.is_dir() for folder in split_folders(root, s, named))]
+        name = source.input_dir
+        return [s for s in SPLITS if any(folder.is_dir() for folder in split_folders(root, s, name))]
     return splits_of(root)
 
 
-def shared_files(listing: PairList, source: Source, split: str) -> int:
-    """How many files of a listing also belong to `split` of a source; 0 where that is no more."""
+def shared_files(pairs: PairList, source: Source, split: str) -> int:
+    """Count the files of `pairs` that also belong to `split` of a source; 0 if that no longer exists."""
     try:
-        return len(listing.files() & find_pairs(source, split).files())
+        return len(pairs.files() & find_pairs(source, split).files())
     except UserError:
         return 0
 
 
 def train_val_split(
-    listing: PairList, source: Source, val_from: str, share: float, seed: int
+    pairs: PairList, source: Source, val_from: str, share: float, seed: int
 ) -> tuple[PairList, PairList]:
-    """(training, validation) pairs: the `val` split where it exists and may be used, else a part of train.
+    """Return (training, validation) pairs: the split `val` if it exists, else part of the training pairs.
 
-    Never the test split: choosing a checkpoint on the test images is a leak.
+    The test split is never used: a checkpoint must not be chosen on test images.
+
+    Args:
+        pairs: of the split `train`.
+        val_from: "auto", or "train" to ignore the split `val`.
+        share: of the targets that are held out for validation.
     """
     if val_from == "auto" and "val" in splits_present(source):
-        return listing, find_pairs(source, "val", need_targets=True)
-    return hold_out(listing, share, seed)
+        return pairs, find_pairs(source, "val", need_targets=True)
+    return hold_out(pairs, share, seed)
 
 
-def hold_out(listing: PairList, share: float, seed: int) -> tuple[PairList, PairList]:
-    """Part the targets, with all their inputs, into (training, validation); a share of 0 holds none out."""
-    groups = sorted({pair.group for pair in listing.pairs})
+def hold_out(pairs: PairList, share: float, seed: int) -> tuple[PairList, PairList]:
+    """Split the targets, with all their inputs, into (training, validation); a share of 0 holds out none."""
+    groups = sorted({pair.group for pair in pairs.pairs})
     count = min(max(1, round(share * len(groups))), len(groups) - 1) if share > 0 else 0
     held = {groups[i] for i in np.random.default_rng([seed, 2]).permutation(len(groups))[:count]}
-    kept = [pair for pair in listing.pairs if pair.group not in held]
-    out = [pair for pair in listing.pairs if pair.group in held]
-    return listing._replace(pairs=kept), listing._replace(pairs=out, split="val", where="held out of train")
+    train = [pair for pair in pairs.pairs if pair.group not in held]
+    val = [pair for pair in pairs.pairs if pair.group in held]
+    return pairs._replace(pairs=train), pairs._replace(pairs=val, split="val", where="held out of train")

@@ -292,7 +292,7 @@ def test_demo_without_numbers_is_one_of_them() -> None:
     "root", ["demo:", "demo:4", "demo:4:", "demo:x:32", "demo:0:32", "demo:4:8", "demo:4:32:1"]
 )
 def test_a_bad_demo_is_refused(root: str) -> None:
-    with pytest.raises(UserError, match="bad demo data") as caught:
+    with pytest.raises(UserError, match="invalid demo data") as caught:
         find_pairs(Source(root), "train")
     assert root in caught.value.what and "demo:SCENES:SIZE" in caught.value.fix
 

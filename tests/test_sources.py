@@ -200,7 +200,7 @@ def test_a_flag_without_a_meaning_is_refused(tmp_path: Path, layout: str, flag: 
     root = "demo:2:16" if layout == "demo" else str(tmp_path)
     refused_flag: dict[str, Any] = {flag: "x"}
     refusal = refused(Source(root, layout, **refused_flag))
-    assert refusal.what == f"--{flag} means nothing for --layout {layout}"
+    assert refusal.what == f"--{flag} has no effect with --layout {layout}"
 
 
 # ------------------------------------------------------------------------------------------------- --pair_by
@@ -243,7 +243,7 @@ def test_names_that_pair_by_does_not_find_are_listed() -> None:
     inputs = ["n1.png", *(f"none_{letter}.png" for letter in "gfedcba")]
     with pytest.raises(UserError) as caught:
         match_names(inputs, ["n1.png"], r"\d+")
-    assert caught.value.what == r"[--pair_by \d+] finds nothing in 7 names"
+    assert caught.value.what == r"[--pair_by \d+] does not match 7 names"
     assert caught.value.why == ", ".join(f"none_{letter}.png" for letter in "abcde") + " and 2 more"
 
 
@@ -451,15 +451,15 @@ def test_rows_without_targets_are_inputs(tmp_path: Path, header: str) -> None:
 @pytest.mark.parametrize(
     ("lines", "degraded", "what", "why"),
     [
-        (["a,b", "1,2"], False, "is no manifest", "its columns are a, b"),
-        ([""], False, "is no manifest", "its columns are none"),
-        (["target", "gt/1.png"], False, "lacks a value of 'input'", "lines 2"),
-        (["input", "in/1.png"], True, "lacks a value of 'target'", "lines 2"),
-        (["input,target", "1,2", ",2", "1,2", ",4"], False, "lacks a value of 'input'", "lines 3, 5"),
-        (["input,target", "1,2", "", "a,b,c"], False, "has rows of another length", "lines 4"),
-        (["input,target", "a,b,c", "1,2"], False, "has rows of another length", "lines 2"),
-        (["input,target", "1,2", "1"], False, "has rows of another length", "lines 3"),
-        (["input,target", *["1"] * 12], False, "another length", "lines 2, 3, 4, 5, 6 and 7 more"),
+        (["a,b", "1,2"], False, "is not a manifest", "its columns are a, b"),
+        ([""], False, "is not a manifest", "its columns are none"),
+        (["target", "gt/1.png"], False, "lacks values of 'input'", "lines 2"),
+        (["input", "in/1.png"], True, "lacks values of 'target'", "lines 2"),
+        (["input,target", "1,2", ",2", "1,2", ",4"], False, "lacks values of 'input'", "lines 3, 5"),
+        (["input,target", "1,2", "", "a,b,c"], False, "has rows of different lengths", "lines 4"),
+        (["input,target", "a,b,c", "1,2"], False, "has rows of different lengths", "lines 2"),
+        (["input,target", "1,2", "1"], False, "has rows of different lengths", "lines 3"),
+        (["input,target", *["1"] * 12], False, "different lengths", "lines 2, 3, 4, 5, 6 and 7 more"),
         (["input,target", '"1,2'], False, "cannot be read", ""),
         (["input,target"], False, "no images in", ""),
     ],
