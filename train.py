@@ -28,18 +28,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from data.splits import splits_present
-from models.wrappers import bare
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from data.check import check_data
+from data.splits import splits_present
 from data.training import TrainingData, open_data, split_batch
 from models import build_network, own_arguments
 from models.ema import EMA
 from models.layers import size_of, sync_batchnorm
 from models.objectives import OBJECTIVES, Objective
 from models.weights import load_weights
+from models.wrappers import bare
 from utils.eval.evaluator import Evaluator, MeanPSNR, mean_psnr
 from utils.eval.metrics import mean_train_psnr
 from utils.optim.horizon import Deadline, EpochWork, Horizon
@@ -85,7 +85,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     # ---- data: (seed, epoch, index) -> sample, whatever the workers, ranks and interruptions
     data = open_data(settings, ranks)
 
-    # ---- network, in this order: build, load, to the device, EMA, compile, DDP. `net` is without the last two.
+    # ---- network: build, load, to the device, EMA, compile, DDP. `net` is the one before the last two.
     resuming = opt.resume or opt.epoch > 0
     options = vars(opt) | data.options() | {"versions": versions()}
     net, notes = build_net(opt, options, saved_run, resuming)
@@ -98,12 +98,11 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     objective, optimizers = build_objective(opt, model, trained, ranks, amp)
 
     # ---- the state of the run: what is saved is what is restored
-    horizon, best = Horizon(data.sampler.steps_per_epoch), Best()
+    epoch_steps, best = data.sampler.steps_per_epoch, Best()
+    horizon = Horizon(epoch_steps)
     parts = {"net": net, "ema": ema, "objective": objective, "horizon": horizon, "best": best}
     parts |= {f"optimizer_{name}": optimizer for name, optimizer in optimizers.items()}
-    resumed_from = (
-        restore_newest(saved_run, parts, opt.epoch, horizon.steps_per_epoch, say) if resuming else None
-    )
+    resumed = restore_newest(saved_run, parts, opt.epoch, epoch_steps, say) if resuming else None
     set_length(horizon, opt)
     decays = opt.decay_epoch, opt.step_size, opt.milestones, opt.gamma, opt.warmup
     turns = build_turns(objective.turns(), optimizers, Schedule(opt.schedule, opt.lr, horizon, *decays))
@@ -111,7 +110,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     # ---- its folder on the disk, its log, the live page
     cleanup.enter_context(disk_errors(run.folder))
     if ranks.is_main:
-        run.open(cleanup, options, horizon.step, resumed_from if run is saved_run and opt.resume else None)
+        run.open(cleanup, options, horizon.step, resumed if run is saved_run and opt.resume else None)
     visdom = "off" if opt.dry_run else opt.visdom, opt.visdom_server, opt.visdom_port
     log = open_log(cleanup, run if ranks.is_main else None, horizon.step, visdom, opt.tensorboard, say)
     status.write("running")
@@ -123,7 +122,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     cleanup.enter_context(oom_errors(horizon.describe))
     checkpoints = Checkpoints(run, parts, ema.net, status, opt.save_minutes, opt.keep, ranks.is_main)
     evaluator = Evaluator(ema.net, ranks.device, amp, opt.mean, opt.std, say=say)
-    predict = partial(predict_one, evaluator, data)
+    predict = partial(predict_first, evaluator, data)
     work = EpochWork(data.load_batch, predict, len(data.val_indices), data.decoding_steps)
     deadline = Deadline(opt.minutes, STARTED, horizon, ranks, work, checkpoints)
     meter = Meter(opt.batchSize, data.batches, ranks)
@@ -131,7 +130,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     progress = Progress(horizon.title, horizon.step, horizon.last, quiet=not ranks.is_main)
     stop = 0  # the number of a signal
     while True:
-        # ---- at the start, at the end of an epoch, for a save within one, when stopped, at the end of the run
+        # ---- at the start, at the end of an epoch, for a save within it, when stopped, at the end of the run
         ended = horizon.epoch_ended and not stop
         if ended and horizon.validation_due(opt.val_freq):
             found = validate(evaluator, data, ranks, signals)
@@ -240,7 +239,7 @@ def set_length(horizon: Horizon, opt: Namespace) -> None:
 
 
 def validate(evaluator: Evaluator, data: TrainingData, ranks: Ranks, signals: Signals) -> MeanPSNR | None:
-    """Mean PSNR over the validation images of all processes, until a signal; None if there are no such images."""
+    """Mean PSNR over the validation images of all processes, until a signal; None without such images."""
     if not data.val_count:
         return None
     distributed.broadcast_buffers(evaluator.net, ranks)
@@ -248,7 +247,7 @@ def validate(evaluator: Evaluator, data: TrainingData, ranks: Ranks, signals: Si
     return mean_psnr(predictions, ranks, evenly_spaced(len(data.val_indices), 4))
 
 
-def predict_one(evaluator: Evaluator, data: TrainingData) -> None:
+def predict_first(evaluator: Evaluator, data: TrainingData) -> None:
     list(evaluator(islice(data.val_images, 1)))
 
 

@@ -99,7 +99,8 @@ def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
         replace_unreadable=settings.skip_unreadable,
     )
     if settings.scale not in (None, train_set.scale):
-        what = f"--scale {settings.scale} and --degrade {spec.degrade and spec.degrade.spec} contradict each other"
+        degraded = spec.degrade.spec if spec.degrade else None
+        what = f"--scale {settings.scale} and --degrade {degraded} contradict each other"
         raise UserError(what, fix="leave one out")
     per_process = settings.batch_size // ranks.world
     names = [pair.name for pair in pairs.pairs]
@@ -129,7 +130,7 @@ def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
 
 
 def split_batch(batch: dict[str, Any], parts: int, device: torch.device) -> list[dict[str, Any]]:
-    """The `input` and `target` of a batch on the device in `parts` micro-batches, with their share of images."""
+    """The `input` and `target` of a batch on the device in `parts` parts, with the share of each."""
     inputs, targets = (batch[key].to(device, non_blocking=True) for key in ("input", "target"))
     chunks = zip(inputs.chunk(parts), targets.chunk(parts), strict=True)
     return [{"input": input, "target": target, "share": len(input) / len(inputs)} for input, target in chunks]

@@ -101,8 +101,9 @@ def factor(name: str, step: int, plan: Plan) -> float:
     >>> factor("lambda", 0, Plan(total=100, decay=50, warmup=4))
     0.2
     """
+    last = step if math.isinf(plan.total) else int(plan.total) - 1
     warm = min(1.0, (step + 1) / (plan.warmup + 1)) if plan.warmup else 1.0
-    return warm * max(SCHEDULES[name](min(step, plan.total - 1), plan), MIN_LR_FACTOR)
+    return warm * max(SCHEDULES[name](min(step, last), plan), MIN_LR_FACTOR)
 
 
 @dataclass(frozen=True)

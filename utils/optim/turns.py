@@ -36,7 +36,7 @@ class Turn(NamedTuple):
     @property
     def lr(self) -> float:
         """Learning rate of the step that comes next, or, before the scheduler steps, that was just taken."""
-        return self.scheduler.get_last_lr()[0]
+        return float(self.scheduler.get_last_lr()[0])
 
 
 def build_turns(specs: Sequence[Spec], optimizers: Mapping[str, Optimizer], schedule: Schedule) -> list[Turn]:

@@ -86,10 +86,11 @@ def device_flags(amp: str, amp_help: str) -> list[Flag]:
     ]
 
 
+DEBUG = flag("--debug", False, SWITCH, "show tracebacks")
 SERVER = [
     flag("--visdom_server", "http://localhost", server, "address of the visdom server, without port"),
     flag("--visdom_port", 8097, number(int, 1, 65535), "port of the visdom server"),
-    flag("--debug", False, SWITCH, "show tracebacks"),
+    DEBUG,
 ]
 WATCHING = [
     common("--visdom", "auto", ["auto", "start", "off"], "auto: use a running server; start: start one here"),

@@ -115,7 +115,7 @@ class Parser(argparse.ArgumentParser):
     Args:
         table: the flags by group.
         usage: the line after "usage:".
-        examples: lines at the end of the help.
+        examples: lines at the end of the help; without them there is one level of help.
     """
 
     def __init__(self, prog: str, description: str, table: Table, usage: str = "", examples: str = ""):
@@ -128,7 +128,7 @@ class Parser(argparse.ArgumentParser):
             add_help=False,
             formatter_class=_Help,
         )
-        self.table = table
+        self.table, self.two_levels = table, bool(examples)
         self.defaults = {each.dest: each.default for flags in table.values() for each in flags}
         for title, flags in table.items():
             group = self.add_argument_group(title)
@@ -152,13 +152,17 @@ class Parser(argparse.ArgumentParser):
             raise UserError(f"--{empty[0]} is empty", fix="give it a value, or leave it out")
         return typed
 
+    def options(self, argv: Sequence[str]) -> argparse.Namespace:
+        """The options on a command line over the defaults; UserError as in `parse`."""
+        return argparse.Namespace(**(self.defaults | self.parse(argv)))
+
     def group_names(self, *titles: str) -> set[str]:
         """Names of the options in the groups of these titles."""
         return {each.dest for title in titles for each in self.table[title]}
 
     def help_text(self, everything: bool) -> str:
         """The help: all flags, or those marked as common."""
-        if everything:
+        if everything or not self.two_levels:
             return self.format_help()
         kept = {
             title: [replace(each, names=each.names[:1]) for each in flags if each.common]

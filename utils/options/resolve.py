@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.pairs import Source
-
 from data.degrade import parse_degradation
+from data.pairs import Source
 from data.settings import MIN_EPOCH_STEPS, DataSettings
 from models import UNIT_RANGE, network_defaults
 from utils.options.flags import NETWORK_FLAGS, TEST, TEST_EXAMPLES, TRAIN, TRAIN_EXAMPLES
@@ -110,6 +109,15 @@ def parse_test(argv: Sequence[str]) -> Options:
     return opt
 
 
+def saved_options(run: Run) -> Options:
+    """The options of a run, older ones included; what an older run did not know has its default.
+
+    Raises:
+        UserError: no such run.
+    """
+    return Options(train_parser().defaults | upgrade(run.options()), set())
+
+
 def upgrade(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Options of any older version as this one has them."""
     options = dict(saved)
@@ -143,6 +151,22 @@ def source_of(options: Mapping[str, Any]) -> Source:
         degraded=degraded,
         scale=1 if degraded else options.get("scale") or 1,
         **known,
+    )
+
+
+def source_to_test(opt: Namespace, trained: Namespace, scale: int) -> Source:
+    """Where the images come from; layout and folders are the run's only as long as the data are."""
+    own: dict[str, Any] = vars(trained) if opt.dataroot is None else {}
+    return Source(
+        root=opt.dataroot or trained.dataroot,
+        layout=own.get("layout", "auto") if opt.layout == "auto" else opt.layout,
+        direction=opt.direction or trained.direction or "AtoB",
+        degraded=opt.degrade is not None,
+        input_dir=opt.input_dir or own.get("input_dir"),
+        target_dir=opt.target_dir or own.get("target_dir"),
+        pair_by=opt.pair_by or own.get("pair_by"),
+        scale=scale if opt.degrade is None else 1,
+        max_pixels=opt.max_pixels,
     )
 
 

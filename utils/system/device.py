@@ -72,7 +72,7 @@ def seed(device: torch.device, number: int) -> None:
 
 
 def set_float32(device: torch.device, tf32: bool) -> None:
-    """Let float32 convolutions and products on a GPU round their factors to TF32 (10 bits of mantissa), or not.
+    """Let float32 convolutions and products on a GPU use TF32 (10 bits of mantissa), or not.
 
     Training may; figures should not depend on the machine.
     """

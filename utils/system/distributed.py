@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -166,13 +166,11 @@ def all_reduce_max(number: int, ranks: Ranks) -> int:
 
 def wrap(net: nn.Module, ranks: Ranks, compile: bool) -> nn.Module:
     """The module to train: `net`, compiled if asked, averaging gradients over the processes if several."""
-    model = torch.compile(net) if compile else net
+    model = cast(nn.Module, torch.compile(net)) if compile else net
     if ranks.world == 1:
-        return model  # type: ignore[return-value]
-    return DistributedDataParallel(
-        model,  # type: ignore[arg-type]
-        device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None,
-    )
+        return model
+    gpus = [ranks.device.index] if ranks.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=gpus)
 
 
 def ddp_sync(model: nn.Module, last: bool) -> AbstractContextManager[Any]:

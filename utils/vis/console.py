@@ -1,5 +1,6 @@
 """A progress bar on a terminal, lines elsewhere, and numbers in words."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping

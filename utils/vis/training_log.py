@@ -1,4 +1,4 @@
-"""What a training run writes down and shows while it runs: log records, validation lines, comparison grids."""
+"""What a training run logs and shows while it runs: scalars, validations, comparison grids."""
 
 import math
 from collections.abc import Callable
