@@ -98,11 +98,10 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     objective, optimizers = build_objective(opt, model, trained, ranks, amp)
 
     # ---- the state of the run: what is saved is what is restored
-    epoch_steps, best = data.sampler.steps_per_epoch, Best()
-    horizon = Horizon(epoch_steps)
+    horizon, best = Horizon(data.sampler.steps_per_epoch), Best()
     parts = {"net": net, "ema": ema, "objective": objective, "horizon": horizon, "best": best}
     parts |= {f"optimizer_{name}": optimizer for name, optimizer in optimizers.items()}
-    resumed = restore_newest(saved_run, parts, opt.epoch, epoch_steps, say) if resuming else None
+    resumed = restore_newest(saved_run, parts, opt.epoch, horizon, say) if resuming else None
     set_length(horizon, opt)
     decays = opt.decay_epoch, opt.step_size, opt.milestones, opt.gamma, opt.warmup
     turns = build_turns(objective.turns(), optimizers, Schedule(opt.schedule, opt.lr, horizon, *decays))
@@ -114,8 +113,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     visdom = "off" if opt.dry_run else opt.visdom, opt.visdom_server, opt.visdom_port
     log = open_log(cleanup, run if ranks.is_main else None, horizon.step, visdom, opt.tensorboard, say)
     status.write("running")
-    notes += [f"device  {ranks.note}, {'bfloat16' if amp else 'float32'}"]
-    notes += [f"run     {run.folder}, {horizon.describe_length(opt.minutes)}"]
+    notes += [f"device  {ranks.note}, {'bfloat16' if amp else 'float32'}", f"run     {run.folder}, {horizon}"]
     say("\n".join(filter(None, [describe(opt), *data.describe(), *notes])))
 
     # ---- the loop
@@ -189,7 +187,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     return finish(opt, stop, best, horizon, run, status, meter, say)
 
 
-# ---------------------------------------------------------------------------------------- parts of the set-up
+# ----------------------------------------------------------------- parts of the set-up, the loop and the end
 
 
 def build_net(
@@ -205,9 +203,9 @@ def build_net(
     if size_of(net).scale != options["scale"]:
         what = f"the network enlarges {size_of(net).scale} times, the pairs {options['scale']} times"
         raise UserError(f"{what} [--scale, --degrade]")
-    how = load_weights(net, Path(opt.weights)) if opt.weights and not resuming and not by_weights else ""
-    note = f"network {opt.model}, {millions(net.parameters())} parameters"
-    return net, [note, f"weights {opt.weights}: {how}"] if how else [note]
+    how = load_weights(net, Path(opt.weights)) if opt.weights and not (resuming or by_weights) else ""
+    notes = [f"network {opt.model}, {millions(net.parameters())} parameters"]
+    return net, notes + [f"weights {opt.weights}: {how}"] * bool(how)
 
 
 def build_objective(
@@ -226,16 +224,13 @@ def build_objective(
 def set_length(horizon: Horizon, opt: Namespace) -> None:
     """Set the length of the run by its options; a resumed run of --minutes keeps the length it has."""
     if not opt.minutes:
-        horizon.set_length(opt.n_epochs, opt.max_steps)
+        horizon.set_length(opt.n_epochs, opt.max_steps, opt.warmup)
     elif "minutes" in opt.changed:
         horizon.total = None
     if horizon.done:
         fix = "give a new --minutes" if opt.minutes else "raise --n_epochs or --max_steps"
         raise UserError(f"{opt.name} has all its {horizon.total} steps", fix=fix)
     horizon.stop_after = horizon.step + 2 if opt.dry_run else None
-
-
-# ------------------------------------------------------------------------------------------ parts of the loop
 
 
 def validate(evaluator: Evaluator, data: TrainingData, ranks: Ranks, signals: Signals) -> MeanPSNR | None:
@@ -249,9 +244,6 @@ def validate(evaluator: Evaluator, data: TrainingData, ranks: Ranks, signals: Si
 
 def predict_first(evaluator: Evaluator, data: TrainingData) -> None:
     list(evaluator(islice(data.val_images, 1)))
-
-
-# ---------------------------------------------------------------------------------------------------- the end
 
 
 def finish(

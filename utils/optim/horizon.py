@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 from utils.system.distributed import Ranks, all_reduce_max
+from utils.system.errors import UserError
 
 MIN_TIMED_STEPS, MAX_TIMED_STEPS = 25, 1000  # steps that are timed before the length is set
 TIMED_SHARE = 0.1  # of all steps, within these two
@@ -92,14 +93,21 @@ class Horizon:
     def describe(self) -> str:
         return f"at step {self.step}"
 
-    def describe_length(self, minutes: float | None) -> str:
+    def __str__(self) -> str:
         """Such as "steps 0 to 400, 20 an epoch"."""
-        until = f"to {self.total}" if self.total is not None else f"for {minutes:g} minutes"
+        until = f"to {self.total}" if self.total is not None else "to the end of --minutes"
         return f"steps {self.step} {until}, {self.steps_per_epoch} an epoch"
 
-    def set_length(self, n_epochs: int, max_steps: int | None) -> None:
-        """Let the run end after `n_epochs` epochs, or after `max_steps` steps if that is earlier."""
+    def set_length(self, n_epochs: int, max_steps: int | None, warmup: float) -> None:
+        """Let the run end after `n_epochs` epochs, or after `max_steps` steps if that is earlier.
+
+        Raises:
+            UserError: a warm-up, in epochs, that is as long as the run.
+        """
         self.total = min(n_epochs * self.steps_per_epoch, max_steps or sys.maxsize)
+        if (steps := self.in_steps(warmup)) >= self.total:
+            what, why = f"--warmup {warmup:g} is as long as the run", f"{steps:g} of {self.total} steps"
+            raise UserError(what, why, "lower it, or train longer")
 
     def advance(self) -> None:
         self.step += 1

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from utils.system.errors import UserError
-
 if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
@@ -38,7 +36,7 @@ def linear_decay(step: int, plan: Plan) -> float:
     >>> [round(linear_decay(s, Plan(total=8, decay=4)), 2) for s in (0, 4, 6, 7)]
     [1.0, 1.0, 0.5, 0.25]
     """
-    if step <= plan.decay:
+    if step <= plan.decay or math.isinf(plan.total):
         return 1.0
     return max(plan.total - step, 1) / max(plan.total - plan.decay, 1)
 
@@ -115,9 +113,6 @@ class Schedule:
         lr: base learning rate.
         decay_epoch, step_size, milestones, warmup: in epochs; a `decay_epoch` of None is half of the run.
         gamma: factor of a decay.
-
-    Raises:
-        UserError: a warm-up as long as the run.
     """
 
     name: str
@@ -128,12 +123,6 @@ class Schedule:
     milestones: Sequence[float] = ()
     gamma: float = 0.5
     warmup: float = 0.0
-
-    def __post_init__(self) -> None:
-        total, plan = self.horizon.total, self.plan
-        if total is not None and plan.warmup >= total:
-            what = f"--warmup {self.warmup:g} is as long as the run"
-            raise UserError(what, f"{plan.warmup:g} of {total} steps", "lower it, or train longer")
 
     @property
     def plan(self) -> Plan:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from utils.optim.horizon import Horizon
 from utils.run.run import Run
 from utils.run.status import Status
 from utils.system import tensorfile
@@ -151,10 +152,10 @@ def restore(state: dict[str, Any], parts: Mapping[str, Stateful]) -> None:
 
 
 def restore_newest(
-    run: Run, parts: Mapping[str, Stateful], epoch: int, epoch_steps: int, say: Callable[[str], None]
+    run: Run, parts: Mapping[str, Stateful], epoch: int, horizon: Horizon, say: Callable[[str], None]
 ) -> Path:
-    """Restore all parts from the state that `find_state` finds; returns its file."""
-    state = find_state(run, epoch, epoch_steps, say)
+    """Restore all parts, the horizon among them, from the state that `find_state` finds; returns its file."""
+    state = find_state(run, epoch, horizon.steps_per_epoch, say)
     restore(state, parts)
     return Path(state["file"])
 
