@@ -58,7 +58,7 @@ def test_defaults_are_values_that_their_flags_accept(script: str) -> None:
             assert typed == {flag.dest: flag.default}
 
 
-# ----------------------------------------------------------------------------------------- what overrides what
+# ---------------------------------------------------------------------------------------- what overrides what
 
 
 def test_typed_flags_win_over_presets_and_presets_over_defaults(tmp_path: Path) -> None:
