@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from models import ACTIVATIONS, INITS, LOSSES, NETWORKS, NORMS, build_network, network_defaults
 from models.ema import EMA
 from models.layers import ResidualBlock, SizeRequirements, init_weights, pad_to, residual_base, sync_batchnorm
-from models.objectives import OBJECTIVES, build_objective
+from models.objectives import OBJECTIVES
 from models.wrappers import bare
 from tests.builders import OURS, ROOT, SMALL, assert_same_state, network, shaken
 from utils.optim.optimizers import freeze
@@ -426,8 +426,7 @@ def test_the_paired_objective_is_one_turn_with_the_loss_by_its_name(amp: bool) -
     net = network("resnet")
     parameters = list(net.parameters())[2:]
     context = (lambda: torch.autocast("cpu", torch.bfloat16)) if amp else nullcontext
-    assert list(OBJECTIVES) == ["paired"]
-    objective = build_objective("paired", net, parameters, loss="mse", reduction="sum", autocast=context)
+    objective = OBJECTIVES["paired"](net, parameters, "mse", "sum", context)
     (turn,) = objective.turns()
     assert turn.name == "G" and turn.module is net
     assert [id(parameter) for parameter in turn.parameters] == [id(parameter) for parameter in parameters]
