@@ -217,17 +217,15 @@ def test_every_figure_is_that_of_the_files(tmp_path: Path, run: Path, tested: Ca
 
     mean = {column: np.mean(values) for column, values in expected.items()}
     lines = [
-        f"PSNR {mean['psnr']:.2f} dB, doing nothing {mean['psnr_input']:.2f}, gain {mean['gain']:+.2f}"
-        " (3 images; per image, all channels, clamped, rounded to the bit depth)",
-        f"SSIM {mean['ssim']:.4f}, doing nothing {mean['ssim_input']:.4f}, "
-        f"gain {mean['ssim'] - mean['ssim_input']:+.4f}",
-        f"MAE {mean['mae']:.5f}, doing nothing {mean['mae_input']:.5f}, "
-        f"change {mean['mae'] - mean['mae_input']:+.5f}",
+        f"PSNR {mean['psnr']:.2f} dB (input {mean['psnr_input']:.2f}, {mean['gain']:+.2f})"
+        "; 3 images; per image, all channels, clamped, rounded to the bit depth",
+        f"SSIM {mean['ssim']:.4f} (input {mean['ssim_input']:.4f}, {mean['ssim'] - mean['ssim_input']:+.4f})",
+        f"MAE {mean['mae']:.5f} (input {mean['mae_input']:.5f}, {mean['mae'] - mean['mae_input']:+.5f})",
         f"PSNR median {np.median(expected['psnr']):.2f}, std {np.std(expected['psnr']):.2f}, "
         f"worst {min(expected['psnr']):.2f} dB ({found.summary['psnr']['worst_name']})",
     ]
     assert found.out[-4:] == lines
-    assert all(line.partition(" (3 images")[0] in found.facts for line in lines)
+    assert all(line.partition("; 3 images")[0] in found.facts for line in lines)
     assert found.comment.startswith("# per image, all channels, clamped, rounded to the bit depth")
     assert all(text in found.comment for text in ("input as given", "checkpoints/run/best_net.pth"))
     summary = {key: found.summary[key] for key in ("run", "model", "dataset", "split", "degrade", "seed")}
@@ -323,7 +321,7 @@ def test_x8_is_the_mean_over_eight_flips_and_turns(
     assert found.numbers("psnr") == pytest.approx(figures, abs=2e-6)
     assert found.numbers("psnr_single") == pytest.approx(plain.numbers("psnr"), abs=2e-5)
     gain, single = np.mean(figures) - plain.numbers("psnr").mean(), plain.numbers("psnr").mean()
-    assert f"--x8 gains {gain:+.3f} dB over {single:.2f} dB" in found.out
+    assert f"x8 changes PSNR by {gain:+.2f} dB (single prediction {single:.2f} dB)" in found.out
     assert "self-ensemble x8" in found.facts and found.summary["x8"] is True
     assert "psnr_single" in found.rows[0] and "psnr_single" not in plain.rows[0]
 
@@ -390,7 +388,7 @@ def test_the_real_command_prints_the_same(work: Workplace) -> None:
     flags = ("--dataroot", "set", "--psnr_channel", "y", "--crop_border", "4", "--x8", "--no_quantize")
     done = work.test("--name", "run", *flags, "--tile", "32", "--tile_overlap", "16", "--visdom", "off")
     words = "3 images; per image, Y of BT.601 (16..235), clamped, not rounded, border of 4 left out"
-    assert words in done.stdout and "--x8 gains" in done.stdout
+    assert words in done.stdout and "x8 changes PSNR by" in done.stdout
     assert "tiles of 32, overlap 16" in done.stderr
 
 
@@ -623,7 +621,7 @@ def test_ssim_of_small_images_is_empty_and_counted(
     wanted = similarity(found.output("2.png") / 255, target / 255)
     assert found.summary["ssim"]["mean"] == pytest.approx(wanted, abs=2e-6)
     for text in ("\n".join(found.out), found.facts):
-        assert "SSIM: 2 images too small, left empty (0.png)" in text
+        assert "SSIM: no value for 2 images (too small; first: 0.png)" in text
 
 
 def test_lpips_without_weights_is_left_out(
@@ -656,7 +654,7 @@ def test_lpips_with_weights(
     torch.save(alexnet().state_dict(), tmp_path / "home" / "hub" / "checkpoints" / BACKBONE)
     pairs = write_pairs(tmp_path / "set", [(40, 52), (31, 64), (64, 48)])
     same = pairs["2.png"][1]
-    save(same, tmp_path / "set" / "test" / "input" / "2.png")  # identical: doing nothing is perfect
+    save(same, tmp_path / "set" / "test" / "input" / "2.png")  # the input is identical
     found = tested("--name", "run", "--dataroot", "set", "--metrics", "psnr,lpips")
     assert found.rows[1]["lpips"] == "" and float(found.rows[2]["lpips_input"]) == 0
     for at, name in ((0, "0.png"), (2, "2.png")):
@@ -668,8 +666,8 @@ def test_lpips_with_weights(
         assert wanted > 0 and float(found.rows[at]["lpips"]) == pytest.approx(wanted, abs=2e-6)
     mean = np.mean([float(found.rows[at]["lpips"]) for at in (0, 2)])
     assert found.summary["lpips"]["mean"] == pytest.approx(mean, abs=2e-6)
-    assert any(line.startswith(f"LPIPS {mean:.4f}, doing nothing") for line in found.out)
-    assert "LPIPS: 1 images too small, left empty (1.png)" in found.out
+    assert any(line.startswith(f"LPIPS {mean:.4f} (input ") for line in found.out)
+    assert "LPIPS: no value for 1 images (too small; first: 1.png)" in found.out
 
 
 def test_weights_for_lpips_that_do_not_fit_are_no_end(
@@ -745,7 +743,9 @@ def test_a_border_that_leaves_nothing_is_said(
         assert (row["psnr"], row["psnr_input"], row["mae"]) == ("", "", "")
     assert found.summary["psnr"]["empty"] == 2
     for text in ("\n".join(found.out), found.facts):
-        assert re.search(r"PSNR: 2 images of which the border leaves nothing, left empty \(1.png\)", text)
+        assert re.search(
+            r"PSNR: no value for 2 images \(no pixels left after --crop_border; first: 1.png\)", text
+        )
 
 
 # ------------------------------------------------------------------------------------- the page in a browser

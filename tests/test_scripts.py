@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
-from data.layouts import Source, find_pairs
+from data.pairs import Source
+from data.splits import find_pairs
 from tests.conftest import FAST, ROOT, TINY, Workplace, pixels
 from tests.test_train import write_images
 from utils.eval.results import read_csv
@@ -88,7 +89,7 @@ def test_train_then_test_on_demo(work: Workplace) -> None:
         assert float(row["psnr"]) == pytest.approx(peak_signal_noise_ratio(clear, output), abs=1e-6)
         assert float(row["psnr_input"]) == pytest.approx(peak_signal_noise_ratio(clear, hazy), abs=1e-6)
     means = [np.mean([float(row[key]) for row in rows]) for key in ("psnr", "psnr_input")]
-    assert f"PSNR {means[0]:.2f} dB, doing nothing {means[1]:.2f}, gain {means[0] - means[1]:+.2f}" in out
+    assert f"PSNR {means[0]:.2f} dB (input {means[1]:.2f}, {means[0] - means[1]:+.2f})" in out
     assert pixels(folder / "grid.png").shape[1] == 728
 
 
@@ -101,7 +102,7 @@ def test_clean_images_with_degradation_and_no_leak(work: Workplace) -> None:
     assert "trained on" in leak
     first = work.test("--name", "dn", "--dataroot", "other", *degrade, "--visdom", "off").stdout
     assert first == work.test("--name", "dn", "--dataroot", "other", *degrade, "--visdom", "off").stdout
-    assert "doing nothing 20." in first
+    assert "(input 20." in first
 
 
 def test_aligned_val_split(work: Workplace) -> None:

@@ -342,7 +342,7 @@ def test_a_port_that_refuses(call: Call, tmp_path: Path) -> None:
 @pytest.mark.risk(22)
 def test_a_page_that_dies_in_mid_run(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(visdom_plot, "PAUSE_S", 0.02)
-    monkeypatch.setattr(visdom_plot, "MOST_PAUSE_S", 0.1)
+    monkeypatch.setattr(visdom_plot, "MAX_PAUSE_S", 0.1)
     with visdom_server() as server:
 
         def die(self: SlowLoss) -> None:
@@ -583,7 +583,7 @@ def test_testing_falls_back_to_tiles(call: Call, cases: Cases, monkeypatch: pyte
     monkeypatch.setattr(Evaluator, "forward", greedy)
     flags = ("test.py", "--name", "run", "--visdom", "off", "--gpu_ids", "-1", "--dataroot", "demo:2:200")
     code, out, err = call(*flags, "--tile_overlap", "16")
-    cases.check(code == 0 and err.count("out of memory: going on with tiles of") == 1, err)
+    cases.check(code == 0 and err.count("out of memory: using tiles of") == 1, err)
     assert "PSNR" in out
     limit[0] = 3
     answer = call(*flags)

@@ -44,8 +44,8 @@ from pathlib import Path
 how, *sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
 rank, calls = os.environ.get("RANK", "0"), []
-import torch, data.datasets, data.layouts, models, utils.run.checkpoint
-find, save = data.layouts.find_pairs, utils.run.tensorfile.save
+import torch, data.datasets, data.splits, models, utils.run.checkpoint
+find, save = data.splits.find_pairs, utils.run.tensorfile.save
 
 def here(seconds):
     Path("here").touch()
@@ -59,7 +59,7 @@ def slow_save(value, path):
     here(0.5)
     save(value, path)
 
-cut = data.datasets.PairDataset.__getitems__
+cut = data.datasets.TrainDataset.__getitems__
 
 def noted(self, keys):
     batch = cut(self, keys)
@@ -93,10 +93,10 @@ class Loss(torch.nn.L1Loss):
 
 models.LOSSES["l1"] = Loss
 if how == "start":
-    data.layouts.find_pairs = slow_find
+    data.splits.find_pairs = slow_find
 if how == "save":
     utils.run.tensorfile.save = slow_save
-data.datasets.PairDataset.__getitems__ = noted
+data.datasets.TrainDataset.__getitems__ = noted
 atexit.register(lambda: Path("calls" + rank).write_text(str(len(calls))))
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

@@ -26,6 +26,7 @@ from tests.visdom_server import free_port, need_visdom, wait_until
 from utils.options.flags import parse_test
 from utils.system.errors import UserError
 from utils.vis import visdom as visdom_plot
+from utils.vis import visdom_client
 from utils.vis.visdom import VisdomPlot, Window
 
 Trained = Callable[..., Path]
@@ -103,10 +104,10 @@ def test_nothing_of_these_names_is_installed() -> None:
 def test_a_started_page_listens_on_this_machine_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     need_visdom()
     monkeypatch.setenv("HOME", str(tmp_path))
-    plain = visdom_plot.SERVER.replace("download_scripts_and_run", "main")  # nothing is fetched by a test
-    monkeypatch.setattr(visdom_plot, "SERVER", plain)
+    plain = visdom_client.SERVER.replace("download_scripts_and_run", "main")  # nothing is fetched by a test
+    monkeypatch.setattr(visdom_client, "SERVER", plain)
     port = free_port()
-    process = visdom_plot._start_server(port)
+    process = visdom_client.start_server(port)
     try:
         wait_until(lambda: listening(port))
         assert listening(port) == ["0100007F"]  # 127.0.0.1
@@ -119,7 +120,7 @@ def test_a_started_page_listens_on_this_machine_only(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("mode", ["auto", "off"])
 def test_no_page_is_started_unasked(trained: Trained, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     started: list[Any] = []
-    monkeypatch.setattr(visdom_plot, "_start_server", started.append)
+    monkeypatch.setattr(visdom_plot, "start_server", started.append)
     before = set(children(os.getpid()))
     trained(*TINY, "--visdom", mode, "--visdom_port", str(free_port()))
     assert not started and set(children(os.getpid())) <= before
@@ -131,24 +132,26 @@ def test_no_markup_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     evil = '<img src=x onerror="alert(1)">&'
 
     class Client:
-        def line(self, **given: Any) -> str:
-            sent.append((given["win"], given["opts"]["title"]))
-            return str(given["win"])
+        def __init__(self, *given: Any) -> None:
+            pass
 
-        def image(self, pixels: Any, **given: Any) -> str:
-            sent.append((given["win"], given["opts"]["title"]))
-            return str(given["win"])
+        def line(self, window: str, **given: Any) -> None:
+            sent.append((window, given["opts"]["title"]))
 
-        def win_exists(self, win: str) -> bool:
+        def image(self, window: str, pixels: Any, **given: Any) -> None:
+            sent.append((window, given["opts"]["title"]))
+
+        def has_window(self, window: str) -> bool:
             return True
 
-    def connect(plot: VisdomPlot) -> None:
-        plot.client = Client()
+        def server_ended(self) -> bool:
+            return False
 
-    monkeypatch.setattr(visdom_plot, "_client_class", lambda trust_env: Client)
-    monkeypatch.setattr(VisdomPlot, "_connect", connect)
-    monkeypatch.setattr(VisdomPlot, "_server_ended", lambda plot: False)
-    monkeypatch.setattr(VisdomPlot, "_hang_up", lambda plot: None)
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(visdom_plot, "visdom_class", lambda trust_env: None)
+    monkeypatch.setattr(visdom_plot, "VisdomClient", Client)
     plot = VisdomPlot("run", {"one": Window(evil, "x", "y")}, "http://127.0.0.1", 1, say=lambda text: None)
     plot.add("one", "a", 1, 2)
     plot.picture("grid", evil, torch.zeros(3, 4, 4))
