@@ -448,7 +448,7 @@ def test_listing_the_names_imports_no_torch() -> None:
     code = (
         "import sys; from models import *; import models; from data.augment import AUGMENTATIONS;"
         "from data.layouts import LAYOUTS; from utils.optim.schedules import SCHEDULES;"
-        "from utils.optim.optimizers import OPTIMIZERS; from utils.options.flags import train_parser;"
+        "from utils.optim.optimizers import OPTIMIZERS; from utils.options.resolve import train_parser;"
         "train_parser();"
         "names = [*models.NETWORKS, *models.LOSSES]; [models.network_defaults(n) for n in models.NETWORKS];"
         "print(len(names), sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'torchvision'}))"
