@@ -134,9 +134,13 @@ class Parser(argparse.ArgumentParser):
             group = self.add_argument_group(title)
             for each in flags:
                 each.add_to(group)
-        self.add_argument(
-            "-h", "--help", nargs="?", metavar="all", action=_ShowHelp, help="this, or every flag"
-        )
+        how: dict[str, Any] = {
+            "nargs": "?",
+            "metavar": "all",
+            "action": _ShowHelp,
+            "default": argparse.SUPPRESS,
+        }
+        self.add_argument("-h", "--help", help="this, or every flag", **how)
 
     def parse(self, argv: Sequence[str]) -> dict[str, Any]:
         """The options on a command line by name, and no others.
