@@ -241,7 +241,10 @@ def _png_exif(path: Path) -> bytes:
         while len(head := file.read(8)) == 8:
             length, name = struct.unpack(">I4s", head)
             if name == b"eXIf":
-                return file.read(length)
+                body = file.read(length)
+                if len(body) < length:
+                    raise EOFError("the file ends within its eXIf chunk")
+                return body
             file.seek(length + 4, 1)
     return b""
 

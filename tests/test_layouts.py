@@ -1,15 +1,12 @@
 """Which files make a pair, which split they belong to, and what is refused before it can be mistaken."""
 
-import io
 import random
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data.images import read_image
 from data.matching import match_names
 from data.pairs import PairList, Source
 from data.scan import scan_headers
@@ -410,24 +407,6 @@ def test_an_unreadable_header_is_refused_with_its_file(tmp_path: Path) -> None:
         scan_headers(find_pairs(Source(str(tmp_path)), "train"))
 
 
-# --------------------------------------------------------------------------------------------- reading images
-
-
-@pytest.mark.parametrize("transparency", [None, 3, bytes(range(256))], ids=["opaque", "one", "each"])
-def test_a_palette_reads_as_the_colours_that_it_holds(
-    tmp_path: Path, transparency: bytes | int | None
-) -> None:
-    image = random_image("RGB").quantize(200)
-    if transparency is None:
-        image.save(tmp_path / "1.png")
-    else:
-        image.save(tmp_path / "1.png", transparency=transparency)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a warning an image would drown the terminal
-        read = read_image(tmp_path / "1.png")
-    assert read.tobytes() == image.convert("RGB").tobytes()
-
-
 def test_a_rotated_input_fits_its_upright_target(tmp_path: Path) -> None:
     stored, exif = random_image("RGB"), Image.Exif()
     exif[0x0112] = 6
@@ -439,18 +418,3 @@ def test_a_rotated_input_fits_its_upright_target(tmp_path: Path) -> None:
     given, target = listing.read(listing.pairs[0])
     assert target is not None and given.tobytes() == target.tobytes()
     assert scan_headers(listing)[:4] == (3, 3, 8, [(48, 64)])
-
-
-@pytest.mark.filterwarnings("ignore:.*EXIF|Truncated File Read:UserWarning")  # Pillow's own, on the TIFF
-@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "bmp", "tiff"])
-@pytest.mark.parametrize("part", [0.0, 0.01, 0.5, 0.9])
-def test_a_truncated_file_is_refused(tmp_path: Path, kind: str, part: float) -> None:
-    whole = io.BytesIO()
-    random_image("RGB").save(whole, kind)
-    path = tmp_path / f"1.{kind}"
-    path.write_bytes(whole.getvalue())
-    assert read_image(path).shape == (48, 64, 3)
-    path.write_bytes(whole.getvalue()[: int(part * len(whole.getvalue()))])
-    with pytest.raises(UserError, match="cannot be read") as caught:
-        read_image(path)
-    assert str(path) in caught.value.what and caught.value.why
