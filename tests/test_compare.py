@@ -18,13 +18,7 @@ from tests.builders import ROOT
 from tests.cli import Ended, Workplace
 
 BLUE, ORANGE, GRAY = (31, 119, 180), (255, 127, 14), (102, 102, 102)  # matplotlib's C0 and C1; the input
-OPTIONS = {
-    "model": "resunet",
-    "dataroot": "demo",
-    "lr": 0.0002,
-    "augment": "flip",
-    "milestones": [20.0, 30.0],
-}
+OPTIONS = {"model": "resunet", "dataroot": "demo", "lr": 0.0002, "milestones": [20.0, 30.0]}
 MATPLOTLIB = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is absent")
 
 
@@ -41,13 +35,11 @@ def write_run(
     work: Workplace, name: str, values: Sequence[float | None] = (), psnr_input: float = 20.0, **options: Any
 ) -> None:
     """A run that validated every 10 steps."""
-    records: list[dict[str, Any]] = []
-    for epoch, value in enumerate(values, 1):
-        at = {"step": 10 * epoch, "epoch": float(epoch)}
-        records += [
-            at | {"loss": 0.1, "train_psnr": 99.0},
-            at | {"val_psnr": value, "val_psnr_input": psnr_input},
-        ]
+    records = [
+        {"step": 10 * epoch, "epoch": float(epoch), **measured}
+        for epoch, value in enumerate(values, 1)
+        for measured in ({"loss": 0.1, "train_psnr": 99.0}, {"val_psnr": value, "val_psnr_input": psnr_input})
+    ]
     builders.write_run(work.run(name), {**OPTIONS, **options}, records)
 
 
@@ -74,15 +66,12 @@ def no_matplotlib(work: Workplace) -> str:
     return str(stub.parent.parent)
 
 
-def has(picture: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
-    """Where a picture `(H, W, 3)` has exactly this colour: `(H, W)`, bool."""
-    return np.all(picture == np.array(color, dtype=np.uint8), axis=-1)
-
-
-def drawn(path: Path) -> np.ndarray:
+def drawn(path: Path, *colors: tuple[int, int, int]) -> list[np.ndarray]:
+    """Where a PNG has exactly each of these colors: `(H, W)`, bool."""
     with Image.open(path) as image:
-        assert image.format == "PNG"
-        return np.asarray(image.convert("RGB"))
+        assert image.format == "PNG" and image.size == (1080, 660)
+        picture = np.asarray(image.convert("RGB"))
+    return [np.all(picture == np.uint8(color), axis=-1) for color in colors]
 
 
 @MATPLOTLIB
@@ -170,9 +159,7 @@ def test_curves_are_drawn(work: Workplace) -> None:
     write_run(work, "low", [21, 22, 23])
     write_run(work, "high", [27, 28, 29])
     compare(work, "low", "high", "--curve", "both.png")
-    picture = drawn(work.folder / "both.png")
-    assert picture.shape == (660, 1080, 3)
-    blue, orange, gray = (has(picture, color) for color in (BLUE, ORANGE, GRAY))
+    blue, orange, gray = drawn(work.folder / "both.png", BLUE, ORANGE, GRAY)
     assert blue.sum() > 300 and orange.sum() > 300
     right = 900  # right of the legend's place at the upper left, where the lines end
     blue_y, orange_y = (np.nonzero(mask[:, right:])[0] for mask in (blue, orange))
@@ -187,15 +174,13 @@ def test_a_single_point_is_a_marker_and_different_inputs_are_no_line(work: Workp
     write_run(work, "_short", [26], psnr_input=15.0)
     write_run(work, "untrained")
     compare(work, "long", "_short", "untrained")
-    picture = drawn(work.folder / "compare.png")
-    orange = has(picture, ORANGE)
+    orange, gray = drawn(work.folder / "compare.png", ORANGE, GRAY)
     rows, columns = np.nonzero(orange[:, :500])
     blob = orange[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-    assert (
-        4 <= blob.shape[0] <= 12 and abs(blob.shape[0] - blob.shape[1]) <= 1 and blob.mean() > 0.6
-    )  # a disc less its soft rim
+    height, width = blob.shape
+    assert 4 <= height <= 12 and abs(height - width) <= 1 and blob.mean() > 0.6  # a disc less its soft rim
     assert orange[:, 500:].sum() > 30  # its line of the legend, though the name begins with _
-    assert has(picture, GRAY).sum(axis=1).max() < 50
+    assert gray.sum(axis=1).max() < 50
 
 
 @MATPLOTLIB

@@ -24,7 +24,6 @@ from utils.eval.results import Results, read_csv
 from utils.eval.scoring import ScoredOutput, input_baseline, to_tensor
 from utils.eval.summary import facts_in_words, headline, remarks
 from utils.eval.tiling import Tiling
-from utils.system.distributed import free_memory
 
 CPU = torch.device("cpu")
 Array = np.ndarray
@@ -71,6 +70,17 @@ def near(wanted: dict[str, float], suffix: str = "", tolerance: float = 1e-6) ->
     return {name + suffix: pytest.approx(value, abs=tolerance, rel=0) for name, value in wanted.items()}
 
 
+class Apply(nn.Module):
+    """Any function as a network."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], scale: int = 1):
+        super().__init__()
+        self.function, self.size = function, SizeRequirements(scale=scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
 def predict(image: Array, target: Array | None, net: nn.Module | None = None, **options: Any) -> Any:
     options = {"metrics": ("psnr", "ssim"), "say": lambda text: None, "amp": False, **options}
     (found,) = Evaluator(net or nn.Identity(), CPU, **options)([Whole("a.png", image, target, image.dtype)])
@@ -93,34 +103,21 @@ def test_metrics_are_those_of_scikit_image(channels: int, kind: Any, border: int
         assert np.array_equal(found.output, image)
 
 
-class Scaled(nn.Module):
-    """`factor` times the input about the middle of [-1, 1]: leaves the range and every grid."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * 1.37
-
-
 @pytest.mark.parametrize(("channels", "kind"), KINDS, ids=IDS)
 def test_the_output_is_measured_as_the_file_that_is_saved(channels: int, kind: Any) -> None:
     image, target = pair_of(channels, kind)
     exact = np.clip((unit(image) - 0.5) * 1.37 + 0.5, 0, 1)
-    found = predict(image, target, Scaled())
+    found = predict(image, target, Apply(lambda x: x * 1.37))
     assert found.output.dtype == kind
     assert np.abs(found.output - stored(exact, kind).astype(float)).max() <= 1  # a tie may round either way
     assert found.scores.items() >= near(referee(found.output, target)).items()
 
     protocol = Protocol(quantize=False)
-    unrounded = predict(image, target, Scaled(), protocol=protocol)
+    unrounded = predict(image, target, Apply(lambda x: x * 1.37), protocol=protocol)
     assert unrounded.scores.items() >= near(referee(exact, target, protocol), tolerance=1e-5).items()
     assert np.array_equal(unrounded.output, found.output)  # the file is rounded in any case
     if kind == np.uint8:
         assert abs(unrounded.scores["psnr"] - found.scores["psnr"]) > 1e-5
-
-
-def test_sixteen_bits_are_not_measured_in_eight() -> None:
-    image, target = pair_of(1, np.uint16)
-    eight = referee(stored(unit(image), np.uint8), stored(unit(target), np.uint8))
-    assert abs(predict(image, target).scores["psnr"] - eight["psnr"]) > 1e-5
 
 
 # -------------------------------------------------------------------------------------------------- bands
@@ -209,29 +206,42 @@ def test_identical_images_are_counted_and_leave_the_mean(tmp_path: Path) -> None
     assert "3 images" in lines[0] and f"{found['psnr']['mean']:.2f} dB" in lines[0]
 
 
-def test_a_set_of_identical_images(tmp_path: Path) -> None:
+def nan_at_one_pixel(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[0, 0, 1, 1] = math.nan
+    return y
+
+
+BROKEN = Apply(nan_at_one_pixel)
+
+
+@pytest.mark.parametrize(
+    ("net", "identical", "ssim", "first", "more"),
+    [
+        (nn.Identity(), 2, 1, "PSNR inf dB: every output equals its target", "2 identical images (inf)"),
+        (BROKEN, 0, None, "nothing measured", "PSNR: no value for 2 images (NaN in the output; first: a)"),
+    ],
+)
+def test_a_set_without_a_mean(
+    tmp_path: Path, net: nn.Module, identical: int, ssim: float | None, first: str, more: str
+) -> None:
     image = pair_of(1, np.uint8)[0]
-    results = results_of(tmp_path, {name: predict(image, image).scores for name in "ab"})
+    scores = predict(image, image, net).scores
+    results = results_of(tmp_path, {"a": scores, "b": scores})
     found = summary(results)
-    assert found["psnr"] == {"mean": None, "identical": 2, "empty": 0}
-    assert found["ssim"]["mean"] == 1 and found["mae"]["mean"] == 0
+    assert found["psnr"] == {"mean": None, "identical": identical, "empty": 2 - identical}
+    assert found["ssim"]["mean"] == ssim and found["mae"]["mean"] == (0 if identical else None)
     lines = headline(results, Protocol())
-    assert lines[0].startswith("PSNR inf dB: every output equals its target; 2 images; ")
+    assert lines[0].startswith(f"{first}; 2 images; ") and more in "\n".join(lines)
     assert not any("nan" in line for line in lines)
-
-
-class Broken(nn.Module):
-    """NaN at one pixel."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x.clone()
-        y[0, 0, 1, 1] = math.nan
-        return y
+    if not identical:
+        mixed = results_of(tmp_path / "mixed", {"a": scores, "b": predict(image, image).scores})
+        assert "every output that can be measured equals its target" in headline(mixed, Protocol())[0]
 
 
 def test_an_output_of_nan_is_counted_and_not_passed_over(tmp_path: Path) -> None:
     noisy, clear = pair_of(3, np.uint8)
-    broken, sound = predict(noisy, clear, Broken()), predict(noisy, clear).scores
+    broken, sound = predict(noisy, clear, BROKEN), predict(noisy, clear).scores
     assert all(math.isnan(broken.scores[name]) for name in ("psnr", "ssim", "mae"))
     assert broken.output[1, 1, 0] == 0 and np.array_equal(broken.output[2:], noisy[2:])
     results = results_of(tmp_path, {"bad": broken.scores, "good": sound})
@@ -247,18 +257,6 @@ def test_an_output_of_nan_is_counted_and_not_passed_over(tmp_path: Path) -> None
     more = {"x8": False, "data": "d", "model": "m", "scale": 1, "device": "CPU", "peak_mib": 1, "notes": []}
     on_page = facts_in_words(FACTS | more | {"seed": 0}, results)
     assert ("note", "PSNR: no value for 1 images (NaN in the output; first: bad)") in on_page
-
-
-def test_a_network_that_gives_nothing_but_nan(tmp_path: Path) -> None:
-    noisy, clear = pair_of(3, np.uint8)
-    broken, same = predict(noisy, clear, Broken()).scores, predict(clear, clear).scores
-    results = results_of(tmp_path, {"a": broken, "b": broken})
-    assert summary(results)["psnr"] == {"mean": None, "identical": 0, "empty": 2}
-    lines = headline(results, Protocol())
-    assert lines[0].startswith("nothing measured; 2 images")
-    assert "PSNR: no value for 2 images (NaN in the output; first: a)" in lines
-    mixed = results_of(tmp_path / "mixed", {"a": broken, "b": same})
-    assert "every output that can be measured equals its target" in headline(mixed, Protocol())[0]
 
 
 def test_the_reason_for_an_empty_cell_is_the_right_one(tmp_path: Path) -> None:
@@ -280,13 +278,6 @@ def test_the_reason_for_an_empty_cell_is_the_right_one(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------- the input
 
 
-class Enlarging(nn.Module):
-    size = SizeRequirements(scale=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_input_is_enlarged_as_pillow_does(channels: int) -> None:
     target = pair_of(channels, np.uint8, height=42, width=58)[1]
@@ -294,15 +285,11 @@ def test_the_input_is_enlarged_as_pillow_does(channels: int) -> None:
     picture = Image.fromarray(small[:, :, 0] if channels == 1 else small)
     large = np.asarray(picture.resize((58, 42), Image.Resampling.BICUBIC)).reshape(42, 58, channels)
     twice = small.repeat(2, 0).repeat(2, 1)
+    enlarging = Apply(lambda x: x.repeat_interleave(2, 2).repeat_interleave(2, 3), scale=2)
     for protocol in (Protocol(), Protocol("y", 4)):
-        found = predict(small, target, Enlarging(), protocol=protocol).scores
+        found = predict(small, target, enlarging, protocol=protocol).scores
         wanted = near(referee(large, target, protocol), "_input") | near(referee(twice, target, protocol))
         assert found == wanted
-
-
-class Repeating(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.repeat(1, 3, 1, 1)
 
 
 @pytest.mark.parametrize("channel", ["rgb", "y"])
@@ -310,7 +297,7 @@ def test_gray_is_repeated_for_a_color_target(channel: str) -> None:
     gray, target = pair_of(1, np.uint8)[0], pair_of(3, np.uint8, seed=1)[1]
     protocol = Protocol(channel)
     wanted = referee(gray.repeat(3, 2), target, protocol)
-    found = predict(gray, target, Repeating(), protocol=protocol)
+    found = predict(gray, target, Apply(lambda x: x.repeat(1, 3, 1, 1)), protocol=protocol)
     assert found.output.shape == target.shape
     assert found.scores == near(wanted) | near(wanted, "_input")
     assert input_baseline(target, gray, protocol) == {}  # color has no counterpart in gray
@@ -448,7 +435,3 @@ def test_what_many_images_cost_beyond_their_metrics_is_linear(tmp_path: Path) ->
     assert results.mean("psnr") == pytest.approx(sum(finite) / len(finite))
     assert math.isnan(results.mean("ssim"))
     assert len(read_csv(results.csv)) == 20_000
-
-
-def test_free_memory_is_a_number_of_bytes() -> None:
-    assert 2**20 < free_memory(CPU) < 2**50

@@ -7,6 +7,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from data.datasets import Whole
 from tests import builders
@@ -51,7 +52,7 @@ def test_psnr_is_that_of_scikit_image(channels: int, spread: int) -> None:
 def test_psnr_needs_no_float64() -> None:
     """As not every device has it: neither in the result nor on the way."""
     image = torch.rand(2, 3, 4, 4, dtype=torch.bfloat16)
-    graph = torch.fx.experimental.proxy_tensor.make_fx(psnr)(image, image.float())
+    graph = make_fx(psnr)(image, image.float())
     made = [node.meta["tensor_meta"].dtype for node in graph.graph.nodes if "tensor_meta" in node.meta]
     assert made and torch.float64 not in made
 

@@ -52,17 +52,13 @@ def cores() -> Iterator[set[int]]:
     os.sched_setaffinity(0, cores)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
+def serve() -> Iterator[Server]:
     with visdom_server() as server:
         yield server
 
 
-@pytest.fixture
-def own_server() -> Iterator[Server]:
-    """A server that a test may freeze or kill."""
-    with visdom_server() as server:
-        yield server
+server = pytest.fixture(serve, scope="module")
+own_server = pytest.fixture(serve, name="own_server")  # one that a test may freeze or kill
 
 
 @pytest.fixture(autouse=True)
