@@ -31,7 +31,7 @@ import torch
 
 from tests.builders import CPU, ROOT, Outline, pixels, strict_json
 from utils.eval.results import read_csv
-from utils.options.flags import parse_test, parse_train
+from utils.options import parse_test, parse_train
 from utils.system.errors import UserError, run_script
 
 PARSERS = {"train.py": parse_train, "test.py": parse_test}

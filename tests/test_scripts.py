@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
-from data.layouts import Source, find_pairs
+from data.pairs import Source
+from data.splits import find_pairs
 from tests.conftest import FAST, ROOT, TINY, Workplace, pixels
 from tests.test_train import write_images
 from utils.eval.results import read_csv

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from data.datasets import PairDataset
+from data.datasets import ImageSpec, TrainDataset, WholeDataset
 from data.degrade import parse_degradation
-from data.layouts import Source, find_pairs, hold_out
 from data.loader import no_collate
+from data.pairs import Source
 from data.sampler import EpochSampler
+from data.splits import find_pairs, hold_out
 from models import LOSSES, build_network, network_defaults
 from tests.conftest import FAST, OURS, TINY, dataset, pixels, records
 from utils.optim.optimizers import OPTIMIZERS
@@ -41,7 +42,7 @@ def plain_training(
 ) -> dict[str, torch.Tensor]:
     """TINY trained by an independent ten-line loop; the state_dict it ends with."""
     pairs, _ = hold_out(find_pairs(Source("demo:6:48"), "train"), 0.1, seed=3)
-    data = PairDataset(pairs, input_nc=3, target_nc=3, crop_size=32, augment="flip", seed=3, repeat=8)
+    data = TrainDataset(pairs, ImageSpec(3, 3, seed=3), crop_size=32, augment="flip", repeat=8)
     sampler = EpochSampler(len(data), 4, seed=3)
     torch.manual_seed(3)
     own = network_defaults("resunet") | {"width": 8, "depth": 1, "levels": 2}
@@ -139,7 +140,7 @@ def test_loss_of_the_first_step(trained: Trained, loss: str, reduction: str) -> 
         *TINY, *FAST, *STEPS, "--loss", loss, "--reduction", reduction, "--amp", "off", "--lr", "1e-4"
     )
     pairs, _ = hold_out(find_pairs(Source("demo:6:48"), "train"), 0.1, seed=3)
-    data = PairDataset(pairs, input_nc=3, target_nc=3, crop_size=32, augment="flip", seed=3, repeat=8)
+    data = TrainDataset(pairs, ImageSpec(3, 3, seed=3), crop_size=32, augment="flip", repeat=8)
     sampler = EpochSampler(len(data), 4, seed=3)
     batch = next(iter(DataLoader(data, batch_size=4, sampler=sampler, collate_fn=no_collate)))
     d = (batch["input"] - batch["target"]).double()
@@ -396,14 +397,11 @@ def test_compiled_training(trained: Trained) -> None:
 
 def test_doing_nothing_on_set12_is_the_papers_figure() -> None:
     folder = dataset("set12")
-    data = PairDataset(
-        find_pairs(Source(str(folder), degraded=True), "test"),
-        input_nc=1,
-        target_nc=1,
-        degrade=parse_degradation("noise:25"),
-    )
+    spec = ImageSpec(1, 1, degrade=parse_degradation("noise:25"))
+    data = WholeDataset(find_pairs(Source(str(folder), degraded=True), "test"), spec)
+    wholes = [data.whole(i) for i in range(12)]
     mse = [
-        ((s["input"] - s["target"]) / 2).square().double().mean().item() for s in (data[i] for i in range(12))
+        np.mean((w.input - w.target.astype(np.float64) / 255) ** 2) for w in wholes if w.target is not None
     ]
     assert np.mean([-10 * np.log10(m) for m in mse]) == pytest.approx(20.17, abs=0.03)
 

@@ -15,7 +15,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from utils.options.flags import Parser, parse_or_exit
+from utils.options import parse_or_exit
+from utils.options.flags import DEBUG, RESULTS
+from utils.options.parser import Parser, flag, path
 from utils.run.log import read_log
 from utils.run.run import Run
 from utils.system.atomic import atomic_write
@@ -36,13 +38,12 @@ def parse(argv: Sequence[str]) -> Namespace:
     Raises:
         UserError: a wrong flag, or a file for the curve that cannot be written.
     """
-    parser = Parser(prog="python -m utils.compare", description="Compare runs: a table and a curve.")
-    parser.usage = "%(prog)s RUN [RUN ...] [flags]"
+    curve_flag = flag("--curve", "compare.png", path, "PNG of validation PSNR over steps")
+    usage = "%(prog)s RUN [RUN ...] [flags]"
+    flags = {"flags": [RESULTS, curve_flag, DEBUG]}
+    parser = Parser("python -m utils.compare", "Compare runs: a table and a curve.", flags, usage)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="runs, under checkpoints/")
-    parser.add_argument("--results_dir", default="results", help="folder of test.py's results")
-    parser.add_argument("--curve", default="compare.png", help="PNG of validation PSNR over steps")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    opt = parser.parse(argv)
+    opt = parser.options(argv)
     curve = Path(opt.curve)
     if curve.suffix.lower() != ".png" or curve.is_dir() or not curve.parent.is_dir():
         raise UserError(f"bad file [--curve {opt.curve}]", fix="name a .png in a folder that exists")

@@ -11,18 +11,19 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from utils.options.flags import Parser, add_server, parse_or_exit
+from utils.options import parse_or_exit
+from utils.options.flags import RESULTS, SERVER
+from utils.options.parser import Parser
 from utils.system.errors import UserError, run_script
 
 
 def parse(argv: Sequence[str]) -> Namespace:
     """Parse the command line; UserError for a wrong flag."""
-    parser = Parser(prog="python -m utils.replay", description="Send a finished run to visdom again.")
-    parser.usage = "%(prog)s NAME [flags]"
+    flags = {"flags": [RESULTS, *SERVER]}
+    usage = "%(prog)s NAME [flags]"
+    parser = Parser("python -m utils.replay", "Send a finished run to visdom again.", flags, usage)
     parser.add_argument("name", help="the run, under checkpoints/")
-    parser.add_argument("--results_dir", default="results", help="folder of test.py's results")
-    add_server(parser)
-    return parser.parse(argv)
+    return parser.options(argv)
 
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:

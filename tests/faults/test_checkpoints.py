@@ -720,7 +720,7 @@ def change_of(state: dict[str, torch.Tensor]) -> dict[str, tuple[dict[str, torch
             "left out n_averaged",
         ),
         "missing": (others, f"1 missing: {first}"),
-        "extra": ({**state, "head.bias": torch.ones(2)}, "1 left over: head.bias"),
+        "extra": ({**state, "head.bias": torch.ones(2)}, "1 unexpected: head.bias"),
         "shape": (bent, f"1 of another shape: {first}"),
     }
 

@@ -16,10 +16,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import models
-from data.datasets import PairDataset
+from data.datasets import ImageSpec, TrainDataset, WholeDataset
 from data.images import to_float
-from data.layouts import Pair, PairList, Source, find_pairs
 from data.loader import LoaderIterator, no_collate
+from data.pairs import Pair, PairList, Source
+from data.splits import find_pairs
 from tests.conftest import FAST, ROOT, TINY, Workplace, records
 from utils.eval.results import read_csv
 from utils.system.errors import UserError
@@ -271,10 +272,10 @@ def test_an_image_that_goes_bad_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With a sound header the start sees nothing, and a file may vanish after it."""
-    import data.layouts
+    import data.scan
 
     bad = photo_set(tmp_path / "photos")[3]
-    monkeypatch.setattr(data.layouts, "pair_headers", after(data.layouts.pair_headers, lambda: damage(bad)))
+    monkeypatch.setattr(data.scan, "pair_headers", after(data.scan.pair_headers, lambda: damage(bad)))
     with pytest.raises(UserError, match=r"train3\.png") as caught:
         trained(*PHOTOS, "--n_epochs", "3", "--num_workers", workers)
     assert caught.value.code == 1 and caught.value.why
@@ -315,12 +316,16 @@ def test_the_next_pair_stands_in(tmp_path: Path) -> None:
     for path in photo_set(tmp_path / "photos")[6:8]:
         cut_short(path)
     listing = find_pairs(Source(str(tmp_path / "photos")), "train")
-    data = PairDataset(listing, input_nc=3, target_nc=3, replace_unreadable=True)
+    data = TrainDataset(listing, ImageSpec(3, 3), replace_unreadable=True)
     for index, stands_in in ((5, 5), (6, 0), (7, 0)):
-        sample, other = data[2, index], data.whole(stands_in)
-        assert sample["name"] == other.name == f"train{stands_in}.png"
+        batch, other = (
+            data.__getitems__([(2, index)]),
+            WholeDataset(listing, ImageSpec(3, 3)).whole(stands_in),
+        )
+        assert isinstance(batch, dict) and batch["name"] == [other.name] == [f"train{stands_in}.png"]
         for side, image in (("input", other.input), ("target", other.target)):
-            assert np.allclose(sample[side].permute(1, 2, 0).numpy() * 0.5 + 0.5, to_float(image), atol=1e-6)
+            assert image is not None
+            assert np.allclose(batch[side][0].permute(1, 2, 0) * 0.5 + 0.5, to_float(image), atol=1e-6)
 
 
 @pytest.mark.risk(8)
@@ -386,7 +391,7 @@ def test_an_exception_that_cannot_be_pickled_comes_back_with_its_file() -> None:
         raise Unpicklable(1, 2)
 
     listing = PairList("pairs", "train", "here", [Pair("a.png", Path("x/a.png"), Path("y/a.png"), "a")], read)
-    data = PairDataset(listing, input_nc=3, target_nc=3)
+    data = TrainDataset(listing, ImageSpec(3, 3))
     loader = DataLoader(
         data, num_workers=1, timeout=20, collate_fn=no_collate, sampler=[(0, 0)], generator=torch.Generator()
     )

@@ -18,7 +18,8 @@ from utils.eval.ensemble import dihedral_mean
 from utils.eval.metrics import Protocol, mse_to_psnr
 from utils.eval.scoring import ScoredOutput, input_baseline
 from utils.eval.tiling import Tiling, bands, bytes_per_pixel, first_tile, smaller_tile, starts
-from utils.system.distributed import Ranks, free_memory
+from utils.system.device import free_memory
+from utils.system.distributed import Ranks
 
 if TYPE_CHECKING:
     from data.datasets import Whole

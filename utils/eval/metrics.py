@@ -4,10 +4,13 @@ An image may arrive in bands of rows, so that a metric needs no more memory than
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from data.transforms import denormalize
 
 WINDOW, SIGMA = 11, 1.5  # SSIM's Gaussian window (Wang et al. 2004, section III-C)
 C1, C2 = 0.01**2, 0.03**2  # (K1 L)^2 and (K2 L)^2 at full scale L = 1
@@ -82,6 +85,18 @@ def psnr(image: Tensor, target: Tensor) -> Tensor:
     """
     _check_same_shape(image, target)
     return -10 * (image - target).float().square().flatten(1).mean(1).log10()
+
+
+def mean_train_psnr(batches: Sequence[Mapping[str, Tensor]], mean: float, std: float) -> Tensor:
+    """Compute the mean PSNR in dB of network outputs, clamped but not rounded, for training logs.
+
+    Args:
+        batches: `output` and `target`, `(N, C, H, W)` in the network's range.
+        mean, std: of the Normalize that made this range.
+    """
+    images = [denormalize(batch["output"].detach(), mean, std).clamp(0, 1) for batch in batches]
+    targets = [denormalize(batch["target"], mean, std) for batch in batches]
+    return torch.cat([psnr(image, target) for image, target in zip(images, targets, strict=True)]).mean()
 
 
 def mse_to_psnr(mse: float) -> float:

@@ -1,4 +1,4 @@
-"""Read JSON files."""
+"""JSON files that hold one object."""
 
 import json
 from pathlib import Path
@@ -8,19 +8,20 @@ from utils.system.errors import UserError, first_sentence
 
 
 def read_object(path: Path, fix: str) -> dict[str, Any]:
-    """Read a JSON file that contains one object.
+    """Read a JSON file that holds one object.
 
     Args:
-        fix: what the user can do about a broken file.
+        fix: what the user can do about a file that cannot be read.
 
     Raises:
-        UserError: the file cannot be read, or contains something else.
+        UserError: the file cannot be read, or holds something else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        why = f"{type(error).__name__}: {first_sentence(error)}"
-        raise UserError(f"cannot read {path}", why, fix) from None
+        raise UserError(
+            f"cannot read {path}", f"{type(error).__name__}: {first_sentence(error)}", fix
+        ) from None
     if not isinstance(content, dict):
-        raise UserError(f"cannot read {path}", "it contains no JSON object", fix)
+        raise UserError(f"cannot read {path}", "it holds no JSON object", fix)
     return content
