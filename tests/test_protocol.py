@@ -17,16 +17,14 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import test as script
 from models import build_network, network_defaults
-from tests import test_report
+from tests.builders import Outline, strict_json
 from tests.conftest import FAST, TINY, Workplace, dataset, pixels
-from tests.test_report import Outline, strict
 from utils.eval.lpips import BACKBONE
 from utils.eval.results import read_csv
 from utils.options.flags import parse_test
 from utils.system.errors import UserError
 
 Trained = Callable[..., Path]
-visit = test_report.visit  # the fixture
 CPU = ("--visdom", "off", "--gpu_ids", "-1")
 ONE = (*FAST, "--gpu_ids", "-1", "--n_epochs", "1")
 SIZES = ((40, 52), (33, 47), (64, 48))
@@ -44,7 +42,7 @@ class Outcome(NamedTuple):
 
     @property
     def data(self) -> Any:
-        return strict(Outline(self.page).texts["data"])
+        return strict_json(Outline(self.page).texts["data"])
 
     @property
     def facts(self) -> str:
