@@ -520,8 +520,7 @@ def test_saving_rounds_to_the_nearest_and_clamps() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
-    ("dtype", "suffix"),
-    [("u1", ".png"), ("u1", ".tif"), ("u2", ".png"), ("u2", ".TIFF"), ("f4", ".tif")],
+    ("dtype", "suffix"), [("u1", ".png"), ("u1", ".tif"), ("u2", ".png"), ("u2", ".TIFF"), ("f4", ".tif")]
 )
 @pytest.mark.parametrize("size", [(1, 1), (9, 1), (33, 20)])
 def test_what_is_saved_is_read_again(

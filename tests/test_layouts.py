@@ -400,8 +400,7 @@ def test_a_pair_of_unequal_sizes_is_refused_with_both_files(tmp_path: Path) -> N
 
 
 def test_an_unreadable_header_is_refused_with_its_file(tmp_path: Path) -> None:
-    put(tmp_path / "train/input", "1.png")
-    put(tmp_path / "train/target", "1.png")
+    put(tmp_path, "train/input/1.png", "train/target/1.png")
     (tmp_path / "train/target/1.png").write_bytes(b"not a picture")
     with pytest.raises(UserError, match=r"target/1\.png cannot be read"):
         scan_headers(find_pairs(Source(str(tmp_path)), "train"))
