@@ -14,7 +14,7 @@ from data.datasets import ImageSpec, TrainDataset, WholeDataset, check_training_
 from data.degrade import parse_degradation
 from data.folders import FOLDERS
 from data.matching import ENDINGS, match_endings, match_names
-from data.pairs import Source
+from data.pairs import PairList, Source
 from data.scan import scan_headers
 from data.splits import detect, find_pairs, hold_out, shared_files, splits_present, train_val_split
 from tests.test_layouts import BLUE, RED, put
@@ -43,15 +43,18 @@ def refused(source: Source, split: str = "train", need_targets: bool = False) ->
 # ------------------------------------------------------------------------------------- folders of known names
 
 
-@pytest.mark.parametrize("change", [str.upper, str.lower, str.title], ids=["UPPER", "lower", "Title"])
+@pytest.mark.parametrize("place", ["train/", ""], ids=["split", "flat"])
+@pytest.mark.parametrize("change", [str, str.upper, str.lower, str.title])
 @pytest.mark.parametrize("folders", FOLDERS, ids="-".join)
 def test_known_names_in_any_capitals(
-    tmp_path: Path, folders: tuple[str, str], change: Callable[[str], str]
+    tmp_path: Path, folders: tuple[str, str], change: Callable[[str], str], place: str
 ) -> None:
-    first, second = map(change, folders)
-    put(tmp_path / "train" / first, "1.png")
-    put(tmp_path / "train" / second, "1.png")
-    assert files_of(Source(str(tmp_path)), "train") == [(f"train/{first}/1.png", f"train/{second}/1.png")]
+    first, second = (place + change(folder) for folder in folders)
+    put(tmp_path / first, "1.png", "2.png")
+    put(tmp_path / second, "1.jpg", "2.jpg")
+    source = Source(str(tmp_path))
+    assert detect(source, "train") == "pairs"
+    assert files_of(source, "train") == [(f"{first}/{i}.png", f"{second}/{i}.jpg") for i in (1, 2)]
 
 
 @pytest.mark.parametrize("folders", [("A", "B"), ("hazy", "GT"), ("Input", "TARGET")], ids="-".join)
@@ -177,11 +180,7 @@ def test_input_dir_alone_is_a_folder_of_inputs(tmp_path: Path) -> None:
     assert files_of(source, "test") == [("test/foggy/1.png", None)]
     assert "no targets found" in refused(source, "test", need_targets=True).what
     assert "--target_dir" in refused(source._replace(layout="pairs"), "test").what
-
-
-def test_target_dir_alone_is_refused(tmp_path: Path) -> None:
-    put(tmp_path / "train/sunny", "1.png")
-    assert refused(named(tmp_path, first=None)).what == "--target_dir needs --input_dir"
+    assert refused(named(tmp_path, first=None), "test").what == "--target_dir needs --input_dir"
 
 
 def test_a_missing_named_folder_is_refused_with_what_was_looked_for(tmp_path: Path) -> None:
@@ -233,31 +232,45 @@ def test_names_that_pair_by_matches(
     assert match_names(inputs[::-1], targets[::-1], pair_by) == expected
 
 
-def test_groups_are_compared_one_by_one() -> None:
-    """Not joined: (1, 23) is not (12, 3)."""
-    with pytest.raises(UserError, match="1 inputs and 1 targets have no partner"):
-        match_names(["1-23.png"], ["12-3.png"], r"(\d+)-(\d+)")
-
-
-def test_names_that_pair_by_does_not_find_are_listed() -> None:
-    inputs = ["n1.png", *(f"none_{letter}.png" for letter in "gfedcba")]
+@pytest.mark.parametrize(
+    ("pair_by", "inputs", "targets", "what", "why"),
+    [
+        (
+            r"(\d+)-(\d+)",  # groups are not joined: (1, 23) is not (12, 3)
+            ["1-23.png"],
+            ["12-3.png"],
+            "1 inputs and 1 targets have no partner",
+            "inputs: 1-23.png; targets: 12-3.png",
+        ),
+        (
+            r"\d+",
+            ["n1.png", *(f"n_{letter}.png" for letter in "gfedcba")],
+            ["n1.png"],
+            r"[--pair_by \d+] does not match 7 names",
+            "n_a.png, n_b.png, n_c.png, n_d.png, n_e.png and 2 more",
+        ),
+        (
+            r"^\d",
+            ["1.png"],
+            ["1_a.png", "1_b.png"],
+            "several target files share one name",
+            "1_a.png, 1_b.png",
+        ),
+        (
+            r"\d",
+            ["i1.png", "i2.png", "i3.png"],
+            ["t2.png", "t4.png"],
+            "2 inputs and 1 targets have no partner",
+            "inputs: i1.png, i3.png; targets: t4.png",
+        ),
+    ],
+)
+def test_names_that_pair_by_cannot_match_are_listed(
+    pair_by: str, inputs: list[str], targets: list[str], what: str, why: str
+) -> None:
     with pytest.raises(UserError) as caught:
-        match_names(inputs, ["n1.png"], r"\d+")
-    assert caught.value.what == r"[--pair_by \d+] does not match 7 names"
-    assert caught.value.why == ", ".join(f"none_{letter}.png" for letter in "abcde") + " and 2 more"
-
-
-def test_pair_by_that_gives_two_targets_one_key_is_refused() -> None:
-    with pytest.raises(UserError, match="several target files share one name") as caught:
-        match_names(["1.png"], ["1_a.png", "1_b.png"], r"^\d")
-    assert caught.value.why == "1_a.png, 1_b.png"
-
-
-def test_pair_by_lists_what_is_left_over_on_both_sides() -> None:
-    with pytest.raises(UserError) as caught:
-        match_names(["i1.png", "i2.png", "i3.png"], ["t2.png", "t4.png"], r"\d")
-    assert caught.value.what == "2 inputs and 1 targets have no partner"
-    assert caught.value.why == "inputs: i1.png, i3.png; targets: t4.png"
+        match_names(inputs, targets, pair_by)
+    assert (caught.value.what, caught.value.why) == (what, why)
 
 
 def test_pair_by_on_disk_groups_the_inputs_of_a_target(tmp_path: Path) -> None:
@@ -352,16 +365,14 @@ def test_the_order_in_which_layouts_are_tried(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["demo_set", "demos", "demonstration"])
-def test_a_folder_whose_name_begins_with_demo_is_a_folder(tmp_path: Path, name: str) -> None:
+def test_a_folder_whose_name_begins_with_demo_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     for split in SPLITS:
         put(tmp_path / name / split / "A", "1.png")
         put(tmp_path / name / split / "B", "1.png")
-    previous = Path.cwd()
-    os.chdir(tmp_path)
-    try:
-        assert splits_present(Source(name)) == SPLITS
-    finally:
-        os.chdir(previous)
+    monkeypatch.chdir(tmp_path)
+    assert splits_present(Source(name)) == SPLITS
     assert splits_present(Source("demo:4:32")) == ["train", "test"]
 
 
@@ -412,17 +423,16 @@ def test_a_manifest_with_splits(tmp_path: Path, encoding: str) -> None:
     assert "has no split 'val'" in refusal.what and refusal.why == "it has test, train"
 
 
-def test_a_manifest_with_a_val_split_is_validated_on_it(tmp_path: Path) -> None:
+def test_a_manifest_is_validated_on_its_val_split_or_held_out_by_target(tmp_path: Path) -> None:
+    def split_of(*rows: str) -> tuple[PairList, PairList]:
+        source = table(tmp_path / "pairs.csv", *rows)
+        return train_val_split(find_pairs(source, "train"), source, "auto", 0.2, 0)
+
     rows = [f"{split},in/{i}.png,gt/{i}.png" for i, split in enumerate(["train"] * 9 + ["val"])]
-    source = table(tmp_path / "pairs.csv", "split,input,target", *rows)
-    train, val = train_val_split(find_pairs(source, "train"), source, "auto", 0.5, 0)
+    train, val = split_of("split,input,target", *rows)
     assert len(train.pairs) == 9 and [pair.name for pair in val.pairs] == ["in/9.png"]
-
-
-def test_a_manifest_without_splits_is_held_out_by_target(tmp_path: Path) -> None:
     rows = [f"in/{scene}_{i}.png,gt/{scene}.png" for scene in range(10) for i in range(3)]
-    source = table(tmp_path / "pairs.csv", "input,target", *rows)
-    train, val = train_val_split(find_pairs(source, "train"), source, "auto", 0.2, 0)
+    train, val = split_of("input,target", *rows)
     assert (len(train.pairs), len(val.pairs)) == (24, 6) and not train.files() & val.files()
 
 
