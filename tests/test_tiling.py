@@ -117,12 +117,6 @@ def test_tiles_that_do_not_advance_are_refused(tile: int, overlap: int, multiple
 
 # -------------------------------------------------------------------------------------- tiles are the whole
 
-SMALL: dict[str, dict[str, Any]] = {
-    "resunet": {"width": 8},
-    "dncnn": {"width": 8},
-    "resnet": {"width": 4, "depth": 1},
-    "unet": {"depth": 2},
-}
 LOCAL = [
     ("resunet", "none"),
     *[(name, norm) for name in ("dncnn", "resnet", "unet") for norm in ("none", "batch")],
@@ -131,7 +125,7 @@ LOCAL = [
 
 def network(name: str, norm: str, scale: int = 1) -> nn.Module:
     """A small network in eval mode, none of whose weights or statistics is 0 or 1."""
-    net = builders.network(name, norm=norm, scale=scale, init="kaiming", **SMALL[name])
+    net = builders.network(name, norm=norm, scale=scale, init="kaiming")
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d) and not layer.weight.any():  # those that start at 0
             nn.init.normal_(layer.weight, 0, 0.02)

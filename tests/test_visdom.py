@@ -267,19 +267,27 @@ def test_a_started_server_ends_with_a_killed_script(work: Workplace) -> None:
 # ------------------------------------------------------------------------ a server that comes, goes and hangs
 
 
-def test_a_server_that_comes_later_gets_everything(own_server: Server) -> None:
-    own_server.kill()
-    said: list[str] = []
-    with plotting("late", own_server.port, said) as plot:
-        draw(plot, line(0, 5))
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_absent_server_gets_everything_when_it_starts(own_server: Server, killed: bool) -> None:
+    """Absent from the beginning, or killed meanwhile."""
+    env, said = f"absent {killed}", list[str]()
+    if not killed:
+        own_server.kill()
+    with plotting(env, own_server.port, said) as plot:
         plot.picture("shown", "title", torch.rand(3, 4, 4))
-        wait_until(lambda: said)
+        draw(plot, line(0, 3), "two", "b")
+        draw(plot, line(0, 5), wait=killed)
+        if killed:
+            own_server.kill()
+        draw(plot, line(5, 9))
+        wait_until(lambda: len(said) == 1 + killed and plot.client is None)
         own_server.start()
         wait_until(lambda: plot.complete)
-        draw(plot, line(5, 8), wait=True)
-    assert own_server.curves("late") == {"one": {"a": line(0, 8)}}
-    assert "shown" in own_server.windows("late")
-    assert len(said) == 2 and "no server" in said[0] and said[1].endswith("/env/late")
+        draw(plot, line(9, 12), wait=True)
+    assert own_server.curves(env) == {"one": {"a": line(0, 12)}, "two": {"b": line(0, 3)}}
+    assert "shown" in own_server.windows(env)
+    address, trouble = said if killed else reversed(said)
+    assert address.endswith(f"/env/absent%20{killed}") and ("lost" if killed else "no server") in trouble
 
 
 def test_a_frozen_server_gets_everything_when_it_continues(own_server: Server) -> None:
@@ -310,21 +318,6 @@ def test_a_frozen_server_does_not_keep_the_script(own_server: Server) -> None:
     assert plot.close(timeout_s=0.3) is False
     assert time.monotonic() - began < 0.5
     plot.thread.join()
-
-
-def test_a_killed_server_gets_everything_when_it_is_back(own_server: Server) -> None:
-    with plotting("killed", own_server.port) as plot:
-        draw(plot, line(0, 5))
-        draw(plot, line(0, 3), "two", "b")
-        plot.picture("shown", "title", torch.rand(3, 4, 4))
-        wait_until(lambda: plot.complete)
-        own_server.kill()
-        draw(plot, line(5, 9))
-        wait_until(lambda: plot.client is None)
-        own_server.start()
-        wait_until(lambda: plot.complete)
-    assert own_server.curves("killed") == {"one": {"a": line(0, 9)}, "two": {"b": line(0, 3)}}
-    assert "shown" in own_server.windows("killed")
 
 
 def test_a_restart_between_two_sends_is_noticed(own_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
