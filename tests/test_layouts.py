@@ -304,11 +304,9 @@ def reside(root: Path, split: str, scenes: range) -> None:
     put(root / split / "clear", *(f"{scene}.png" for scene in scenes))
 
 
-def split_off(
-    root: Path, val_from: str = "auto", share: float = 0.1, seed: int = 0
-) -> tuple[PairList, PairList]:
+def split_off(root: Path, share: float | None = 0.1, seed: int = 0) -> tuple[PairList, PairList]:
     source = Source(str(root))
-    return train_val_split(find_pairs(source, "train"), source, val_from, share, seed)
+    return train_val_split(find_pairs(source, "train"), source, share, seed)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.9])
@@ -341,14 +339,14 @@ def test_a_small_set_keeps_something_on_both_sides(
 
 
 @pytest.mark.parametrize("other", ["val", "test"])
-@pytest.mark.parametrize("val_from", ["auto", "train"])
+@pytest.mark.parametrize("share", [None, 0.1])
 def test_a_val_folder_is_used_or_left_alone_and_a_test_folder_never_used(
-    tmp_path: Path, val_from: str, other: str
+    tmp_path: Path, share: float | None, other: str
 ) -> None:
     reside(tmp_path, "train", range(10))
     reside(tmp_path, other, range(100, 102))
-    train, val = split_off(tmp_path, val_from)
-    if (val_from, other) == ("auto", "val"):
+    train, val = split_off(tmp_path, share)
+    if (share, other) == (None, "val"):
         assert len(train.pairs) == 30
         assert {pair.target for pair in val.pairs} == {tmp_path / f"val/clear/{i}.png" for i in (100, 101)}
         return
@@ -358,7 +356,7 @@ def test_a_val_folder_is_used_or_left_alone_and_a_test_folder_never_used(
 
 def test_demo_is_validated_on_scenes_of_its_own() -> None:
     listing = find_pairs(Source("demo:10:16"), "train")
-    train, val = train_val_split(listing, Source("demo:10:16"), "auto", 0.2, 0)
+    train, val = train_val_split(listing, Source("demo:10:16"), 0.2, 0)
     assert len({pair.group for pair in val.pairs}) == 2
     assert {pair.group for pair in train.pairs}.isdisjoint(pair.group for pair in val.pairs)
 

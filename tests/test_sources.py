@@ -164,8 +164,8 @@ def test_the_same_own_paths_are_never_train_and_val(
     put(tmp_path / "sunny", *names)
     put(tmp_path / "root/val", "unused.png")
     source = named(tmp_path / "root", *(str(tmp_path / n) if absolute else n for n in ("foggy", "sunny")))
-    train, val = train_val_split(find_pairs(source, "train"), source, "auto", 0.2, 0)
-    assert (len(train.pairs), len(val.pairs)) == (8, 2)
+    train, val = train_val_split(find_pairs(source, "train"), source, None, 0)
+    assert (len(train.pairs), len(val.pairs)) == (9, 1)
     assert not train.files() & val.files()
 
 
@@ -421,14 +421,14 @@ def test_a_manifest_with_splits(tmp_path: Path, encoding: str) -> None:
 def test_a_manifest_is_validated_on_its_val_split_or_held_out_by_target(tmp_path: Path) -> None:
     def split_of(*rows: str) -> tuple[PairList, PairList]:
         source = table(tmp_path / "pairs.csv", *rows)
-        return train_val_split(find_pairs(source, "train"), source, "auto", 0.2, 0)
+        return train_val_split(find_pairs(source, "train"), source, None, 0)
 
     rows = [f"{split},in/{i}.png,gt/{i}.png" for i, split in enumerate(["train"] * 9 + ["val"])]
     train, val = split_of("split,input,target", *rows)
     assert len(train.pairs) == 9 and [pair.name for pair in val.pairs] == ["in/9.png"]
     rows = [f"in/{scene}_{i}.png,gt/{scene}.png" for scene in range(10) for i in range(3)]
     train, val = split_of("input,target", *rows)
-    assert (len(train.pairs), len(val.pairs)) == (24, 6) and not train.files() & val.files()
+    assert (len(train.pairs), len(val.pairs)) == (27, 3) and not train.files() & val.files()
 
 
 def test_a_manifest_of_clean_images(tmp_path: Path) -> None:
