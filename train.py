@@ -15,7 +15,7 @@ from utils.system.streams import fix_streams
 STARTED = time.monotonic()  # --minutes counts from here
 if __name__ == "__main__":
     fix_streams()
-    opt = parse_or_exit(parse_train)  # --help and wrong flags end here, before torch is imported
+    opt = parse_or_exit(parse_train)  # --help and wrong flags exit here, before torch is imported
 
 import math
 import signal
@@ -82,22 +82,22 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     say, signals = say_on(ranks.is_main), Signals(opt.timeout if ranks.world > 1 else 0)
     amp = set_up_device(ranks.device, opt.amp, opt.deterministic)
 
-    # ---- data: (seed, epoch, index) -> sample, whatever the workers, ranks and interruptions
+    # ---- data: a sample is a function of (seed, epoch, index), independent of workers, ranks and resuming
     data = open_data(settings, ranks)
 
-    # ---- network: build, load, to the device, EMA, compile, DDP. `net` is the one before the last two.
-    resuming = opt.resume or opt.epoch > 0
+    # ---- network: build, load, to the device, EMA, compile, DDP; `net` is neither compiled nor DDP
+    resuming = opt.resume or opt.epoch > 0  # --epoch N resumes, too
     options = vars(opt) | data.options() | {"versions": versions()}
     net, notes = build_net(opt, options, saved_run, resuming)
     net.to(ranks.device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
-    trained, ema = freeze(bare(net), opt.freeze), EMA(net, opt.ema)
+    trained, ema = freeze(bare(net), opt.freeze), EMA(net, opt.ema)  # --freeze: names as in saved weights
     notes.append(sync_batchnorm(net, ranks))
     model = distributed.wrap(net, ranks, opt.compile)
 
-    # ---- objective: whose turn it is to be trained, by which loss terms; an optimizer for each turn
+    # ---- objective: a list of turns (parameters and their loss terms), each with an optimizer
     objective, optimizers = build_objective(opt, model, trained, ranks, amp)
 
-    # ---- the state of the run: what is saved is what is restored
+    # ---- the state of the run: one list of parts, which is saved and restored
     horizon, best = Horizon(data.sampler.steps_per_epoch), Best()
     parts = {"net": net, "ema": ema, "objective": objective, "horizon": horizon, "best": best}
     parts |= {f"optimizer_{name}": optimizer for name, optimizer in optimizers.items()}
@@ -106,11 +106,11 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     decays = opt.decay_epoch, opt.step_size, opt.milestones, opt.gamma, opt.warmup
     turns = build_turns(objective.turns(), optimizers, Schedule(opt.schedule, opt.lr, horizon, *decays))
 
-    # ---- its folder on the disk, its log, the live page
+    # ---- the run's folder, log and visdom page
     cleanup.enter_context(disk_errors(run.folder))
     if ranks.is_main:
-        run.open(cleanup, options, horizon.step, resumed if run is saved_run and opt.resume else None)
-    visdom = "off" if opt.dry_run else opt.visdom, opt.visdom_server, opt.visdom_port
+        run.open(cleanup, options, horizon.step, None if opt.epoch or opt.dry_run else resumed)
+    visdom = ("off" if opt.dry_run else opt.visdom), opt.visdom_server, opt.visdom_port
     log = open_log(cleanup, run if ranks.is_main else None, horizon.step, visdom, opt.tensorboard, say)
     status.write("running")
     notes += [f"device  {ranks.note}, {'bfloat16' if amp else 'float32'}", f"run     {run.folder}, {horizon}"]
@@ -126,20 +126,20 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     meter = Meter(opt.batchSize, data.batches, ranks)
     guard = FiniteGuard(opt.nan_policy, net, ranks, run.state("latest"), say)
     progress = Progress(horizon.title, horizon.step, horizon.last, quiet=not ranks.is_main)
-    stop = 0  # the number of a signal
+    stop = 0  # the number of the signal that stops the run
     while True:
-        # ---- at the start, at the end of an epoch, for a save within it, when stopped, at the end of the run
+        # ---- before the first step and whenever the loop over batches ends: validate, save, leave
         ended = horizon.epoch_ended and not stop
         if ended and horizon.validation_due(opt.val_freq):
             found = validate(evaluator, data, ranks, signals)
-            stop = all_reduce_max(signals.stop, ranks)  # a resumed run begins with this validation
+            stop = all_reduce_max(signals.stop, ranks)  # if stopped here, a resumed run repeats it
             if not stop:
                 log.validation(found, best.update(found, horizon.step), best, horizon)
         if ended and not stop:
-            horizon.validated = horizon.step
+            horizon.closed_at = horizon.step
         if ended or stop or horizon.step == 0 or signals.take_save() or checkpoints.due:
-            signals.take_time()
-            checkpoints.save(horizon.step, best.step == horizon.step > 0, horizon.kept_epoch(opt.save_freq))
+            signals.disarm_kill_timer()
+            checkpoints.save(horizon.step, best.is_at(horizon.step), horizon.kept_epoch(opt.save_freq))
         if stop or horizon.done:
             break
 
@@ -155,23 +155,25 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
                 for micro in micro_batches:
                     with ddp_sync(turn.module, last=micro is micro_batches[-1]):
                         terms = turn.losses(micro)
-                        share = micro["share"] if opt.reduction == "mean" else ranks.world  # DDP averages
-                        loss = sum(terms.values()) * share
+                        weight = (
+                            micro["share"] if opt.reduction == "mean" else ranks.world
+                        )  # undoes DDP's mean
+                        loss = sum(terms.values()) * weight
                         loss.backward()
                     losses.append(loss.detach())
                 norms.append(clip_grad_norm_(turn.parameters, opt.clip or math.inf))
-            loss, norm = sum(losses), sum(norms)
-            bad, stop = read_flags(loss, norm, signals.stop, ranks)  # the one host read of a step
-            guard.check(bad, horizon.step, loss, norm, batch["name"])  # raises unless the step may be skipped
+            step_loss, step_norm = sum(losses), sum(norms)
+            bad, stop = read_flags(step_loss, step_norm, signals.stop, ranks)  # the only GPU-to-CPU sync
+            guard.check(bad, horizon.step, step_loss, step_norm, batch["name"])  # raises, or allows a skip
             for turn in turns:
                 if bad:
-                    turn.optimizer.zero_grad()  # without gradients a step changes nothing
+                    turn.optimizer.zero_grad()  # the step counts, but changes no weight
                 turn.optimizer.step()
             ema.update()
             horizon.advance()
-            if note := deadline.step(data.batches.waited_s):  # it set the length of the run, or shortened it
+            if note := deadline.step(data.batches.waited_s):  # it set or shortened the run's length
                 say(note)
-            meter.add(loss, mean_train_psnr(micro_batches, opt.mean, opt.std), skipped=bad)
+            meter.add(step_loss, mean_train_psnr(micro_batches, opt.mean, opt.std), skipped=bad)
             progress.step(horizon.title, horizon.last)
             if horizon.step % opt.log_freq == 0 or horizon.done:
                 values = meter.read()
@@ -180,10 +182,10 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             for turn in turns:
                 turn.scheduler.step()
             if stop or horizon.done or signals.save or checkpoints.due:
-                break
+                break  # ranks may differ in the last two: a save has no collective operation
 
     progress.close()
-    ranks.barrier()  # a launcher ends the others when the first one is gone
+    ranks.barrier()  # torchrun ends the other ranks when the first one exits
     return finish(opt, stop, best, horizon, run, status, meter, say)
 
 
@@ -193,7 +195,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 def build_net(
     opt: Namespace, options: dict[str, Any], saved_run: Run, resuming: bool
 ) -> tuple[nn.Module, list[str]]:
-    """The network with its initial weights, on the CPU; and lines about it and the file of --weights."""
+    """The network with its initial weights, on the CPU, and lines that describe it."""
     torch.manual_seed(opt.seed)
     arguments = own_arguments(opt.model, options)
     by_weights = "weights" in arguments  # spandrel recognises the architecture by its weights
@@ -201,7 +203,7 @@ def build_net(
         arguments["weights"] = str(saved_run.net("latest"))
     net = build_network(opt.model, **arguments)
     if size_of(net).scale != options["scale"]:
-        what = f"the network enlarges {size_of(net).scale} times, the pairs {options['scale']} times"
+        what = f"the network upscales by {size_of(net).scale}, the pairs by {options['scale']}"
         raise UserError(f"{what} [--scale, --degrade]")
     how = load_weights(net, Path(opt.weights)) if opt.weights and not (resuming or by_weights) else ""
     notes = [f"network {opt.model}, {millions(net.parameters())} parameters"]
@@ -211,7 +213,7 @@ def build_net(
 def build_objective(
     opt: Namespace, model: nn.Module, trained: list[nn.Parameter], ranks: Ranks, amp: bool
 ) -> tuple[Objective, dict[str, torch.optim.Optimizer]]:
-    """The objective, and by the name of each of its turns an optimizer of the parameters it trains."""
+    """The objective, and an optimizer for each of its turns, by name."""
     autocast = partial(torch.autocast, ranks.device.type, torch.bfloat16, enabled=amp)
     objective = OBJECTIVES["paired"](model, trained, opt.loss, opt.reduction, autocast)
     build, betas = OPTIMIZERS[opt.optimizer], (opt.beta1, opt.beta2)
@@ -222,14 +224,14 @@ def build_objective(
 
 
 def set_length(horizon: Horizon, opt: Namespace) -> None:
-    """Set the length of the run by its options; a resumed run of --minutes keeps the length it has."""
+    """Set the length of the run; a resumed run with --minutes keeps the length that it has."""
     if not opt.minutes:
         horizon.set_length(opt.n_epochs, opt.max_steps, opt.warmup)
     elif "minutes" in opt.changed:
         horizon.total = None
-    if horizon.done:
+    if horizon.done and not horizon.epoch_ended:  # else its last validation is still missing
         fix = "give a new --minutes" if opt.minutes else "raise --n_epochs or --max_steps"
-        raise UserError(f"{opt.name} has all its {horizon.total} steps", fix=fix)
+        raise UserError(f"{opt.name} is finished: it has all its {horizon.total} steps", fix=fix)
     horizon.stop_after = horizon.step + 2 if opt.dry_run else None
 
 
@@ -243,6 +245,7 @@ def validate(evaluator: Evaluator, data: TrainingData, ranks: Ranks, signals: Si
 
 
 def predict_first(evaluator: Evaluator, data: TrainingData) -> None:
+    """Predict one validation image, for the timing of --minutes."""
     list(evaluator(islice(data.val_images, 1)))
 
 

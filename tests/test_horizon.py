@@ -77,7 +77,7 @@ def walk(horizon: Horizon, total: int) -> list[tuple[int, int, bool]]:
     while True:
         ended = horizon.epoch_ended
         seen.append((horizon.epoch, horizon.offset, ended))
-        horizon.validated = horizon.step if ended else horizon.validated
+        horizon.closed_at = horizon.step if ended else horizon.closed_at
         if horizon.done:
             return seen
         horizon.advance()
@@ -94,7 +94,7 @@ def test_a_restored_horizon_walks_the_rest(at: int) -> None:
     whole, half = Horizon(3), Horizon(3)
     expected = walk(whole, 7)
     walk(half, at)
-    half.validated = half.step // 3 * 3  # an epoch that the shorter run cut off has not ended
+    half.closed_at = half.step // 3 * 3  # an epoch that the shorter run cut off has not ended
     rest = Horizon(3)
     rest.load_state_dict(half.state_dict())
     assert walk(rest, 7)[1:] == expected[at + 1 :]
@@ -118,7 +118,7 @@ def test_whole_epochs_are_kept_once_they_are_validated(every: int, kept: dict[in
     while not horizon.done:
         horizon.advance()
         assert not horizon.kept_epoch(every)
-        horizon.validated = horizon.step if horizon.epoch_ended else horizon.validated
+        horizon.closed_at = horizon.step if horizon.epoch_ended else horizon.closed_at
         if epoch := horizon.kept_epoch(every):
             found[horizon.step] = epoch
     assert found == kept

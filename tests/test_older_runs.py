@@ -80,4 +80,4 @@ def test_two_timeouts_are_one() -> None:
 
 def test_a_length_that_was_not_measured_yet_is_unknown() -> None:
     state = {"format": 1, "step": 5, "closed": 0, "total": 10**9, "optimizer": {}}
-    assert upgrade_state(state)["horizon"] == {"step": 5, "validated": 0, "total": None}
+    assert upgrade_state(state)["horizon"] == {"step": 5, "closed_at": 0, "total": None}

@@ -30,12 +30,12 @@ class Horizon:
         step: steps taken.
         total: steps of the whole run; None while `--minutes` is still being measured.
         stop_after: end at this step already, as a dry run does; None: at `total`.
-        validated: the step at which the end of an epoch was last handled (validation, saves).
+        closed_at: the step at which the end of an epoch was last handled (validation, saves).
     """
 
     def __init__(self, steps_per_epoch: int):
         self.steps_per_epoch = steps_per_epoch
-        self.step = self.validated = 0
+        self.step = self.closed_at = 0
         self.total: int | None = None
         self.stop_after: int | None = None
 
@@ -65,8 +65,8 @@ class Horizon:
 
     @property
     def epoch_ended(self) -> bool:
-        """Whether an epoch, or the run, has ended and was not validated and saved yet."""
-        return self.validated < self.step and (self.offset == 0 or self.done)
+        """Whether an epoch, or the run, has ended and was not handled (validated, saved) yet."""
+        return self.closed_at < self.step and (self.offset == 0 or self.done)
 
     def validation_due(self, every: int) -> bool:
         """Whether the epoch that ended is one of those that are validated; the last one always is."""
@@ -74,7 +74,7 @@ class Horizon:
 
     def kept_epoch(self, every: int) -> int:
         """The number of the epoch that just ended, where its checkpoint is to be kept; else 0."""
-        kept = every and self.validated == self.step and self.offset == 0 and self.epoch % every == 0
+        kept = every and self.closed_at == self.step and self.offset == 0 and self.epoch % every == 0
         return self.epoch if kept else 0
 
     def in_steps(self, epochs: float) -> float:
@@ -113,10 +113,10 @@ class Horizon:
         self.step += 1
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "validated": self.validated, "total": self.total}
+        return {"step": self.step, "closed_at": self.closed_at, "total": self.total}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step, self.validated, self.total = state["step"], state["validated"], state["total"]
+        self.step, self.closed_at, self.total = state["step"], state["closed_at"], state["total"]
 
 
 class StepCost(NamedTuple):

@@ -65,6 +65,7 @@ def parse_train(argv: Sequence[str]) -> Options:
     elif asked["weights"]:
         _check_weights(asked["weights"])
     changed = {key for key, value in typed.items() if key in before and value != before[key]}
+    changed |= {"minutes"} & typed.keys()  # of a resumed run the same number means that much more time
     if resumes:
         _refuse_another_run(
             run, changed & (parser.group_names(*FIXED_GROUPS) - {"max_pixels"} | FIXED), before

@@ -62,6 +62,10 @@ class Best:
         self.psnr, self.psnr_input, self.step = found.psnr, found.psnr_input, step
         return True
 
+    def is_at(self, step: int) -> bool:
+        """Whether the best weights are those after `step` steps."""
+        return self.step == step > 0
+
     def describe(self) -> str:
         """Such as "val PSNR 21.56 dB (input 12.45, +9.11) at step 1200"."""
         if self.psnr is None or self.psnr_input is None:
@@ -216,7 +220,7 @@ def read_state(path: Path) -> dict[str, Any]:
 def upgrade(state: dict[str, Any]) -> dict[str, Any]:
     """A state of any known format in the present one."""
     if state["format"] == 1:  # until November 2026: one optimizer; step and total beside it
-        horizon = {"step": state["step"], "validated": state["closed"], "total": state["total"]}
+        horizon = {"step": state["step"], "closed_at": state["closed"], "total": state["total"]}
         if horizon["total"] >= 10**9:  # a run with --minutes whose length was not measured yet
             horizon["total"] = None
         state = state | {"horizon": horizon, "objective": {}, "optimizer_G": state["optimizer"]}

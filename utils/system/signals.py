@@ -38,8 +38,8 @@ class Signals:
     def _request_save(self, number: int, frame: FrameType | None) -> None:
         self.save = True
 
-    def take_time(self) -> None:
-        """From here on a shutdown may take as long as it needs."""
+    def disarm_kill_timer(self) -> None:
+        """Let the shutdown take as long as it needs from here on."""
         signal.setitimer(signal.ITIMER_REAL, 0)
 
     def take_save(self) -> bool:
