@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -34,18 +35,14 @@ SMALL: dict[str, dict[str, Any]] = {  # arguments of a small version of each net
 }
 
 
-def flags(**options: Any) -> tuple[str, ...]:
-    """A command line: `flags(lr=0.1, residual=True, seed=None)` is `("--lr", "0.1", "--residual")`."""
-    found: list[str] = []
-    for name, value in options.items():
-        if value is not None and value is not False:
-            found += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    return tuple(found)
+def words(text: str) -> tuple[str, ...]:
+    """A command line as the shell splits it."""
+    return tuple(shlex.split(text))
 
 
 def tiny_flags(model: str) -> tuple[str, ...]:
     """Flags of a small version of a network."""
-    return flags(model=model, **SMALL[model])
+    return words(f"--model {model} " + " ".join(f"--{key} {value}" for key, value in SMALL[model].items()))
 
 
 def dataset(name: str) -> Path:
@@ -139,8 +136,8 @@ def write_set(
     Args:
         root: the folder; for "manifest", that of `pairs.csv`.
         layout: "pairs" (split/input/N.png, split/target/N.png), "suffix" (split/N_input.png,
-            split/N_target.png), "manifest", "aligned" (split/N.png, both side by side), "clean" and
-            "inputs" (split/N.png).
+            split/N_target.png), "reside" (split/hazy/N_1_0.9.png and N_2_0.9.png for split/clear/N.png),
+            "manifest", "aligned" (split/N.png, both side by side), "clean" and "inputs" (split/N.png).
         count: of pairs in each split.
         size: (height, width) of all images, or a list of which each in turn has one.
         splits: "" stands for the root itself.
@@ -160,6 +157,11 @@ def write_set(
                 found.append(Files(*[save(target, place / name)] * 2))
             elif layout == "aligned":
                 found.append(Files(*[save(np.hstack([given, target]), place / name)] * 2))
+            elif layout == "reside":
+                clear = save(target, place / "clear" / name)
+                for level in (1, 2):
+                    hazy = place / "hazy" / f"{Path(name).stem}_{level}_0.9.png"
+                    found.append(Files(save(worsened(target, seed + len(found), 9 * level), hazy), clear))
             else:
                 stem, _, end = name.rpartition(".")
                 first, second = (

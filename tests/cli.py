@@ -17,13 +17,13 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Thread
 from typing import IO, Any
 
 import numpy as np
@@ -325,25 +325,30 @@ class Workplace(Scripts):
 
 
 class Job:
-    """A process that runs; what it writes goes to files without a name."""
+    """A process that runs; what it writes is read meanwhile."""
 
     def __init__(self, command: list[str], folder: Path, run: Path, environment: dict[str, str]):
         self.command, self.folder, self.run = command, folder, run
-        self.files: list[IO[bytes]] = [tempfile.TemporaryFile(), tempfile.TemporaryFile()]  # noqa: SIM115
-        self.texts = ["", ""]
-        out, err = self.files
         self.popen = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=out, stderr=err, stdin=subprocess.DEVNULL
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         self.pid = self.popen.pid
+        self.texts: tuple[list[bytes], list[bytes]] = ([], [])
+        streams = (self.popen.stdout, self.popen.stderr)
+        self.readers = [
+            Thread(target=_copy, args=each, daemon=True) for each in zip(streams, self.texts, strict=True)
+        ]
+        for reader in self.readers:
+            reader.start()
 
     def text(self, number: int) -> str:
         """All that was written so far to stdout (0) or stderr (1)."""
-        if not self.files[number].closed:
-            descriptor = self.files[number].fileno()
-            text = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
-            self.texts[number] = text.decode(errors="replace")
-        return self.texts[number]
+        return b"".join(self.texts[number]).decode(errors="replace")
 
     @property
     def said(self) -> str:
@@ -366,9 +371,9 @@ class Job:
         self._close()
 
     def _close(self) -> None:
-        for number, file in enumerate(self.files):
-            self.text(number)
-            file.close()
+        """Wait for loader processes, too: they hold the streams, and the run's lock, a moment longer."""
+        for reader in self.readers:
+            reader.join(20)
 
     def wait(self, code: int | None = 0, seconds: float = 300) -> Ended:
         """Wait for the end; fails the test unless it ends with `code`; None allows any."""
@@ -381,7 +386,7 @@ class Job:
 
     def _ended(self, ended: int, code: int | None) -> Ended:
         self._close()
-        found = Ended(ended, *self.texts, self.run)
+        found = Ended(ended, self.text(0), self.text(1), self.run)
         assert code is None or ended == code, f"ended with {ended}, not {code}\n{found.out}\n{found.err}"
         return found
 
@@ -396,6 +401,12 @@ class Job:
     def until_step(self, step: int) -> None:
         """Wait until the run's log holds a step."""
         self.until(lambda: reached(self.run, step))
+
+
+def _copy(stream: IO[bytes], parts: list[bytes]) -> None:
+    with stream:
+        while part := os.read(stream.fileno(), 1 << 16):
+            parts.append(part)
 
 
 # -------------------------------------------------------------- processes without the cost of importing torch
