@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pickle
 import shlex
 from collections.abc import Iterable, Sequence
 from html.parser import HTMLParser
@@ -181,6 +182,27 @@ def truncate(path: Path, part: float = 0.5) -> Path:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(part * len(whole))])
     return path
+
+
+def damaged(whole: bytes) -> dict[str, bytes]:
+    """Ways in which a file of weights goes bad, by name; none is a checkpoint any more."""
+    middle = len(whole) // 2 - 2048
+    cuts = {f"cut at {part:.2%}": whole[: int(part * len(whole))] for part in (0.001, 0.1, 0.5, 0.9, 0.99)}
+    return {
+        "empty": b"",
+        "1 byte": whole[:1],
+        **cuts,
+        "last byte cut": whole[:-1],
+        "zeros": bytes(len(whole)),
+        "random": np.random.default_rng(1).bytes(len(whole)),
+        "zip magic": b"PK\3\4",
+        "pickle": pickle.dumps({"a": 1}),
+        "text": b"epoch 3, loss 0.01\n" * 99,
+        "html": b"<!DOCTYPE html><html><body>404: not found</body></html>\n",
+        "leading junk": b"HTTP/1.1 200 OK\r\n\r\n" + whole,
+        "tail zeroed": whole[:-4096] + bytes(4096),
+        "middle zeroed": whole[:middle] + bytes(4096) + whole[middle + 4096 :],  # as after a power failure
+    }
 
 
 def tree(folder: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
@@ -256,12 +256,21 @@ def _end(main: Callable[..., int], parse: Callable[[list[str]], Any], flags: lis
         return int(ended.code or 0)
 
 
-BEFORE = """
+WRAPPER = """
+import sys
+sys.path.insert(0, {root!r})
+{before}
 if __name__ == "__main__":
-    import os, runpy, sys
-    sys.argv = sys.argv[1:]
-    sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    import runpy
+    rest = sys.argv[1:]
+    while rest:
+        end = rest.index(";")
+        sys.argv, rest = rest[:end], rest[end + 1 :]
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as ended:
+            if ended.code:
+                raise
 """
 
 
@@ -271,6 +280,13 @@ class Workplace(Scripts):
     def __init__(self, folder: Path):
         self.folder = folder
         self.jobs: list[Job] = []
+
+    def at(self, folder: str) -> "Workplace":
+        """A place in a folder below this one, which ends its processes, too."""
+        place = Workplace(self.folder / folder)
+        place.folder.mkdir(exist_ok=True)
+        place.jobs = self.jobs
+        return place
 
     def start(
         self,
@@ -284,18 +300,30 @@ class Workplace(Scripts):
         """Start a script.
 
         Args:
-            before: Python code that runs in the process before the script, to put a fault into it.
+            before: Python code that runs in the process before the script, such as
+                `from tests.seams import wrap; wrap(...)`.
             launcher: what starts it instead of `python -W error`, such as TORCHRUN.
             env: variables of its environment; None removes one.
         """
         given, run = self._command(script, flags, name)
-        path = str(ROOT / script)
+        command = [str(ROOT / script), *given]
         if before:
-            wrapper = self.folder / f"before{len(self.jobs)}.py"
-            wrapper.write_text(before + BEFORE)
-            given, path = [path, *given], str(wrapper)
-        command = [sys.executable, *(launcher or STRICT), path, *given]
-        return self.process(*command, run=run, **({"OMP_NUM_THREADS": "1"} if launcher else {}), **env)
+            command = [self._wrapper(before), *command, ";"]
+        threads = {"OMP_NUM_THREADS": "1"} if launcher else {}
+        return self.process(sys.executable, *(launcher or STRICT), *command, run=run, **threads, **env)
+
+    def both(self, *flags: str, test: Sequence[str] = (), before: str = "", **env: str | None) -> Ended:
+        """train.py, then test.py, in one process, which imports torch once."""
+        first, run = self._command("train.py", flags, "run")
+        second, _ = self._command("test.py", tuple(test), "run")
+        command = [str(ROOT / "train.py"), *first, ";", str(ROOT / "test.py"), *second, ";"]
+        return self.process(sys.executable, *STRICT, self._wrapper(before), *command, run=run, **env).wait()
+
+    def _wrapper(self, before: str) -> str:
+        """A program that runs `before` and then the scripts that its arguments name."""
+        file = self.folder / f"wrapper{len(self.jobs)}.py"
+        file.write_text(WRAPPER.format(root=str(ROOT), before=before), "utf-8")
+        return str(file)
 
     def process(self, *command: str, run: Path | None = None, **env: str | None) -> "Job":
         """Start any command in the folder."""

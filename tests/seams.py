@@ -2,11 +2,14 @@
 
 import functools
 import importlib
+import itertools
+import pathlib
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
+if TYPE_CHECKING:
+    import pytest
 
 SEAMS = {  # name: module:path
     "fsync": "os:fsync",
@@ -14,10 +17,9 @@ SEAMS = {  # name: module:path
     "open": "pathlib:Path.open",
     "replace": "pathlib:Path.replace",
     "load": "torch:load",
+    "torch.save": "torch:save",
     "count_gpus": "torch:cuda.device_count",
     "save": "utils.system.tensorfile:save",
-    "restore": "utils.run.checkpoint:restore",
-    "read_flags": "utils.system.signals:read_flags",
     "init": "utils.system.distributed:init",
     "find_pairs": "data.layouts:find_pairs",
     "pair_headers": "data.layouts:pair_headers",
@@ -31,7 +33,7 @@ SEAMS = {  # name: module:path
 PRODUCT = ("train", "test", "data", "models", "utils")
 
 
-def wrap(name: str, wrapper: Callable[..., Any], patch: pytest.MonkeyPatch | None = None) -> None:
+def wrap(name: str, wrapper: Callable[..., Any], patch: "pytest.MonkeyPatch | None" = None) -> None:
     """Call `wrapper(honest, ...)` instead of a function of the product, wherever it was imported to.
 
     Args:
@@ -52,10 +54,25 @@ def wrap(name: str, wrapper: Callable[..., Any], patch: pytest.MonkeyPatch | Non
             put(other, key, wrapped)
 
 
-def replace_loss(loss: Callable[..., Any], patch: pytest.MonkeyPatch | None = None) -> None:
-    """Let `--loss l1`, the default, build something else."""
-    models = importlib.import_module("models")
+def replace_loss(change: Callable[..., Any], patch: "pytest.MonkeyPatch | None" = None) -> None:
+    """Let `--loss l1`, the default, be `change(number of the call from 1 on, loss, output)`."""
+    models, torch = importlib.import_module("models"), importlib.import_module("torch")
+
+    class Loss(torch.nn.L1Loss):  # type: ignore[name-defined, misc]
+        calls = 0
+
+        def forward(self, output: Any, target: Any) -> Any:
+            self.calls += 1
+            return change(self.calls, super().forward(output, target), output)
+
     if patch:
-        patch.setitem(models.LOSSES, "l1", loss)
+        patch.setitem(models.LOSSES, "l1", Loss)
     else:
-        models.LOSSES["l1"] = loss
+        models.LOSSES["l1"] = Loss
+
+
+def save_for_ever(number: str) -> None:
+    """Write `net.pth` again and again; all values of one file are its number, counted up."""
+    save, torch = importlib.import_module("utils.system.tensorfile").save, importlib.import_module("torch")
+    for n in itertools.count(int(number)):
+        save({"n": n, "x": [torch.full((50_000,), float(n))] * 3}, pathlib.Path("net.pth"))
