@@ -28,6 +28,7 @@ SEAMS = {  # name: module:path
     "mean_psnr": "utils.eval.evaluator:mean_psnr",
     "predict": "utils.eval.evaluator:Evaluator.judge",
     "forward": "utils.eval.evaluator:Evaluator.forward",
+    "progress": "utils.vis.console:Progress.step",
     "start_server": "utils.vis.visdom:_start_server",
 }
 PRODUCT = ("train", "test", "data", "models", "utils")

@@ -359,7 +359,7 @@ def test_a_run_of_another_scale_is_refused(cli: InProcess) -> None:
     cli.train("--dataroot", "clean", *SR, *ONE)
     for text in ("demo:2:32", "other --degrade noise:5", "other --degrade sr:4"):
         assert cli.test("--dataroot", *words(text), code=2).refused("--degrade sr:2"), text
-    assert cli.test("--dataroot", "pairs", code=2).refused("a target is not 2 times the size")
+    assert cli.test("--dataroot", "pairs", code=3).refused("a target is not 2 times the size", code=3)
     cli.train(*TINY, *ONE, name="plain")
     done = cli.test("--dataroot", "other", "--degrade", "sr:2", name="plain", code=2)
     assert "2 times" in done.why
@@ -585,7 +585,6 @@ def test_lpips_with_weights(run: Path, cli: InProcess, backbone: Path) -> None:
         ("--name run --tile 64 --tile_overlap 64", "--tile_overlap 64"),
         ("--name run --tile 32", "--tile 32"),
         ("--name run --tile 0", "--tile"),
-        ("--name run --dataroot set --tile 9 --tile_overlap 8", "--tile 12"),  # would not advance
         ("--name run --metrics psnr,fid", "--metrics"),
         ("--name run --metrics ,", "--metrics"),
         ("--name run --psnr_channel x", "--psnr_channel"),
@@ -606,6 +605,12 @@ def test_wrong_options_are_refused(tmp_path: Path, run: Path, cli: InProcess, fl
     write_pairs()
     assert cli.test(*words(flags), name="", code=2).refused(word)
     assert not (tmp_path / "results").exists()
+
+
+def test_tiles_that_do_not_advance_are_refused(run: Path, cli: InProcess) -> None:
+    write_pairs()
+    error = cli.test(*SET, "--tile", "9", "--tile_overlap", "8", code=2)
+    assert "--tile" in error.what and "--tile 12" in error.fix
 
 
 def test_a_border_that_leaves_nothing_is_said(run: Path, cli: InProcess) -> None:

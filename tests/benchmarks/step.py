@@ -22,7 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models import LOSSES, build_network, own_arguments
 from models.ema import EMA
-from tests.benchmarks.common import ROOT, table
+from tests.benchmarks.common import table
+from tests.builders import ROOT
 from utils.optim.optimizers import OPTIMIZERS
 from utils.optim.schedules import Plan, build_scheduler
 from utils.options.flags import parse_train
@@ -162,21 +163,10 @@ def ways() -> Iterator[tuple[object, ...]]:
             pays = ""
             if "compiled" in way:
                 pays = f"{(found['first'] - eager['first']) / gain:.0f} steps" if gain > 0 else "never"
-            step, first = 1000 * found["step"], found["first"]
-            faster = middle["float32"]["step"] / found["step"]
-            rate = work / found["step"]
+            rate, faster = work / found["step"], middle["float32"]["step"] / found["step"]
             share = rate / peak["float32" if way == "float32" else "bfloat16"]
-            yield (
-                network,
-                way,
-                f"{step:.1f}",
-                f"{found['images_s']:.1f}",
-                f"{faster:.2f}",
-                f"{rate / 1e9:.0f}",
-                f"{share:.0%}",
-                f"{first:.1f}",
-                pays,
-            )
+            speed = f"{1000 * found['step']:.1f}", f"{found['images_s']:.1f}", f"{faster:.2f}"
+            yield network, way, *speed, f"{rate / 1e9:.0f}", f"{share:.0%}", f"{found['first']:.1f}", pays
 
 
 def main(argv: list[str] | None = None) -> None:
