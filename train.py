@@ -1,470 +1,277 @@
-"""Train a paired image-to-image network and watch its PSNR.
+"""Train an image-to-image network and watch its PSNR.
 
-python train.py --dataroot demo --model resunet --crop_size 96 --batchSize 8   # rendered images, no files
-python train.py --dataroot datasets/mine --gpu_ids 0                           # a folder of pairs, one GPU
+python train.py --dataroot demo --preset coarse --minutes 2                    # rendered images, no files
+python train.py --dataroot datasets/mine --preset fine --minutes 20            # a folder of pairs
 torchrun --nproc_per_node 2 train.py --dataroot datasets/mine --batchSize 16   # two processes
-python train.py --resume --name mine_resnet                                    # go on where it stopped
+python train.py --resume --name mine_resunet                                   # continue where it stopped
 """
 
 import sys
-from argparse import Namespace
-from contextlib import ExitStack
+import time
 
-from utils.options.flags import describe, parse_or_exit, parse_train, source_of
-from utils.system.errors import UserError, fix_streams, run_script
+from utils.options import data_settings, describe, parse_or_exit, parse_train, source_of
+from utils.system.streams import fix_streams
+
+STARTED = time.monotonic()  # --minutes counts from here
+if __name__ == "__main__":
+    fix_streams()
+    opt = parse_or_exit(parse_train)  # --help and wrong flags end here, before torch is imported
+
+import math
+import signal
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import clip_grad_norm_
+
+from data.check import check_data
+from data.splits import splits_present
+from data.training import TrainingData, open_data, split_batch
+from models import build_network, own_arguments
+from models.ema import EMA
+from models.layers import size_of, sync_batchnorm
+from models.objectives import OBJECTIVES, Objective
+from models.weights import load_weights
+from models.wrappers import bare
+from utils.eval.evaluator import Evaluator, MeanPSNR, mean_psnr
+from utils.eval.metrics import mean_train_psnr
+from utils.optim.horizon import Deadline, EpochWork, Horizon
+from utils.optim.optimizers import OPTIMIZERS, freeze
+from utils.optim.schedules import Schedule
+from utils.optim.turns import build_turns
+from utils.run.checkpoint import Best, Checkpoints, restore_newest
+from utils.run.meter import Meter
+from utils.run.run import Run, versions
+from utils.run.status import Status
+from utils.system import distributed, tensorfile
+from utils.system.atomic import disk_errors
+from utils.system.device import peak_memory_mib, seed, set_up_device
+from utils.system.distributed import Ranks, all_reduce_max, ddp_sync
+from utils.system.errors import UserError, run_script
+from utils.system.finite import FiniteGuard, read_flags
+from utils.system.memory import oom_errors
+from utils.system.signals import Signals
+from utils.vis.console import Progress, clock, describe_step, millions, say_on
+from utils.vis.grids import evenly_spaced
+from utils.vis.training_log import open_log
+
+Say = Callable[[str], None]
 
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:
-    """The whole of training, top to bottom; returns the exit code. `cleanup` is unwound however it ends."""
-    import time
-
-    started = time.monotonic()  # before torch is imported: --minutes counts that too
-
-    import json
-    import math
-    import signal
-    import tempfile
-    from collections import deque
-    from contextlib import closing
-    from functools import partial
-    from itertools import count, islice
-    from pathlib import Path
-
-    import torch
-    from torch.nn.parallel import DistributedDataParallel
-    from torch.optim.lr_scheduler import LRScheduler
-    from torch.utils.data import DataLoader
-
-    from data.cache import room_for_pair
-    from data.check import check_data
-    from data.datasets import PairDataset, WholeDataset, check_training_sizes
-    from data.degrade import parse_degradation
-    from data.layouts import find_pairs, scan_headers, splits_present, validation
-    from data.loader import LoaderIterator, no_collate
-    from data.sampler import EpochSampler
-    from data.transforms import denormalize
-    from models import LOSSES, build_network, own_arguments
-    from models.batchnorm import sync_batchnorm
-    from models.ema import EMA
-    from models.layers import size_of
-    from models.weights import load_weights
-    from utils.eval.evaluator import Evaluator, mean_psnr
-    from utils.eval.metrics import psnr
-    from utils.optim.horizon import (
-        LEAST_EPOCH,
-        SAFETY_MARGIN,
-        UNKNOWN,
-        StepCost,
-        StepTimer,
-        seconds_of,
-        steps_within,
-    )
-    from utils.optim.optimizers import OPTIMIZERS, freeze
-    from utils.optim.schedules import Plan, build_scheduler
-    from utils.run import checkpoint
-    from utils.run.log import Logger, cut_log
-    from utils.run.run import Run, versions
-    from utils.run.status import Status
-    from utils.system import distributed, tensorfile
-    from utils.system.allocator import keep_freed_memory
-    from utils.system.atomic import disk_errors, write_text
-    from utils.system.compat import save_image
-    from utils.system.signals import (
-        MAX_SKIPPED,
-        Signals,
-        all_reduce_max,
-        describe_nonfinite,
-        finite_buffers,
-        oom_errors,
-        read_flags,
-    )
-    from utils.vis.console import Meter, Progress, clock, millions, say_on
-    from utils.vis.grids import comparison_grid, evenly_spaced, side_by_side
-    from utils.vis.sinks import open_logger
-    from utils.vis.visdom import TRAINING, open_plot
-
-    degrade = parse_degradation(opt.degrade) if opt.degrade else None
-    source = source_of(vars(opt))
+    """Train, top to bottom; returns the exit code. `cleanup` is unwound however it ends."""
+    settings = data_settings(opt)
     if opt.check_data:
-        return check_data(source, degrade, opt.seed, say_on(True))
+        return check_data(settings.source, settings.degrade, opt.seed, say_on(True))
 
-    # ----------------------------------------------------------------------------------------- where it runs
+    # ---- where it runs
     distributed.relaunch_if_many(opt.gpu_ids)
-    ranks = distributed.init(opt.gpu_ids, opt.dist_timeout)
+    ranks = distributed.init(opt.gpu_ids, opt.timeout)
     cleanup.callback(distributed.shutdown)
+    saved_run = Run.named(opt.name)
+    run = Run.temporary(cleanup) if opt.dry_run else saved_run
+    status = cleanup.enter_context(Status(run, ranks.is_main))
     cleanup.enter_context(distributed.report_peer_failure(ranks))
-    say = say_on(ranks.is_main)
-    device, amp = ranks.device, distributed.amp_enabled(opt.amp, ranks.device)
-    torch.use_deterministic_algorithms(opt.deterministic)
-    distributed.set_float32(device, tf32=not opt.deterministic)
-    keep_freed_memory()
-    signals = Signals(opt.dist_timeout if ranks.world > 1 else 0)
-    own = Run.named(opt.name)
-    run = Run(Path(cleanup.enter_context(tempfile.TemporaryDirectory()))) if opt.dry_run else own
+    say, signals = say_on(ranks.is_main), Signals(opt.timeout if ranks.world > 1 else 0)
+    amp = set_up_device(ranks.device, opt.amp, opt.deterministic)
 
-    # -------------------------------------------------------------------------------------------------- data
-    pairs = find_pairs(source, "train", need_targets=True)
-    found = scan_headers(pairs)
-    input_nc = opt.input_nc or (1 if degrade and degrade.gray else found.input_nc)
-    output_nc = opt.output_nc or found.target_nc
-    train_pairs, val_pairs = validation(pairs, source, opt.val_from, opt.val_share, opt.seed)
-    on_device = opt.cache == "device"  # where batches are then cut from whole images, without loaders
-    usual = 0 if device.type == "cpu" or on_device else 4
-    workers = usual if opt.num_workers is None else opt.num_workers
-    sizes = [(opt.size, opt.size)] if opt.size else found.sizes
-    count_all = len(train_pairs.pairs) + len(val_pairs.pairs)
-    contents = sizes, input_nc + output_nc, found.depth, count_all
-    free = distributed.free_memory(torch.device("cpu")) / distributed.processes_here()
-    room = room_for_pair("auto" if on_device else opt.cache, *contents, free)
-    train_room = room_for_pair("device", *contents, distributed.free_memory(device)) if on_device else room
-    alike = {
-        "input_nc": input_nc,
-        "target_nc": output_nc,
-        "size": opt.size,
-        "degrade": degrade,
-        "mean": opt.mean,
-        "std": opt.std,
-        "seed": opt.seed,
-    }
-    passes = math.ceil(LEAST_EPOCH * opt.batchSize / len(train_pairs.pairs)) if opt.minutes else 1
-    train_set = PairDataset(
-        train_pairs,
-        crop_size=opt.crop_size,
-        augment=opt.augment,
-        repeat=opt.repeat or passes,
-        cache=train_room,
-        device=device if on_device else None,
-        replace_unreadable=opt.on_bad_image == "skip",
-        **alike,
-    )
-    val_set = WholeDataset(PairDataset(val_pairs, cache=room, **alike))
-    scale = train_set.scale
-    if opt.scale not in (None, scale):
-        raise UserError(
-            f"--scale {opt.scale} and --degrade {opt.degrade} contradict each other", fix="leave one out"
-        )
-    names = [pair.name for pair in pairs.pairs]
-    check_training_sizes(found.sizes, opt.batchSize // ranks.world, opt.size, opt.crop_size, scale, names)
-    sampler = EpochSampler(len(train_set), opt.batchSize, opt.seed, ranks.rank, ranks.world)
-    loader = DataLoader(
-        train_set,
-        batch_size=opt.batchSize // ranks.world,
-        sampler=sampler,
-        num_workers=workers,
-        drop_last=True,
-        collate_fn=no_collate,
-        pin_memory=device.type == "cuda" and not on_device,
-        persistent_workers=workers > 0,
-        timeout=opt.worker_timeout if workers else 0,  # torch waits for ever otherwise
-        generator=torch.Generator(),  # its own: iterating draws from the global one otherwise
-    )
-    val_count = min(len(val_set), 1) if opt.dry_run else len(val_set)
-    val_indices = range(ranks.rank, val_count, ranks.world)  # not padded: each image once over all processes
-    shown_at = evenly_spaced(len(val_indices), 4)
-    val_loader = DataLoader(
-        val_set, batch_size=None, sampler=val_indices, collate_fn=no_collate, generator=torch.Generator()
-    )
+    # ---- data: (seed, epoch, index) -> sample, whatever the workers, ranks and interruptions
+    data = open_data(settings, ranks)
 
-    # ----------------------------------------------------------------------------------------------- network
-    # Wrapped in this order: build, to the device, average, load, compile, distribute. `net` is the bare
-    # network (saved, averaged, evaluated), `model` the wrapped one (trained).
-    torch.manual_seed(opt.seed)
-    resolved = {key: value for key, value in vars(opt).items() if key != "changed"}
-    resolved |= {"input_nc": input_nc, "output_nc": output_nc, "scale": scale, "repeat": train_set.repeat}
-    resolved["versions"] = versions()
-    arguments = own_arguments(opt.model, resolved)
-    going_on = opt.resume or opt.epoch > 0
-    if going_on and "weights" in arguments:  # spandrel's: the file where training began may be gone
-        arguments["weights"] = str(own.net("latest"))
-    net = build_network(opt.model, **arguments)
-    if size_of(net).scale != scale:
-        raise UserError(
-            f"the network enlarges {size_of(net).scale} times, the pairs want {scale} [--scale, --degrade]"
-        )
-    how = ""
-    if opt.weights and not going_on and "weights" not in arguments:
-        how = load_weights(net, Path(opt.weights))
-    net.to(device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
-    trained = freeze(net, opt.freeze)
-    average = EMA(net, opt.ema)
-    criterion = LOSSES[opt.loss](reduction=opt.reduction)
+    # ---- network: build, load, to the device, EMA, compile, DDP. `net` is the one before the last two.
+    resuming = opt.resume or opt.epoch > 0
+    options = vars(opt) | data.options() | {"versions": versions()}
+    net, notes = build_net(opt, options, saved_run, resuming)
+    net.to(ranks.device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
+    trained, ema = freeze(bare(net), opt.freeze), EMA(net, opt.ema)
+    notes.append(sync_batchnorm(net, ranks))
+    model = distributed.wrap(net, ranks, opt.compile)
 
-    # ------------------------------------------------------------------- optimizer, and where the run stands
-    optimizer = OPTIMIZERS[opt.optimizer](
-        trained, opt.lr, (opt.beta1, opt.beta2), opt.momentum, opt.weight_decay
-    )
-    epoch_steps = sampler.steps_per_epoch
-    total = min(opt.n_epochs * epoch_steps, opt.max_steps or UNKNOWN) if not opt.minutes else UNKNOWN
-    step = closed = 0  # steps taken; and the step at which validation and saves were last done
-    best = {"psnr": None, "psnr_input": None, "step": 0}
-    if going_on:
-        state = checkpoint.find_state(own, opt.epoch, epoch_steps, say)
-        checkpoint.restore(state, net=net, ema=average, optimizer=optimizer)
-        step, closed, best = state["step"], state["closed"], state["best"]
-        if opt.minutes and "minutes" not in opt.changed:
-            total = state["total"]
-        if step >= total:
-            what = f"{run.name} has all its {total} steps"
-            raise UserError(
-                what, fix="give a new --minutes" if opt.minutes else "--n_epochs or --max_steps may grow"
-            )
+    # ---- objective: whose turn it is to be trained, by which loss terms; an optimizer for each turn
+    objective, optimizers = build_objective(opt, model, trained, ranks, amp)
 
-    def in_steps(epochs: float) -> float:
-        return round(epochs * epoch_steps, 6)  # 1.1 epochs of 50 steps are 55, not 55.00000000000001
+    # ---- the state of the run: what is saved is what is restored
+    horizon, best = Horizon(data.sampler.steps_per_epoch), Best()
+    parts = {"net": net, "ema": ema, "objective": objective, "horizon": horizon, "best": best}
+    parts |= {f"optimizer_{name}": optimizer for name, optimizer in optimizers.items()}
+    resumed = restore_newest(saved_run, parts, opt.epoch, horizon, say) if resuming else None
+    set_length(horizon, opt)
+    decays = opt.decay_epoch, opt.step_size, opt.milestones, opt.gamma, opt.warmup
+    turns = build_turns(objective.turns(), optimizers, Schedule(opt.schedule, opt.lr, horizon, *decays))
 
-    def schedule_to(total: int) -> LRScheduler:
-        """The learning rate from the next step on, in a run of so many steps."""
-        plan = Plan(
-            total=total,
-            decay=total / 2 if opt.decay_epoch is None else in_steps(opt.decay_epoch),
-            step_size=in_steps(opt.step_size),
-            milestones=tuple(in_steps(epoch) for epoch in opt.milestones),
-            gamma=opt.gamma,
-            warmup=in_steps(opt.warmup),
-        )
-        if plan.warmup >= total and not opt.minutes:
-            why = f"{plan.warmup:g} of {total} steps"
-            what = f"--warmup {opt.warmup:g} leaves nothing of the run"
-            raise UserError(what, why, "lower it, or train longer")
-        return build_scheduler(optimizer, opt.schedule, plan, opt.lr, step)
-
-    scheduler = schedule_to(total)
-
-    unit = partial(denormalize, mean=opt.mean, std=opt.std)  # from the network's range to [0, 1]
-    sync_batchnorm(net, ranks)
-    model = torch.compile(net) if opt.compile else net
-    if ranks.world > 1:
-        model = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
-    loss_scale = ranks.world if opt.reduction == "sum" else 1  # gradients are averaged over the processes
-
-    # ----------------------------------------------------------------------------------- the run on the disk
-    resolved["data"] = [train_pairs.describe(), val_pairs.describe()]
-    logger = Logger(None, [])
+    # ---- its folder on the disk, its log, the live page
     cleanup.enter_context(disk_errors(run.folder))
     if ranks.is_main:
-        with run.refused():
-            run.folder.mkdir(parents=True, exist_ok=True)
-            cleanup.enter_context(run.lock())
-            run.sweep()
-            if going_on and not (opt.epoch or opt.dry_run) and state["file"] != str(run.state("latest")):
-                run.set_latest_aside()
-            write_text(json.dumps(resolved, indent=2), run.options_file)
-            cut_log(run.log, step)
-        mode = "off" if opt.dry_run else opt.visdom
-        plot = open_plot(mode, run.name, TRAINING, opt.visdom_server, opt.visdom_port, say)
-        logger = open_logger(run, step, plot, opt.tensorboard)
-        most = (train_room * len(train_pairs.pairs) + room * len(val_pairs.pairs)) / 2**20
-        where = "on the device" if on_device else "in memory"
-        cached = f"up to {most:.1f} MiB of them kept {where}" if train_set.decoded else "not cached"
-        say(describe(opt))
-        say(f"data    {train_pairs.describe()}; {val_pairs.describe()}; {cached}")
-        say(f"        {found.describe()}")
-        say(f"network {opt.model}, {millions(net.parameters())} parameters, {millions(trained)} trained")
-        if how:
-            say(f"weights {opt.weights}: {how}")
-        say(f"device  {ranks.note}, {'bfloat16' if amp else 'float32'}")
-        until = f"to {total}" if total < UNKNOWN else f"on, for {opt.minutes:g} minutes"
-        say(f"run     {run.folder}, steps {step} {until}, {epoch_steps} an epoch")
-    cleanup.enter_context(closing(logger))
-    status = cleanup.enter_context(Status(run, ranks.is_main))
-    cleanup.enter_context(distributed.report_peer_failure(ranks))  # again: `status` records what it says
-    cleanup.enter_context(oom_errors(lambda: f"at step {step}"))
+        run.open(cleanup, options, horizon.step, resumed if run is saved_run and opt.resume else None)
+    visdom = "off" if opt.dry_run else opt.visdom, opt.visdom_server, opt.visdom_port
+    log = open_log(cleanup, run if ranks.is_main else None, horizon.step, visdom, opt.tensorboard, say)
+    status.write("running")
+    notes += [f"device  {ranks.note}, {'bfloat16' if amp else 'float32'}", f"run     {run.folder}, {horizon}"]
+    say("\n".join(filter(None, [describe(opt), *data.describe(), *notes])))
 
-    def save(*tags: str) -> None:
-        """Save weights and state as they are after `step` steps."""
-        status.step = step
-        if not ranks.is_main:
-            return
-        state = checkpoint.collect(net=net, ema=average, optimizer=optimizer, scheduler=scheduler)
-        state |= {
-            "step": step,
-            "closed": closed,
-            "total": total,
-            "best": best,
-            "options": resolved,
-            "format": checkpoint.FORMAT,
-        }
-        run.keep_previous()
-        for tag in tags:
-            tensorfile.save(average.net.state_dict(), run.net(tag))
-            tensorfile.save(state, run.state(tag))
-        run.drop_old_states(opt.keep)
-        status.write("running")
-
-    def leave(stop: int) -> int:
-        """Save because of a signal, say how to go on, and return the exit code."""
-        name = signal.Signals(stop).name
-        signals.stopping()
-        save("latest")
-        ranks.barrier()  # a launcher ends the others when the first one is gone
-        say(f"stopped by {name} after step {step}; go on with: {run.resume_command()}")
-        status.write("stopped", 128 + stop, name)
-        return 128 + stop
-
-    # ---------------------------------------------------------------------------------------------- the loop
-    first_epoch, offset = divmod(step, epoch_steps)
-    if offset == 0 and closed < step:  # stopped between the last step of an epoch and its validation
-        first_epoch, offset = first_epoch - 1, epoch_steps
-    last = min(step + 2, total) if opt.dry_run else total
-    if step == 0:
-        save("latest")  # shows before the first step that it can be done
-    saved = time.monotonic()
-    batches = LoaderIterator(loader)
-    val_batches = LoaderIterator(
-        val_loader, skip=partial(print, file=sys.stderr) if opt.on_bad_image == "skip" else None
-    )
-    meter = Meter(opt.batchSize, batches, ranks)
-    step_seconds: deque[float] = deque(maxlen=100)
-    skipped = 0  # steps in a row whose gradient was no number
-    watch = StepTimer(on=total == UNKNOWN and not opt.dry_run)
-
-    def measured_costs() -> StepCost:
-        """What the rest of the run costs, by the first steps and by doing once what else there is."""
-        step_s, wait_s = watch.read()
-        keys = list(islice(sampler, opt.batchSize // ranks.world))
-        load_s = min(wait_s, seconds_of(lambda: train_set.__getitems__(keys)))
-        judge = Evaluator(average.net, device, amp, opt.mean, opt.std)
-        judge_s = seconds_of(lambda: list(judge(islice(val_batches, 1)))) * len(val_indices)
-        close_s = judge_s + 2 * seconds_of(partial(save, "latest"))
-        undecoded = max(0, len(train_pairs.pairs) // opt.batchSize - watch.taken)
-        each = step_s + load_s + close_s / epoch_steps
-        return StepCost(each, close_s, wait_s - load_s, undecoded, SAFETY_MARGIN)
-
-    def title(epoch: int) -> str:
-        return f"epoch {epoch + 1}/{math.ceil(total / epoch_steps) if total < UNKNOWN else '?'}"
-
-    for epoch in count(first_epoch):
-        sampler.start_at(epoch, offset)
-        progress = Progress(title(epoch), offset, epoch_steps, quiet=not ranks.is_main)
-        offset = 0
-        meter.restart()
-        for batch in batches:
-            began = time.perf_counter()
-            draws = opt.seed * 1_000_003 + step * ranks.world + ranks.rank
-            distributed.seed(device, draws)  # for dropout, if any
-            given, target = (batch[key].to(device, non_blocking=True) for key in ("input", "target"))
-
-            optimizer.zero_grad()
-            parts = list(zip(given.chunk(opt.accum), target.chunk(opt.accum), strict=True))
-            losses, quality = [], []
-            for part, goal in parts:  # one, unless --accum splits the batch to save memory
-                share = len(part) / len(given) if opt.reduction == "mean" else 1
-                with distributed.ddp_sync(model, len(losses) == len(parts) - 1):
-                    with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                        output = model(part)
-                    loss = criterion(output.float(), goal) * (loss_scale * share)
-                    loss.backward()
-                losses.append(loss.detach())
-                quality.append(psnr(unit(output.detach()).clamp(0, 1), unit(goal)))
-            loss = sum(losses)
-            norm = torch.nn.utils.clip_grad_norm_(trained, opt.clip or math.inf)
-            not_finite, stop = read_flags(loss, norm, signals.stop, ranks)  # the one host read of a step
-            skipped = skipped + 1 if not_finite else 0
-            if not_finite:
-                what = f"loss or gradient is not finite at step {step}"
-                why = describe_nonfinite(loss, norm, batch["name"], ranks)
-                poisoned = all_reduce_max(not finite_buffers(net), ranks)
-                if opt.nan_policy == "stop" or skipped > MAX_SKIPPED or poisoned:
-                    fix = f"lower --lr or add --clip 1; {run.state('latest')} is sound"
-                    raise UserError(what, why, fix, code=1)
-                say(f"step skipped: {what}: {why}")
-                optimizer.zero_grad()  # without gradients the step below moves nothing
-            lr = scheduler.get_last_lr()[0]
-            optimizer.step()
-            scheduler.step()
-            average.update()
-            step += 1
-            step_seconds.append(time.perf_counter() - began)
-
-            meter.add(loss, torch.cat(quality), skipped=not_finite)
-            progress.step()
-            if step % opt.log_freq == 0 or step == last:
-                values = meter.read()
-                logger.scalars(step, step / epoch_steps, lr=lr, **values)
-                left = (total - step) * opt.batchSize / values["images_s"]
-                progress.show(
-                    f"loss {values['loss']:.4f} PSNR {values['train_psnr']:.2f} lr {lr:.1e} "
-                    f"{values['images_s']:.1f} images/s wait {values['wait']:.0%} "
-                    f"ETA {clock(left) if total < UNKNOWN else '?'}"
-                )
-            if watch.step(batches.waited_s):
-                costs = watch.since() if watch.fixed else measured_costs()
-                left_s = 60 * opt.minutes - (time.monotonic() - started)
-                fits = min(
-                    total, step - all_reduce_max(-steps_within(left_s, costs), ranks)
-                )  # in the slowest process
-                if watch.settled(fits - step, costs) and fits < total:
-                    fewer = ", fewer as they have become slower" if total < UNKNOWN else ""
-                    total = last = fits  # kept in the state
-                    scheduler = schedule_to(total)
-                    progress.rename(title(epoch))
-                    say(f"length  {total} steps{fewer}, to end {opt.minutes:g} minutes after the start")
-            if stop:
-                progress.close()
-                return leave(stop)
-            if step == last:
-                break
-            due = signals.take_save() or time.monotonic() - saved > 60 * opt.save_minutes
-            if due and step % epoch_steps:  # the end of an epoch saves anyway
-                save("latest")
-                saved = time.monotonic()
-        progress.close()
-
-        # ---- the end of an epoch: validate, then save
-        over = step == last
-        if not val_count:
-            best = {"psnr": None, "psnr_input": None, "step": step}
-        elif over or (epoch + 1) % opt.val_freq == 0:
-            for buffer in average.net.buffers() if ranks.world > 1 else ():
-                torch.distributed.broadcast(buffer, 0)  # each process has statistics of its own batches
-            judge = Evaluator(average.net, device, amp, opt.mean, opt.std, say=say)
-            judged = signals.until_stopped(judge(val_batches))
-            reached, nothing, shown = mean_psnr(judged, ranks, shown_at)
-            if stop := all_reduce_max(signals.stop, ranks):
-                return leave(stop)  # a resumed run begins with this validation
-            better = reached > (-math.inf if best["psnr"] is None else best["psnr"])  # never true of NaN
-            if better:
-                best = {"psnr": reached, "psnr_input": nothing, "step": step}
-            logger.scalars(step, step / epoch_steps, val_psnr=reached, val_psnr_input=nothing)
-            beside = f"doing nothing {nothing:.2f}"
-            if best["psnr"] is not None:
-                beside += ", the best so far" if better else f", best {best['psnr']:.2f}"
-            say(f"epoch {epoch + 1}: validation PSNR {reached:.2f} dB, {beside}")
-            if ranks.is_main:
-                grid = comparison_grid([side_by_side(j.input, j.output, j.target) for j in shown])
-                save_image(grid, run.grid)
-                logger.picture("grid", f"input | output | target, step {step}", grid, step)
-        closed = step
-        if ranks.is_main and best["step"] == step:
-            tensorfile.save(average.net.state_dict(), run.net("best"))
-        kept = opt.save_freq and (epoch + 1) % opt.save_freq == 0 and step == (epoch + 1) * epoch_steps
-        save("latest", *([f"epoch_{epoch + 1:04d}"] if kept else []))
-        saved = time.monotonic()
-        if over:
+    # ---- the loop
+    cleanup.enter_context(oom_errors(horizon.describe))
+    checkpoints = Checkpoints(run, parts, ema.net, status, opt.save_minutes, opt.keep, ranks.is_main)
+    evaluator = Evaluator(ema.net, ranks.device, amp, opt.mean, opt.std, say=say)
+    predict = partial(predict_first, evaluator, data)
+    work = EpochWork(data.load_batch, predict, len(data.val_indices), data.decoding_steps)
+    deadline = Deadline(opt.minutes, STARTED, horizon, ranks, work, checkpoints)
+    meter = Meter(opt.batchSize, data.batches, ranks)
+    guard = FiniteGuard(opt.nan_policy, net, ranks, run.state("latest"), say)
+    progress = Progress(horizon.title, horizon.step, horizon.last, quiet=not ranks.is_main)
+    stop = 0  # the number of a signal
+    while True:
+        # ---- at the start, at the end of an epoch, for a save within it, when stopped, at the end of the run
+        ended = horizon.epoch_ended and not stop
+        if ended and horizon.validation_due(opt.val_freq):
+            found = validate(evaluator, data, ranks, signals)
+            stop = all_reduce_max(signals.stop, ranks)  # a resumed run begins with this validation
+            if not stop:
+                log.validation(found, best.update(found, horizon.step), best, horizon)
+        if ended and not stop:
+            horizon.validated = horizon.step
+        if ended or stop or horizon.step == 0 or signals.take_save() or checkpoints.due:
+            signals.take_time()
+            checkpoints.save(horizon.step, best.step == horizon.step > 0, horizon.kept_epoch(opt.save_freq))
+        if stop or horizon.done:
             break
 
-    # ----------------------------------------------------------------------------------------------- the end
-    ranks.barrier()
-    if opt.dry_run and ranks.is_main:
-        tensorfile.load(run.state("latest"))
-        memory = distributed.peak_memory_mib(device)
-        each = min(step_seconds)
-        steps = round(60 * opt.minutes / each) if opt.minutes else total
+        # ---- one epoch, or the rest of it
+        data.sampler.start_at(horizon.epoch, horizon.offset)
+        for batch in data.batches:
+            meter.begin_step(new_epoch=horizon.offset == 0)
+            seed(ranks.device, opt.seed * 1_000_003 + horizon.step * ranks.world + ranks.rank)  # for dropout
+            micro_batches = split_batch(batch, opt.accum, ranks.device)  # one, unless --accum splits it
+            losses, norms = [], []
+            for turn in turns:  # all gradients first, then all steps
+                turn.optimizer.zero_grad()
+                for micro in micro_batches:
+                    with ddp_sync(turn.module, last=micro is micro_batches[-1]):
+                        terms = turn.losses(micro)
+                        share = micro["share"] if opt.reduction == "mean" else ranks.world  # DDP averages
+                        loss = sum(terms.values()) * share
+                        loss.backward()
+                    losses.append(loss.detach())
+                norms.append(clip_grad_norm_(turn.parameters, opt.clip or math.inf))
+            loss, norm = sum(losses), sum(norms)
+            bad, stop = read_flags(loss, norm, signals.stop, ranks)  # the one host read of a step
+            guard.check(bad, horizon.step, loss, norm, batch["name"])  # raises unless the step may be skipped
+            for turn in turns:
+                if bad:
+                    turn.optimizer.zero_grad()  # without gradients a step changes nothing
+                turn.optimizer.step()
+            ema.update()
+            horizon.advance()
+            if note := deadline.step(data.batches.waited_s):  # it set the length of the run, or shortened it
+                say(note)
+            meter.add(loss, mean_train_psnr(micro_batches, opt.mean, opt.std), skipped=bad)
+            progress.step(horizon.title, horizon.last)
+            if horizon.step % opt.log_freq == 0 or horizon.done:
+                values = meter.read()
+                log.scalars(horizon.step, horizon.epochs_done, lr=turns[0].lr, **values)
+                progress.show(describe_step(values, turns[0].lr, horizon.steps_left * opt.batchSize))
+            for turn in turns:
+                turn.scheduler.step()
+            if stop or horizon.done or signals.save or checkpoints.due:
+                break
+
+    progress.close()
+    ranks.barrier()  # a launcher ends the others when the first one is gone
+    return finish(opt, stop, best, horizon, run, status, meter, say)
+
+
+# ----------------------------------------------------------------- parts of the set-up, the loop and the end
+
+
+def build_net(
+    opt: Namespace, options: dict[str, Any], saved_run: Run, resuming: bool
+) -> tuple[nn.Module, list[str]]:
+    """The network with its initial weights, on the CPU; and lines about it and the file of --weights."""
+    torch.manual_seed(opt.seed)
+    arguments = own_arguments(opt.model, options)
+    by_weights = "weights" in arguments  # spandrel recognises the architecture by its weights
+    if resuming and by_weights:  # the file that the run began with may be gone
+        arguments["weights"] = str(saved_run.net("latest"))
+    net = build_network(opt.model, **arguments)
+    if size_of(net).scale != options["scale"]:
+        what = f"the network enlarges {size_of(net).scale} times, the pairs {options['scale']} times"
+        raise UserError(f"{what} [--scale, --degrade]")
+    how = load_weights(net, Path(opt.weights)) if opt.weights and not (resuming or by_weights) else ""
+    notes = [f"network {opt.model}, {millions(net.parameters())} parameters"]
+    return net, notes + [f"weights {opt.weights}: {how}"] * bool(how)
+
+
+def build_objective(
+    opt: Namespace, model: nn.Module, trained: list[nn.Parameter], ranks: Ranks, amp: bool
+) -> tuple[Objective, dict[str, torch.optim.Optimizer]]:
+    """The objective, and by the name of each of its turns an optimizer of the parameters it trains."""
+    autocast = partial(torch.autocast, ranks.device.type, torch.bfloat16, enabled=amp)
+    objective = OBJECTIVES["paired"](model, trained, opt.loss, opt.reduction, autocast)
+    build, betas = OPTIMIZERS[opt.optimizer], (opt.beta1, opt.beta2)
+    return objective, {
+        turn.name: build(turn.parameters, opt.lr, betas, opt.momentum, opt.weight_decay)
+        for turn in objective.turns()
+    }
+
+
+def set_length(horizon: Horizon, opt: Namespace) -> None:
+    """Set the length of the run by its options; a resumed run of --minutes keeps the length it has."""
+    if not opt.minutes:
+        horizon.set_length(opt.n_epochs, opt.max_steps, opt.warmup)
+    elif "minutes" in opt.changed:
+        horizon.total = None
+    if horizon.done:
+        fix = "give a new --minutes" if opt.minutes else "raise --n_epochs or --max_steps"
+        raise UserError(f"{opt.name} has all its {horizon.total} steps", fix=fix)
+    horizon.stop_after = horizon.step + 2 if opt.dry_run else None
+
+
+def validate(evaluator: Evaluator, data: TrainingData, ranks: Ranks, signals: Signals) -> MeanPSNR | None:
+    """Mean PSNR over the validation images of all processes, until a signal; None without such images."""
+    if not data.val_count:
+        return None
+    distributed.broadcast_buffers(evaluator.net, ranks)
+    predictions = signals.until_stopped(evaluator(data.val_images))
+    return mean_psnr(predictions, ranks, evenly_spaced(len(data.val_indices), 4))
+
+
+def predict_first(evaluator: Evaluator, data: TrainingData) -> None:
+    list(evaluator(islice(data.val_images, 1)))
+
+
+def finish(
+    opt: Namespace, stop: int, best: Best, horizon: Horizon, run: Run, status: Status, meter: Meter, say: Say
+) -> int:
+    """Print the result and the next command; returns the exit code. A dry run ends with an estimate."""
+    if stop:
+        name = signal.Signals(stop).name
+        say(f"stopped by {name} after step {horizon.step}; continue with: {run.resume_command()}")
+        status.write("stopped", 128 + stop, name)
+        return 128 + stop
+    if opt.dry_run:
+        if status.enabled:
+            tensorfile.load(run.state("latest"))
+        each, memory = meter.fastest_step_s, peak_memory_mib(meter.ranks.device)
+        steps = round(60 * opt.minutes / each) if opt.minutes else horizon.total or 0
         took = f"{each:.3f} s a step, {clock(each * steps)} for {steps} steps, {memory:.0f} MiB"
         say(f"dry run: saved and loaded; {took}")
         return 0
     status.write("done", 0)
-    if ranks.is_main:
-        if best["psnr"] is not None:
-            beside = f"doing nothing {best['psnr_input']:.2f}"
-            say(f"best validation PSNR {best['psnr']:.2f} dB at step {best['step']}, {beside}")
-        where = opt.dataroot if "test" in splits_present(source) else "FOLDER"
-        degraded = f" --degrade {opt.degrade}" if degrade else ""
-        say(f"weights {run.net('best')}, {clock(time.monotonic() - started)} in all")
-        say(f"next    python test.py --name {run.name} --dataroot {where}{degraded}")
+    if best.psnr is not None:
+        say(f"best {best.describe()}")
+    where = opt.dataroot if "test" in splits_present(source_of(vars(opt))) else "FOLDER"
+    degraded = f" --degrade {opt.degrade}" if opt.degrade else ""
+    say(f"weights {run.net('best')}, {clock(time.monotonic() - STARTED)} in all")
+    say(f"next    python test.py --name {run.name} --dataroot {where}{degraded}")
     return 0
 
 
 if __name__ == "__main__":
-    fix_streams()
-    sys.exit(run_script(main, parse_or_exit(parse_train)))
+    sys.exit(run_script(main, opt))

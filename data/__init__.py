@@ -1,1 +1,1 @@
-"""From a folder of image pairs to batches."""
+"""Image files to pairs, samples and batches."""

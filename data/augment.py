@@ -1,7 +1,7 @@
-"""What training does to the two images of a pair at random: one draw, applied to both.
+"""Paired augmentation: one random draw, applied to both images.
 
-Images are numpy arrays `(H, W, C)`, so that a crop or a flip is a view and costs nothing until it is
-converted, or tensors `(H, W, C)` on a device. The draws are the same.
+Images are `(H, W, C)`: numpy arrays, of which crops and flips are views, or tensors on a device. The draws
+are the same for both.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,10 +14,14 @@ Images = Sequence[Image]
 
 
 def random_crop(images: Images, size: int, rng: np.random.Generator, scale: int = 1) -> list[Image]:
-    """The same `size` x `size` window of every image; ValueError where one is smaller.
+    """Crop the same random window from every image.
 
-    `size` is measured on the last image, the target. It begins at a multiple of `scale`, and an image that is
-    `scale` times smaller (the input of super-resolution) is cut accordingly.
+    Args:
+        size: side of the window in pixels of the last image, the target.
+        scale: target size / input size; the window starts at a multiple of it.
+
+    Raises:
+        ValueError: the target is smaller than the window.
     """
     height, width = images[-1].shape[:2]
     if height < size or width < size:
@@ -36,21 +40,21 @@ def keep(images: Images, rng: np.random.Generator) -> list[Image]:
 
 
 def flip(images: Images, rng: np.random.Generator) -> list[Image]:
-    """Half of the time, the mirror image of every image."""
+    """Mirror every image left to right, with probability 0.5."""
     return [_library(image).flip(image, (1,)) for image in images] if rng.integers(2) else list(images)
 
 
 def flip_rot90(images: Images, rng: np.random.Generator) -> list[Image]:
-    """The same one of the eight flips and quarter turns of every image."""
+    """Apply one of the eight combinations of mirroring and quarter turns to every image."""
     turns = int(rng.integers(4))
     return [_library(image).rot90(image, turns) if turns else image for image in flip(images, rng)]
 
 
 def _library(image: Image) -> Any:
-    """numpy or torch, whose functions of these names do the same."""
+    """Return numpy or torch; their `flip` and `rot90` agree."""
     if isinstance(image, np.ndarray):
         return np
-    import torch  # not at the top: the names in here are choices of a flag, and --help is quick
+    import torch  # here, because the options import this module and --help must be fast
 
     return torch
 

@@ -1,4 +1,4 @@
-"""Decoded images, kept in memory once for all loader processes of a run, or on the device that trains."""
+"""Decoded images, kept in memory shared by all loader processes, or on the training device."""
 
 import math
 import mmap
@@ -7,26 +7,31 @@ import os
 import tempfile
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.reduction import DupFd
 from typing import Any
 
 import numpy as np
 import torch
 
+from data.datasets import ImageSpec, ImageStore
 from data.images import DTYPES, to_float
+from data.scan import HeaderScan
+from utils.system.device import free_memory
+from utils.system.distributed import processes_here
 
 Array = np.ndarray
-SHARE = 0.25, 0.5  # of the free memory that `--cache auto` may take, and the others
-DESCRIPTION = 5  # numbers for one image: offset, height, width, channels, bits
-ROW = 1 + 2 * DESCRIPTION  # of a pair: how many images are here, and what they are
-ALIGNED = 8  # bytes
+MAX_FREE_MEMORY_SHARE_AUTO, MAX_FREE_MEMORY_SHARE = 0.25, 0.5  # of the free memory; other modes than auto
+INTS_PER_IMAGE = 5  # offset, height, width, channels, bits
+INTS_PER_PAIR = 1 + 2 * INTS_PER_IMAGE  # the number of images, and what they are
+ALIGNMENT_BYTES = 8
 
 
 class SharedBytes:
-    """Zeros in memory that processes share: they may be forked, or get it pickled when they are started.
+    """Zero-filled memory shared between processes, whether they are forked or get it pickled (spawn).
 
-    A file without a name, in memory where the system has such (Linux). /dev/shm, which is often small and
-    which loaders need, is left alone. Only pages that are written to are taken.
+    It is an anonymous file, in memory where the system has memfd (Linux). /dev/shm is not used: it is often
+    small, and the loader needs it. Pages are allocated when they are first written to.
 
     Raises:
         OSError: the system allows no file of this size.
@@ -54,132 +59,204 @@ class SharedBytes:
         self.bytes = mmap.mmap(self.file, state["size"])
 
 
-class DecodedImages:
-    """Images `(H, W, C)` of pairs, up to a number of bytes, in memory that processes share.
+class SharedImages:
+    """Images `(H, W, C)` of pairs in memory that processes share.
 
-    Whichever process decodes a pair keeps it for all of them; what does not fit any more is not kept.
+    A pair decoded by one process is there for all of them. Pairs that no longer fit are not stored.
 
     Args:
-        pairs: how many there are.
-        room: bytes for all images; only what is used is taken from the system.
+        pairs: number of pairs.
+        max_bytes: for all images; memory is taken from the system as it is used.
 
     Raises:
-        OSError: as SharedBytes.
+        OSError: the system allows no file of this size.
     """
 
-    def __init__(self, pairs: int, room: int):
-        self.room = room
-        self._pixels = SharedBytes(max(1, room))
-        self._table = SharedBytes(8 * (1 + pairs * ROW))
+    def __init__(self, pairs: int, max_bytes: int):
+        self.max_bytes = max_bytes
+        self._pixels = SharedBytes(max(1, max_bytes))
+        self._table = SharedBytes(8 * (1 + pairs * INTS_PER_PAIR))
         self._lock = multiprocessing.Lock()
 
-    def get(self, which: int) -> list[Array] | None:
-        """The images of a pair, not to be written to; None where they are not here."""
-        row = self._row(which)
+    def get(self, index: int) -> list[Array] | None:
+        """Return the images of a pair, read-only; None if they are not stored."""
+        row = self._row(index)
         if not row[0]:
             return None
-        pixels = self._pixels.bytes
         images = []
-        for offset, *shape, bits in row[1:].reshape(2, DESCRIPTION)[: row[0]].tolist():
-            image: Array = np.ndarray(shape, DTYPES[bits], pixels, offset)
+        for offset, *shape, bits in row[1:].reshape(2, INTS_PER_IMAGE)[: row[0]].tolist():
+            image: Array = np.ndarray(shape, DTYPES[bits], self._pixels.bytes, offset)
             image.flags.writeable = False
             images.append(image)
         return images
 
-    def put(self, which: int, images: list[Array]) -> list[Array]:
-        """The images of a pair, kept if there is room; two that are the same array are kept once."""
+    def put(self, index: int, images: list[Array]) -> list[Array]:
+        """Store the images of a pair if there is room; an array given twice is stored once."""
         distinct = {id(image): image for image in images}
-        sizes = {key: -(-image.nbytes // ALIGNED) * ALIGNED for key, image in distinct.items()}
+        sizes = {
+            key: -(-image.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for key, image in distinct.items()
+        }
         with self._lock:
-            used = self._numbers()[:1]
-            offset = int(used[0])
-            if offset + sum(sizes.values()) > self.room:
+            used_bytes = self._ints()[:1]
+            offset = int(used_bytes[0])
+            if offset + sum(sizes.values()) > self.max_bytes:
                 return images
-            used[0] += sum(sizes.values())
-        pixels, offsets = self._pixels.bytes, {}
+            used_bytes[0] += sum(sizes.values())
+        offsets = {}
         for key, image in distinct.items():
-            np.ndarray(image.shape, image.dtype, pixels, offset)[:] = image
+            np.ndarray(image.shape, image.dtype, self._pixels.bytes, offset)[:] = image
             offsets[key], offset = offset, offset + sizes[key]
-        row = self._row(which)
-        row[1 : 1 + len(images) * DESCRIPTION] = [
+        row = self._row(index)
+        row[1 : 1 + len(images) * INTS_PER_IMAGE] = [
             number
             for image in images
             for number in (offsets[id(image)], *image.shape, 8 * image.dtype.itemsize)
         ]
-        row[0] = len(images)  # last: from here on others read it
+        row[0] = len(images)  # last: other processes read the row from here on
         return images
 
-    def _numbers(self) -> Array:
+    def _ints(self) -> Array:
         return np.frombuffer(self._table.bytes, np.int64)
 
-    def _row(self, which: int) -> Array:
-        return self._numbers()[1 + which * ROW : 1 + (which + 1) * ROW]
+    def _row(self, index: int) -> Array:
+        return self._ints()[1 + index * INTS_PER_PAIR : 1 + (index + 1) * INTS_PER_PAIR]
 
 
 class DeviceImages:
-    """Images `(H, W, C)` of pairs as tensors on a device: uint8, or float32 of full scale 1 if deeper.
+    """Images `(H, W, C)` of pairs as tensors on a device: uint8, or float32 in [0, 1] for deeper files.
 
-    For one process; what does not fit any more is sent there each time.
+    For one process. Pairs that do not fit are sent to the device each time.
 
     Args:
-        room: bytes for all images.
+        max_bytes: for all images.
     """
 
-    def __init__(self, device: torch.device, room: int):
-        self.device, self.room = device, room
-        self._kept: dict[int, list[torch.Tensor]] = {}
+    def __init__(self, device: torch.device, max_bytes: int):
+        self.device, self.free_bytes = device, max_bytes
+        self._stored: dict[int, list[torch.Tensor]] = {}
 
-    def get(self, which: int) -> list[torch.Tensor] | None:
-        """The images of a pair, not to be written to; None where they are not here."""
-        return self._kept.get(which)
+    def get(self, index: int) -> list[torch.Tensor] | None:
+        """Return the images of a pair, not to be written to; None if they are not stored."""
+        return self._stored.get(index)
 
-    def put(self, which: int, images: list[Array]) -> list[torch.Tensor]:
-        """The images of a pair on the device, kept if there is room."""
-        sent = [torch.from_numpy(_in_order(image)).to(self.device) for image in images]
+    def put(self, index: int, images: list[Array]) -> list[torch.Tensor]:
+        """Return the images of a pair on the device, and store them if there is room."""
+        sent = [torch.from_numpy(_copy_for_torch(image)).to(self.device) for image in images]
         size = sum(image.nbytes for image in sent)
-        if size <= self.room:
-            self.room -= size
-            self._kept[which] = sent
+        if size <= self.free_bytes:
+            self.free_bytes -= size
+            self._stored[index] = sent
         return sent
 
 
-def _in_order(image: Array) -> Array:
-    """Of a type and of strides that tensors may have; a copy, as a decoder's memory may be read-only."""
+def _copy_for_torch(image: Array) -> Array:
+    """Contiguous and writable copy of a dtype that torch has; a decoder's memory may be read-only."""
     return np.array(image if image.dtype == np.uint8 else to_float(image), order="C")
 
 
-def keep_decoded(pairs: int, room: int, device: torch.device | None) -> DecodedImages | DeviceImages | None:
-    """Memory for decoded images, on `device` if given; None without room, or where the system allows none."""
-    if device:
-        return DeviceImages(device, room)
-    try:
-        return DecodedImages(pairs, room) if room else None
-    except OSError:  # it is slower without, and that is said
-        return None
+# ---------------------------------------------------------------------------------------------- what is kept
 
 
-def room_for_pair(
-    cache: str, sizes: Sequence[tuple[int, int]], values: int, depth: int, pairs: int, free: float
-) -> int:
-    """Bytes to set aside for each decoded pair: for all pairs or none (`auto`), or as many as may be.
+@dataclass(frozen=True)
+class CachePlan:
+    """How many bytes of decoded images are kept, and where.
 
     Args:
-        cache: `auto`, `ram`, `device` or `none`.
-        sizes: `(width, height)` of the targets, or of some of them.
-        values: of a pair for each pixel of its target, such as 6 for two of 3 channels.
-        depth: bits of a value.
-        pairs: how many there are.
-        free: bytes of free memory, there where the images are kept.
+        train_bytes, val_bytes: for all training and all validation pairs; 0 keeps none.
+        train_pairs, val_pairs: numbers of pairs.
+        device: keeps the training pairs; by default the machine's memory does.
+    """
 
-    >>> [room_for_pair("auto", [(100, 100)], 6, 8, 10, free) for free in (10**7, 10**6)]
+    train_bytes: int
+    val_bytes: int
+    train_pairs: int
+    val_pairs: int
+    device: torch.device | None = None
+
+    def train_store(self) -> ImageStore | None:
+        """Allocate the store of the training pairs; None if they are not cached."""
+        if self.device:
+            return DeviceImages(self.device, self.train_bytes)
+        return _shared_images(self.train_pairs, self.train_bytes)
+
+    def val_store(self) -> ImageStore | None:
+        """Allocate the store of the validation pairs; None if they are not cached."""
+        return _shared_images(self.val_pairs, self.val_bytes)
+
+    def describe(self) -> str:
+        """Such as "up to 12.3 MiB in memory", "up to 12.3 MiB on the device", "not cached"."""
+        if not self.device and not self.train_bytes:
+            return "not cached"
+        where = "on the device" if self.device else "in memory"
+        return f"up to {(self.train_bytes + self.val_bytes) / 2**20:.1f} MiB {where}"
+
+
+def _shared_images(pairs: int, max_bytes: int) -> SharedImages | None:
+    return SharedImages(pairs, max_bytes) if max_bytes else None
+
+
+def plan_cache(
+    mode: str,
+    device: torch.device,
+    scan: HeaderScan,
+    spec: ImageSpec,
+    train_pairs: int,
+    val_pairs: int,
+) -> CachePlan:
+    """Decide how many decoded images to keep.
+
+    Args:
+        mode: `none`; `ram`, as many as fit into half of the free memory; `auto`, all of them if they fit
+            into a quarter of it; `device`, training pairs on `device` as for `ram`, the others as for `auto`.
+        scan: sizes and depth of the pairs.
+        train_pairs, val_pairs: numbers of pairs.
+    """
+    on_device = mode == "device"
+    sizes = [(spec.size, spec.size)] if spec.size else scan.sizes
+    values, pairs = spec.input_nc + spec.target_nc, train_pairs + val_pairs
+    free = free_memory(torch.device("cpu")) / processes_here()
+    each = bytes_per_pair("auto" if on_device else mode, sizes, values, scan.depth, pairs, free)
+    each = each if _allocatable(each * pairs) else 0  # slower without, but works
+    train_each = each
+    if on_device:
+        train_each = bytes_per_pair(mode, sizes, values, scan.depth, pairs, free_memory(device))
+    return CachePlan(
+        train_each * train_pairs, each * val_pairs, train_pairs, val_pairs, device if on_device else None
+    )
+
+
+def _allocatable(size: int) -> bool:
+    """Whether the system allows shared memory of `size` bytes; takes none of it."""
+    try:
+        SharedBytes(max(1, size))
+    except OSError:
+        return False
+    return True
+
+
+def bytes_per_pair(
+    mode: str, sizes: Sequence[tuple[int, int]], values: int, depth: int, pairs: int, free: float
+) -> int:
+    """Return the bytes to reserve per pair; with mode `auto` enough for all pairs or 0.
+
+    Args:
+        mode: `auto`, `ram`, `device` or `none`, see `plan_cache`.
+        sizes: (width, height) of the targets, or of some of them.
+        values: per pixel of the target, such as 6 for two images of 3 channels.
+        depth: bits per value.
+        pairs: number of pairs.
+        free: bytes of free memory where the images are kept.
+
+    >>> [bytes_per_pair("auto", [(100, 100)], 6, 8, 10, free) for free in (10**7, 10**6)]
     [66000, 0]
-    >>> [room_for_pair("ram", [(100, 100)], 6, 8, 10, free) for free in (10**7, 10**6)]
+    >>> [bytes_per_pair("ram", [(100, 100)], 6, 8, 10, free) for free in (10**7, 10**6)]
     [66000, 50000]
     """
     pixels = sum(width * height for width, height in sizes) / len(sizes)
-    depth = 32 if depth > 8 and cache == "device" else depth
-    wanted = math.ceil(1.1 * pixels * values * depth / 8)  # headers may not have told of the largest
-    all_of_it, part = (int(share * free / pairs) for share in SHARE)
-    if cache == "auto":
-        return wanted if wanted <= all_of_it else 0
-    return min(wanted, part) if cache != "none" else 0
+    depth = 32 if depth > 8 and mode == "device" else depth
+    needed = math.ceil(1.1 * pixels * values * depth / 8)  # not all headers may have been read
+    share = MAX_FREE_MEMORY_SHARE_AUTO if mode == "auto" else MAX_FREE_MEMORY_SHARE
+    most = int(share * free / pairs)
+    if mode == "auto":
+        return needed if needed <= most else 0
+    return min(needed, most) if mode != "none" else 0

@@ -1,8 +1,8 @@
-"""Degradations that make the input out of a clean image: `noise:25`, `sr:4`, chains such as `blur:2+noise:5`.
+"""Degradations, which make the input from a clean image: `noise:25`, `sr:4`, chains such as `blur:2+noise:5`.
 
-Each step is a function `(image, rng) -> image` on float32 `(H, W, C)` arrays of any size, C 1 or 3, in
-[0, 1]. All its draws come from `rng`, and it leaves its argument alone. A chain is applied from left to
-right; as noise is not clamped, a later step may get values outside [0, 1], and says what it does with them.
+A step is a function `(image, rng) -> image` on float32 `(H, W, C)` arrays, C 1 or 3, in [0, 1]. It draws from
+`rng` only and does not change its argument. Steps are applied from left to right. Noise is not clamped, so
+later steps may get values outside [0, 1].
 """
 
 import difflib
@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
+from data.images import to_bytes, to_float
 from utils.system.errors import UserError
 
 Array = np.ndarray
@@ -24,7 +25,7 @@ LUMA = 0.299, 0.587, 0.114  # ITU-R BT.601, full range
 
 @dataclass(frozen=True)
 class Step:
-    """One part of a chain: what it does, by what it divides the size, and whether it leaves one channel."""
+    """One step of a chain: its function, the factor by which it reduces the size, whether it makes gray."""
 
     action: Action
     scale: int = 1
@@ -33,13 +34,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Degradation:
-    """A chain of steps: call it with an image and a generator.
+    """A chain of steps; call it with an image and a generator.
 
     Args:
-        spec: what it was parsed from.
-        steps: in the order of application.
-        scale: the target's size over the input's; the product of the `sr` factors, 1 without.
-        gray: the input has one channel whatever the image has.
+        spec: the string it was parsed from.
+        steps: in order of application.
+        scale: target size / input size, the product of the `sr` factors.
+        gray: the result has one channel, whatever the image has.
     """
 
     spec: str
@@ -51,7 +52,7 @@ class Degradation:
         """Degrade a float32 `(H, W, C)` image in [0, 1] to float32 `(H / scale, W / scale, C or 1)`.
 
         Raises:
-            ValueError: a side is no multiple of `scale`.
+            ValueError: a side is not a multiple of `scale`.
         """
         for step in self.steps:
             image = step(image, rng)
@@ -59,35 +60,35 @@ class Degradation:
 
 
 def noise(value: str) -> Step:
-    """White Gaussian noise: `noise:S`, or `noise:A-B` with one sigma an image drawn from [A, B]; in 1/255."""
+    """White Gaussian noise: `noise:S` of sigma S / 255; `noise:A-B` draws one sigma per image from [A, B]."""
     return Step(partial(add_noise, sigma=parse_range(value, 0, 1e6)))
 
 
 def add_noise(image: Array, rng: np.random.Generator, sigma: tuple[float, float]) -> Array:
-    """Add noise of a sigma drawn from a range, in 1/255; neither clamped nor quantised."""
-    drawn = rng.uniform(*sigma) / 255
+    """Add noise of a sigma drawn from a range, in 1/255; neither clamped nor quantized."""
+    drawn_sigma = rng.uniform(*sigma) / 255
     noisy = rng.standard_normal(image.shape, dtype=np.float32)
-    noisy *= np.float32(drawn)
+    noisy *= np.float32(drawn_sigma)
     noisy += image
     return noisy
 
 
 def poisson(value: str) -> Step:
-    """Photon noise: `poisson:PEAK` photons at full scale (100 by default), or a range `poisson:A-B`."""
+    """Photon noise: `poisson:PEAK` photons at full brightness (default 100); `poisson:A-B` draws the peak."""
     return Step(partial(count_photons, peak=parse_range(value or "100", 1e-3, 1e9)))
 
 
 def count_photons(image: Array, rng: np.random.Generator, peak: tuple[float, float]) -> Array:
-    """Poisson(image * peak) / peak: mean `image`, variance `image / peak`; neither clamped nor quantised.
+    """Poisson(image * peak) / peak, of mean `image` and variance `image / peak`; not clamped.
 
     Values below 0 count as 0.
     """
-    drawn = rng.uniform(*peak)
-    return (rng.poisson(np.maximum(image, 0) * np.float64(drawn)) / drawn).astype(np.float32)
+    drawn_peak = rng.uniform(*peak)
+    return (rng.poisson(np.maximum(image, 0) * np.float64(drawn_peak)) / drawn_peak).astype(np.float32)
 
 
 def blur(value: str) -> Step:
-    """Isotropic Gaussian blur: `blur:S` (1.6 by default), or `blur:A-B`, one sigma an image; in pixels."""
+    """Gaussian blur: `blur:S` of sigma S pixels (default 1.6); `blur:A-B` draws one sigma per image."""
     return Step(partial(random_blur, sigma=parse_range(value or "1.6", 0.1, 100)))
 
 
@@ -97,7 +98,7 @@ def random_blur(image: Array, rng: np.random.Generator, sigma: tuple[float, floa
 
 
 def gaussian(image: Array, sigma: float) -> Array:
-    """Filter `(H, W, C)` by a Gaussian of `sigma` pixels, cut at 4 sigma; borders mirror, edge included."""
+    """Filter `(H, W, C)` by a Gaussian of `sigma` pixels, truncated at 4 sigma, with symmetric padding."""
     radius = int(4 * sigma + 0.5)
     kernel = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
     kernel = (kernel / (kernel[0] + 2 * kernel[1:].sum())).astype(np.float32)
@@ -105,7 +106,7 @@ def gaussian(image: Array, sigma: float) -> Array:
 
 
 def convolve(image: Array, kernel: Array, axis: int) -> Array:
-    """Convolve along an axis with a symmetric kernel, given from its middle outwards."""
+    """Convolve along an axis with a symmetric kernel, given from its centre outwards."""
     length, radius = image.shape[axis], len(kernel) - 1
     padded = np.pad(image, [(radius, radius) if i == axis else (0, 0) for i in range(3)], mode="symmetric")
 
@@ -123,28 +124,30 @@ def convolve(image: Array, kernel: Array, axis: int) -> Array:
 
 
 def jpeg(value: str) -> Step:
-    """JPEG compression: `jpeg:Q` of quality 1..100, or `jpeg:A-B`, one integer quality an image."""
+    """JPEG compression: `jpeg:Q` of quality 1 to 100; `jpeg:A-B` draws one quality per image."""
     return Step(partial(compress, quality=parse_integers(value, 1, 100)))
 
 
 def compress(image: Array, rng: np.random.Generator, quality: tuple[int, int]) -> Array:
-    """Clamp, round to 8 bits, encode and decode by Pillow: colour in 4:2:0, its default, gray as L."""
-    drawn = int(rng.integers(quality[0], quality[1] + 1))
-    levels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    """Convert to 8 bits, encode and decode with Pillow: colour as 4:2:0 (its default), gray as L."""
+    drawn_quality = int(rng.integers(quality[0], quality[1] + 1))
+    levels = to_bytes(image)
     file = io.BytesIO()
-    Image.fromarray(levels[:, :, 0] if levels.shape[2] == 1 else levels).save(file, "JPEG", quality=drawn)
+    Image.fromarray(levels[:, :, 0] if levels.shape[2] == 1 else levels).save(
+        file, "JPEG", quality=drawn_quality
+    )
     with Image.open(file) as decoded:
-        return np.asarray(decoded).reshape(image.shape).astype(np.float32) / 255
+        return to_float(np.asarray(decoded).reshape(image.shape))
 
 
 def gray(value: str) -> Step:
-    """Colour to gray, one channel: the input of colourisation."""
+    """Colour to gray, one channel: the input for colourisation."""
     refuse_value(value)
     return Step(to_gray, gray=True)
 
 
 def to_gray(image: Array, rng: np.random.Generator) -> Array:
-    """The BT.601 luma `(H, W, 1)`, not rounded; an image that is gray already stays as it is."""
+    """Return the BT.601 luma `(H, W, 1)`, not rounded; gray images are copied."""
     if image.shape[2] == 1:
         return image.copy()
     red, green, blue = (np.float32(weight) * image[:, :, c] for c, weight in enumerate(LUMA))
@@ -152,20 +155,20 @@ def to_gray(image: Array, rng: np.random.Generator) -> Array:
 
 
 def sr(value: str) -> Step:
-    """Reduction of both sides by an integer factor: `sr:K`, K 2..8; the input of super-resolution."""
+    """Reduction of both sides by an integer factor: `sr:K`, K 2 to 8; the input for super-resolution."""
     if value not in [str(factor) for factor in range(2, 9)]:
         raise ValueError("takes one whole number from 2 to 8")
     return Step(partial(reduce, factor=int(value)), scale=int(value))
 
 
 def reduce(image: Array, rng: np.random.Generator, factor: int) -> Array:
-    """Make an image `factor` times smaller by Pillow's antialiased BICUBIC; in [0, 1], not rounded.
+    """Reduce an image `factor` times by Pillow's antialiased BICUBIC; in [0, 1], not rounded.
 
-    Clamped after the rows and after the columns, as Pillow does with bytes: the result is that of resizing an
-    8-bit file with Pillow to within the rounding.
+    Clamped after the rows and after the columns, as Pillow does with 8-bit images, so that the result differs
+    from Pillow's by rounding only.
 
     Raises:
-        ValueError: a side is no multiple of `factor`.
+        ValueError: a side is not a multiple of `factor`.
     """
     height, width = image.shape[:2]
     if height % factor or width % factor:
@@ -182,13 +185,13 @@ def resize(image: Array, size: tuple[int, int]) -> Array:
 
 
 def haze(value: str) -> Step:
-    """Haze of random strength over a random smooth depth (bottom near, top far): for images without depth."""
+    """Haze of random strength over a random smooth depth, near at the bottom and far at the top."""
     refuse_value(value)
     return Step(add_haze)
 
 
 def add_haze(image: Array, rng: np.random.Generator) -> Array:
-    """Draw a depth, a strength and an airlight, and `scatter`; not clamped."""
+    """Draw depth, strength and airlight, and apply `scatter`; not clamped."""
     height, width = image.shape[:2]
     depth = np.linspace(1, 0.4, height, dtype=np.float32)[:, None] + 0.4 * smooth_field(
         (height, width), 4, rng
@@ -203,14 +206,14 @@ def scatter(clear: Array, depth: Array, beta: float, airlight: float | Array) ->
         clear: J, float `(H, W, C)` in [0, 1].
         depth: d >= 0, `(H, W)`.
         beta: scattering coefficient.
-        airlight: A in [0, 1], a number or one a channel.
+        airlight: A in [0, 1], a number or one per channel.
     """
     transmission = np.exp(-beta * depth)[:, :, None].astype(np.float32)
     return clear * transmission + np.asarray(airlight, np.float32) * (1 - transmission)
 
 
 def smooth_field(shape: tuple[int, int], cells: int, rng: np.random.Generator) -> Array:
-    """A random field in [0, 1] of `shape`, bilinear between `cells` + 1 random values along each side."""
+    """Return a random field in [0, 1], bilinear between `cells` + 1 random values along each side."""
     grid = rng.random((cells + 1, cells + 1), dtype=np.float32)
     rows, cols = (np.linspace(0, cells, n, endpoint=False, dtype=np.float32) for n in shape)
     top, left = rows.astype(int), cols.astype(int)
@@ -221,27 +224,27 @@ def smooth_field(shape: tuple[int, int], cells: int, rng: np.random.Generator) -
 
 
 def rain(value: str) -> Step:
-    """Bright streaks of one direction, of random density, length and angle."""
+    """Rain: bright streaks in one direction, of random density, length and angle."""
     refuse_value(value)
     return Step(add_rain)
 
 
 def add_rain(image: Array, rng: np.random.Generator) -> Array:
-    """The additive model O = min(B + S, 1) with streaks S (Yang et al. 2017, of Rain100L)."""
+    """Apply the additive model O = min(B + S, 1) with streaks S (Yang et al. 2017, Rain100L)."""
     return np.minimum(image + rain_streaks(image.shape[:2], rng)[:, :, None], np.float32(1))
 
 
 def rain_streaks(shape: tuple[int, int], rng: np.random.Generator) -> Array:
-    """The light that rain adds, float32 `(H, W)` >= 0.
+    """Return the light added by rain, float32 `(H, W)` >= 0.
 
-    One image has one direction, within 30 degrees of vertical, one width and about one length; the drops,
-    uniform over the image and a margin around it, differ in place, length and brightness.
+    All streaks of an image have one direction, within 30 degrees of vertical, one width and about one length.
+    They are uniform over the image and a margin around it, and differ in brightness.
     """
     height, width = shape
     angle = math.radians(rng.uniform(-30, 30))
     length = rng.uniform(12, 45) * math.cos(angle)  # in rows
-    sigma = rng.uniform(0.5, 0.9) / math.cos(angle)  # across, in columns
-    reach = math.ceil(0.65 * length)  # of the longest, from its middle
+    sigma = rng.uniform(0.5, 0.9) / math.cos(angle)  # of the cross-section, in columns
+    reach = math.ceil(0.65 * length)  # half the longest streak, in rows
     margin = math.ceil(reach * abs(math.tan(angle))) + 2
     drops = rng.poisson(rng.uniform(0.001, 0.004) * (height + 2 * reach) * (width + 2 * margin))
     middle_row = rng.integers(-reach, height + reach, (drops, 1))
@@ -277,10 +280,10 @@ DEGRADATIONS: dict[str, Callable[[str], Step]] = {
 
 
 def parse_degradation(spec: str) -> Degradation:
-    """The chain that a spec such as `haze+noise:15` describes.
+    """Parse a chain such as `haze+noise:15`.
 
     Raises:
-        UserError: an unknown name or a bad value.
+        UserError: an unknown name or an invalid value.
     """
     steps = [parse_step(part, spec) for part in spec.split("+")]
     return Degradation(
@@ -292,28 +295,28 @@ def parse_degradation(spec: str) -> Degradation:
 
 
 def parse_step(part: str, spec: str) -> Step:
-    """One part of a spec; `spec` is the whole, for the messages."""
+    """Parse one part of `spec`, which is named in errors."""
     name, colon, value = part.partition(":")
     known = f"one of {', '.join(DEGRADATIONS)}"
     if not name:
-        raise UserError(f"a part without a name [--degrade {spec}]", f"{part!r} between the +", known)
+        raise UserError(f"a step without a name [--degrade {spec}]", f"{part!r} between two +", known)
     if name not in DEGRADATIONS:
         close = difflib.get_close_matches(name.lower(), DEGRADATIONS, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UserError(f"unknown degradation {name!r} [--degrade {spec}]", fix=hint + known)
     try:
         if colon and not value:
-            raise ValueError("nothing after the colon")
+            raise ValueError("no value after the colon")
         return DEGRADATIONS[name](value)
     except ValueError as error:
-        raise UserError(f"bad value in [--degrade {spec}]", f"{part}: {error}") from None
+        raise UserError(f"invalid value [--degrade {spec}]", f"{part}: {error}") from None
 
 
 def parse_range(value: str, least: float, most: float) -> tuple[float, float]:
-    """The numbers (S, S) of `S`, or (A, B) of `A-B`.
+    """Parse `S` to (S, S), and `A-B` to (A, B).
 
     Raises:
-        ValueError: something else, or not `least <= A <= B <= most`.
+        ValueError: not numbers, or not `least <= A <= B <= most`.
     """
     low, dash, high = value.partition("-")
     try:
@@ -321,15 +324,15 @@ def parse_range(value: str, least: float, most: float) -> tuple[float, float]:
     except ValueError:
         ends = math.nan, math.nan
     if not least <= ends[0] <= ends[1] <= most:
-        raise ValueError(f"takes a number from {least:g} to {most:g}, or a range A-B of such with A <= B")
+        raise ValueError(f"takes a number from {least:g} to {most:g}, or a range A-B with A <= B")
     return ends
 
 
 def parse_integers(value: str, least: int, most: int) -> tuple[int, int]:
-    """As `parse_range`, of whole numbers.
+    """Like `parse_range`, for whole numbers.
 
     Raises:
-        ValueError: as there, or not whole.
+        ValueError: as `parse_range`, or not whole numbers.
     """
     low, high = parse_range(value, least, most)
     if low % 1 or high % 1:
@@ -338,6 +341,6 @@ def parse_integers(value: str, least: int, most: int) -> tuple[int, int]:
 
 
 def refuse_value(value: str) -> None:
-    """Raise ValueError where a degradation without a value got one."""
+    """Raise ValueError if a degradation that takes no value got one."""
     if value:
         raise ValueError("takes no value")

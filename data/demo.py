@@ -1,7 +1,7 @@
-"""Scenes without files: objects at several depths in front of a wall, rendered, shaded and hazed from a seed.
+"""Demo data without files: objects at several depths in front of a wall, rendered and hazed from a seed.
 
-Haze follows the scattering model over the scene's depth map, so the amount of haze differs from object to
-object and no per-image change of colour or contrast undoes it.
+Haze follows the scattering model over the depth map, so it differs from object to object, and no change of
+colour or contrast of the whole image removes it.
 """
 
 import functools
@@ -9,15 +9,16 @@ import functools
 import numpy as np
 
 from data.degrade import scatter, smooth_field
+from data.images import to_bytes
 
 Array = np.ndarray
 FAR = 1.0  # depth of the back wall; the camera is at 0
-HAZES = 3  # hazy versions of each scene, as in RESIDE
+HAZY_VERSIONS = 3  # of each scene, as in RESIDE
 
 
 @functools.lru_cache(maxsize=512)
 def render_scene(number: int, size: int) -> tuple[Array, Array]:
-    """One scene as (clear image float32 `(size, size, 3)` in [0, 1], depth `(size, size)` in (0, FAR])."""
+    """Return (clear image, float32 `(size, size, 3)` in [0, 1]; depth, `(size, size)` in (0, FAR])."""
     rng = np.random.default_rng([20_260_101, number])
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
     horizon = rng.uniform(0.3, 0.5)
@@ -49,11 +50,11 @@ def render_scene(number: int, size: int) -> tuple[Array, Array]:
 def draw_object(
     image: Array, depth: Array, dx: Array, dy: Array, distance: float, rng: np.random.Generator
 ) -> None:
-    """Draw a box or an ellipse, and its shadow, into the part of a scene around it.
+    """Draw a box or an ellipse and its shadow, in place.
 
     Args:
-        image, depth: views of that part, changed in place.
-        dx, dy: coordinates about the object's centre, in radii.
+        image, depth: views of the scene around the object.
+        dx, dy: coordinates relative to the object's centre, in radii.
     """
     shadow = np.clip(1.5 - np.hypot(dx - 0.5, dy - 0.4), 0, 1)
     image *= (1 - 0.5 * shadow * (depth >= distance))[:, :, None]
@@ -70,7 +71,7 @@ def draw_object(
 
 
 def texture(u: Array, v: Array, rng: np.random.Generator) -> Array:
-    """Two colours mixed by a pattern over the coordinates (u, v); `(H, W, 3)` in [0, 1]."""
+    """Return two colours mixed by a pattern over the coordinates (u, v), `(H, W, 3)` in [0, 1]."""
     one, two = rng.uniform(0.02, 0.95, (2, 3))
     scale, kind = rng.uniform(2, 9), rng.integers(4)
     if kind == 0:
@@ -87,14 +88,9 @@ def texture(u: Array, v: Array, rng: np.random.Generator) -> Array:
 
 
 def render_pair(number: int, level: int, size: int) -> tuple[Array, Array]:
-    """One (hazy, clear) pair, uint8 `(size, size, 3)`; `level` counts the hazy versions of scene `number`."""
+    """Return (hazy, clear), uint8 `(size, size, 3)`; `level` is the hazy version of scene `number`."""
     clear, depth = render_scene(number, size)
     rng = np.random.default_rng([20_260_102, number, level])
     airlight = rng.uniform(0.8, 0.95) + rng.uniform(-0.03, 0.03, 3)
     hazy = scatter(clear, depth, beta=rng.uniform(0.8, 2.0), airlight=airlight)
     return to_bytes(hazy), to_bytes(clear)
-
-
-def to_bytes(image: Array) -> Array:
-    """[0, 1] to uint8."""
-    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Where the images of a split lie: folders, their known names, and splits."""
+"""Folders of a data set: list images, find splits and the input and target folders by their names."""
 
 import os
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from data.images import SUFFIXES
 from utils.system.errors import UserError
 
 SPLITS = ("train", "val", "test")
-FOLDERS = (  # (input, target): names that data sets use, in any mixture of capitals
+FOLDERS = (  # (input, target) names used by data sets; case is ignored
     ("input", "target"),
     ("A", "B"),
     ("hazy", "clear"),
@@ -23,9 +23,9 @@ FOLDERS = (  # (input, target): names that data sets use, in any mixture of capi
 
 
 def list_images(folder: Path) -> list[str]:
-    """Image files below `folder`, as sorted relative paths with `/`; hidden ones are left out.
+    """List the image files below `folder` as sorted relative paths with `/`, without hidden files.
 
-    A link to a folder is followed, unless what it leads to is listed anyway: so it ends.
+    Links to folders are followed, unless they lead into or above a folder that was visited already.
     """
     found: list[str] = []
     seen = [Path(os.path.realpath(folder))]
@@ -42,7 +42,7 @@ def list_images(folder: Path) -> list[str]:
 
 
 def _is_new(folder: Path, seen: list[Path]) -> bool:
-    """False of a link into, or above, a folder that was seen."""
+    """Whether a folder is not a link into, or above, one in `seen`."""
     if not folder.is_symlink():
         return True
     end = Path(os.path.realpath(folder))
@@ -53,61 +53,61 @@ def _is_new(folder: Path, seen: list[Path]) -> bool:
 
 
 def links_in(folder: Path) -> set[str]:
-    """Names of the links in a folder; none where there is no folder."""
+    """Return the names of the links in a folder; empty if there is no folder."""
     return {entry.name for entry in os.scandir(folder) if entry.is_symlink()} if folder.is_dir() else set()
 
 
 def images_in(place: Path) -> tuple[Path, list[str]]:
-    """(folder, names in it) of a folder, or of a single file.
+    """Return (folder, names of the images in it) for a folder or a single file.
 
     Raises:
-        UserError: a file that is no image by its name.
+        UserError: the suffix of the file is not that of an image.
     """
     if not place.is_file():
         return place, list_images(place)
     if not place.name.lower().endswith(SUFFIXES):
-        raise UserError(f"{place} is no image", fix=f"name a folder, or a file of {', '.join(SUFFIXES)}")
+        raise UserError(f"{place} is not an image", fix=f"give a folder, or a file of {', '.join(SUFFIXES)}")
     return place.parent, [place.name]
 
 
 def split_folder(root: Path, split: str) -> Path:
-    """`root/split`, or `root` itself where it has no split folders at all, or is one file.
+    """Return `root/split`, or `root` itself if it has no split folders or is a file.
 
     Raises:
-        UserError: no such folder, or other splits exist but not this one, or it lies in a pair of folders.
+        UserError: `root` does not exist, has other splits only, or has this one in two folders.
     """
     if not root.exists():
         raise UserError(
-            f"no such folder [--dataroot {root}]", fix=f"name a folder, or 'demo'{_neighbours(root)}"
+            f"no such folder [--dataroot {root}]", fix=f"give a folder, or 'demo'{_neighbours(root)}"
         )
     present = splits_of(root)
     if present and split not in present:
         raise UserError(
             f"{root} has no split '{split}'", f"it has {', '.join(present)}", "choose one of these"
         )
-    if present and not (root / split).is_dir():  # trainA next to trainB: the root itself holds all splits
+    if present and not (root / split).is_dir():  # trainA next to trainB
         raise UserError(
-            f"{root} has its split '{split}' in two folders", f"it holds {held_by(root)}", "name one of them"
+            f"{root} has its split '{split}' in two folders", f"it holds {held_by(root)}", "give one of them"
         )
     return root / split if present else root
 
 
 def splits_of(root: Path) -> list[str]:
-    """The splits that exist: `train`, or `trainA` next to `trainB`, or `A/train` next to `B/train`."""
+    """Return the splits that exist: `train`, or `trainA` and `trainB`, or `A/train` and `B/train`."""
     if not root.is_dir():
         return []
     return [split for split in SPLITS if (root / split).is_dir() or _paired(root, split)]
 
 
 def pair_folders(root: Path, split: str) -> tuple[Path, Path] | None:
-    """The input and target folder of a split under one of the known names, or None."""
+    """Return the input and target folder of a split, under any names in FOLDERS; None if there are none."""
     if not root.is_dir():
         return None
     return _paired(root, split) or _known(split_folder(root, split))
 
 
 def _paired(root: Path, split: str) -> tuple[Path, Path] | None:
-    """`trainA/trainB`, or `A/train` and `B/train` under any known pair of names."""
+    """`trainA` and `trainB`, or `A/train` and `B/train` under any names in FOLDERS."""
     if (root / f"{split}A").is_dir() and (root / f"{split}B").is_dir():
         return root / f"{split}A", root / f"{split}B"
     known = _known(root)
@@ -125,12 +125,13 @@ def _known(folder: Path) -> tuple[Path, Path] | None:
 
 
 def named_folder(root: Path, split: str, name: str, flag: str) -> Path:
-    """The folder that `--input_dir` or `--target_dir` means: below the split, above it, or a path of its own.
+    """Return the folder of a split that `--input_dir` or `--target_dir` names.
 
-    Where it holds split folders itself, never the whole of it.
+    It is below the split, above it, or a path of its own. A folder that holds split folders is never used
+    itself.
 
     Raises:
-        UserError: none of these is a folder.
+        UserError: none of these exists.
     """
     tried = split_folders(root, split, name)
     if not splits_of(root) and not Path(name).is_absolute():
@@ -146,19 +147,20 @@ def named_folder(root: Path, split: str, name: str, flag: str) -> Path:
 
 
 def split_folders(root: Path, split: str, name: str) -> list[Path]:
-    """Where a named folder of this one split may lie, the likeliest first."""
+    """Return the places where the named folder of this split may be, in order of preference."""
     if Path(name).is_absolute():
         return [Path(name) / split]
     return [root / split / name, root / name / split, Path(name) / split]
 
 
 def held_by(folder: Path) -> str:
-    """The first names in a folder, for a message."""
+    """Return the first names in a folder, for an error."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return first_five(name for name in names if not name.startswith("."))
 
 
 def first_five(names: Iterable[str]) -> str:
+    """Return the first five names in sorted order and the number of the others, for an error."""
     names = sorted(names)
     return (", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "none"
 

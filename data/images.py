@@ -1,8 +1,7 @@
-"""Image files as arrays `(H, W, C)` of 1 or 3 channels: uint8, uint16, or float32 in [0, 1].
+"""Read and write image files as arrays `(H, W, C)` of 1 or 3 channels: uint8, uint16, or float32 in [0, 1].
 
-Pillow decodes; what it would truncate to 8 bit without a word (16-bit colour, float colour) is recognised
-from the header and goes to imagecodecs (PNG) and tifffile (TIFF), the extra `[tiff]`. Every pixel of a file
-passes `read_image`.
+Pillow decodes. Files that it would silently truncate to 8 bits (16-bit and float colour) are recognised by
+their header and decoded by imagecodecs (PNG) and tifffile (TIFF), the extra `[tiff]`.
 """
 
 import struct
@@ -20,13 +19,19 @@ Array = np.ndarray
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 MAX_PIXELS = 2**27
-Image.MAX_IMAGE_PIXELS = None  # `opened` checks, and refuses where Pillow would only warn
+Image.MAX_IMAGE_PIXELS = None  # `opened` refuses large images, Pillow would only warn
 
-BITS, PHOTOMETRIC, SAMPLE_FORMAT, ORIENTATION = 258, 262, 339, 0x0112  # TIFF tags; the last is EXIF's too
-BLACK_IS_ZERO, RGB = 1, 2  # of PHOTOMETRIC
-DTYPES = {8: np.uint8, 16: np.uint16, 32: np.float32}
+BITS, PHOTOMETRIC, SAMPLE_FORMAT, ORIENTATION = (
+    258,
+    262,
+    339,
+    0x0112,
+)  # TIFF tags; the last one is also an EXIF tag
+BLACK_IS_ZERO, RGB = 1, 2  # values of PHOTOMETRIC
+DTYPES = {8: np.uint8, 16: np.uint16, 32: np.float32}  # by bits per channel
 
-# kinds of TIFF whose header Pillow would not read without a line here; tifffile decodes their pixels
+# Register TIFF variants whose headers Pillow refuses to read: float RGB, and 16-bit gray with alpha. Their
+# pixels are decoded by tifffile.
 for _order in (TiffImagePlugin.II, TiffImagePlugin.MM):
     for _extra in ((), (0,), (1,), (2,)):
         _float, _gray = (_order, RGB, (3,), 1), (_order, BLACK_IS_ZERO, (1,), 1)
@@ -37,25 +42,25 @@ for _order in (TiffImagePlugin.II, TiffImagePlugin.MM):
 
 
 class Header(NamedTuple):
-    """What a file says of itself: upright size, channels as they are read, 8, 16 or 32 (float) bits each."""
+    """The header of an image file."""
 
-    width: int
+    width: int  # after EXIF rotation
     height: int
-    channels: int
-    depth: int
-    mode: str
+    channels: int  # 1 or 3, as `read_image` returns
+    depth: int  # bits per channel: 8, 16 or 32 (float)
+    mode: str  # Pillow's
 
     @property
     def kind(self) -> str:
-        """Such as "RGB 8 bit"."""
+        """Mode and depth, such as "RGB 8 bit"."""
         return f"{self.mode} {'float' if self.depth == 32 else f'{self.depth} bit'}"
 
 
-# ------------------------------------------------------------------------------------------------- depth
+# ------------------------------------------------------------------------------------------ depth and range
 
 
 def max_value(dtype: Any) -> float:
-    """The value that stands for 1.0: 255, 65535, or 1 for float images.
+    """Return the value of full brightness: 255, 65535, or 1 for float images.
 
     >>> max_value(np.uint16)
     65535.0
@@ -65,7 +70,7 @@ def max_value(dtype: Any) -> float:
 
 
 def quant_levels(dtype: Any) -> int | None:
-    """The largest value of an integer depth; None for float images, which have no steps.
+    """Return the largest value of an integer dtype; None for floats, which are not quantized.
 
     >>> quant_levels(np.uint8), quant_levels(np.float32)
     (255, None)
@@ -73,11 +78,39 @@ def quant_levels(dtype: Any) -> int | None:
     return None if np.dtype(dtype).kind == "f" else int(max_value(dtype))
 
 
-def to_float(image: Array) -> Array:
-    """A float32 array of full scale 1 of an image of any depth."""
-    scaled = image.astype(np.float32)
-    scaled /= np.float32(max_value(image.dtype))
+def to_float(image: Array, dtype: Any = np.float32) -> Array:
+    """Convert an image of any depth to [0, 1], as float32; pass float64 for exact figures.
+
+    Float images are copied, not clamped.
+
+    >>> to_float(np.array([0, 51, 255], np.uint8)).tolist()
+    [0.0, 0.20000000298023224, 1.0]
+    """
+    scaled = image.astype(dtype)
+    scaled /= scaled.dtype.type(max_value(image.dtype))
     return scaled
+
+
+def from_float(image: Array, dtype: Any) -> Array:
+    """Clamp float values to [0, 1] and round them to the levels of `dtype`, as a file stores them; NaN is 0.
+
+    >>> from_float(np.array([-1, 0.5, 2, np.nan]), np.uint8).tolist()
+    [0, 128, 255, 0]
+    """
+    clamped = np.nan_to_num(image.clip(0, 1))
+    levels = quant_levels(dtype)
+    if levels:  # in float64, as the scores are: float32 would round some ties the other way
+        clamped = np.rint(clamped.astype(np.float64) * levels)
+    return clamped.astype(dtype)
+
+
+def to_bytes(image: Array) -> Array:
+    """Convert a float image in [0, 1] to uint8: clamp, round half to even.
+
+    >>> to_bytes(np.array([-1, 0.1, 0.5, 2])).tolist()
+    [0, 26, 128, 255]
+    """
+    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
 # ----------------------------------------------------------------------------------------------- reading
@@ -85,25 +118,25 @@ def to_float(image: Array) -> Array:
 
 @contextmanager
 def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """Open a file and check its header; whatever is wrong with it, here or in the block, is one UserError.
+    """Open a file and check its header; convert all errors of decoders, here or in the block, to UserError.
 
     Raises:
-        UserError: unreadable, over `max_pixels`, or of a depth that is none of 8 bit, 16 bit and float.
+        UserError: unreadable, more than `max_pixels` pixels, or a depth other than 8 bit, 16 bit or float.
     """
     try:
-        # not by its path: Pillow would map an uncompressed TIFF into memory, and get turned ones wrong
+        # a stream, not a path: Pillow memory-maps uncompressed TIFFs, and then ignores their orientation
         with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as file:
             if file.width * file.height > max_pixels:
                 size = f"{file.width} x {file.height} pixels, at most {max_pixels}"
-                raise UserError(
-                    f"{path} is too large", size, "raise --max_pixels if it is meant to be, or remove it"
-                )
+                raise UserError(f"{path} is too large", size, "raise --max_pixels, or remove the file")
             if depth_of(file) not in DTYPES:
                 found = f"mode {file.mode}, {depth_of(file)} bits a channel"
-                raise UserError(f"{path} has an unknown depth", found, "convert it to 8 or 16 bit, or float")
+                raise UserError(
+                    f"{path} has an unsupported depth", found, "convert it to 8 bit, 16 bit or float"
+                )
             if depth_of(file) > 8 and photometric_of(file) not in (BLACK_IS_ZERO, RGB):
-                found = f"photometric interpretation {photometric_of(file)}"  # CMYK, white is 0
-                raise UserError(f"{path} is neither gray nor RGB", found, "convert it")
+                found = f"photometric interpretation {photometric_of(file)}"  # CMYK, white is zero
+                raise UserError(f"{path} is neither gray nor RGB", found, "convert it to gray or RGB")
             yield file
     except UserError:
         raise
@@ -115,39 +148,39 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
 
 
 def header(path: Path, max_pixels: int = MAX_PIXELS) -> Header:
-    """The header of a file, without decoding it; UserError as in `opened`."""
+    """Read the header of a file without decoding pixels; raises UserError as `opened` does."""
     with opened(path, max_pixels) as file:
         width, height = file.size
-        if file.format != "TIFF" and orientation_of(file, path) >= 5:  # Pillow turns TIFFs, and these only
+        if file.format != "TIFF" and orientation_of(file, path) >= 5:  # Pillow rotates TIFFs itself
             width, height = height, width
         return Header(width, height, channels_of(file), depth_of(file), file.mode)
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Array:
-    """Decode one image, upright, `(H, W, C)`; UserError as in `opened`.
+    """Decode an image to `(H, W, C)`, C 1 or 3.
 
-    A palette and CMYK become RGB, alpha is dropped, an EXIF rotation is applied: alike on both sides.
+    Palettes and CMYK become RGB, alpha is dropped, and EXIF rotation is applied.
 
     Raises:
-        UserError: also where a float image leaves [0, 1], and for 16-bit colour without the extra `[tiff]`.
+        UserError: as `opened` does; a float image outside [0, 1]; 16-bit colour without the extra `[tiff]`.
     """
     with opened(path, max_pixels) as file:
         depth, orientation = depth_of(file), orientation_of(file, path)
         if _by_pillow(file):
-            orientation = 1 if file.format == "TIFF" else orientation  # Pillow turns TIFFs, and these only
+            orientation = 1 if file.format == "TIFF" else orientation  # Pillow rotates TIFFs itself
             image = _array_of(_to_8_bit(file) if depth == 8 else file)
         else:
             image = _read_deep(path, file.format or "")
         image = image if image.ndim == 3 else image[:, :, None]
         image = image[:, :, : 1 if image.shape[2] <= 2 else 3].astype(DTYPES[depth], copy=False)
         if depth == 32 and not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
-            found = f"its values lie between {image.min():g} and {image.max():g}"
-            raise UserError(f"{path} leaves [0, 1]", found, "scale float images to [0, 1]")
+            found = f"minimum {image.min():g}, maximum {image.max():g}"
+            raise UserError(f"{path} has values outside [0, 1]", found, "scale float images to [0, 1]")
         return upright(image, orientation)
 
 
 def _by_pillow(file: Image.Image) -> bool:
-    """Whether Pillow decodes all of it: not what it cuts to 8 bits, nor floats whose bytes it swaps twice."""
+    """Whether Pillow decodes at full depth; it swaps the bytes of compressed big-endian floats twice."""
     if file.mode == "F":
         swapped = file.tag_v2.prefix == TiffImagePlugin.MM  # type: ignore[attr-defined]
         return not (swapped and file.info.get("compression") != "raw")
@@ -155,7 +188,7 @@ def _by_pillow(file: Image.Image) -> bool:
 
 
 def _array_of(image: Image.Image) -> Array:
-    """`np.asarray`, strip by strip where that would hold three copies of a large image."""
+    """`np.asarray` in strips: in one piece it holds three copies of a large image."""
     strip = max(1, 2**22 // image.width)
     if image.height <= strip:
         return np.asarray(image)
@@ -170,13 +203,13 @@ def _array_of(image: Image.Image) -> Array:
 
 def _to_8_bit(file: Image.Image) -> Image.Image:
     wanted = "L" if channels_of(file) == 1 else "RGB"
-    if file.mode == "P":  # its transparency may be one alpha a colour
+    if file.mode == "P":  # the palette may have an alpha per colour
         return file.convert("RGBA").convert(wanted)
     return file if file.mode == wanted else file.convert(wanted)
 
 
 def _read_deep(path: Path, kind: str) -> Array:
-    """Decode a 16-bit or float file that Pillow does not, `(H, W, C)`, not turned."""
+    """Decode a 16-bit or float file to `(H, W, C)`, without rotation."""
     try:
         import imagecodecs
         import tifffile
@@ -195,7 +228,7 @@ def _read_deep(path: Path, kind: str) -> Array:
 
 
 def upright(image: Array, orientation: int) -> Array:
-    """Apply an EXIF orientation (1 to 8) to `(H, W, C)`."""
+    """Rotate and flip `(H, W, C)` as an EXIF orientation (1 to 8) demands."""
     if orientation in (5, 6, 7, 8):
         image = image.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -206,7 +239,7 @@ def upright(image: Array, orientation: int) -> Array:
 
 
 def orientation_of(file: Image.Image, path: Path) -> int:
-    """The EXIF orientation, 1 to 8, without decoding pixels (which PngImageFile.getexif would)."""
+    """Return the EXIF orientation, 1 to 8, without decoding pixels (PngImageFile.getexif would)."""
     found = Image.Image.getexif(file).get(ORIENTATION)
     if found is None and file.format == "PNG":
         exif = Image.Exif()
@@ -216,7 +249,7 @@ def orientation_of(file: Image.Image, path: Path) -> int:
 
 
 def _png_exif(path: Path) -> bytes:
-    """The eXIf chunk of a PNG, which may follow its pixels; empty without one."""
+    """Return the eXIf chunk of a PNG, which may follow the pixels; empty if there is none."""
     with path.open("rb", buffering=0) as file:
         file.seek(8)
         while len(head := file.read(8)) == 8:
@@ -228,23 +261,23 @@ def _png_exif(path: Path) -> bytes:
 
 
 def photometric_of(file: Image.Image) -> int:
-    """What the values of a TIFF mean, by its tag; RGB for other formats."""
+    """Return the photometric interpretation of a TIFF; RGB for other formats."""
     return file.tag_v2.get(PHOTOMETRIC, BLACK_IS_ZERO) if file.format == "TIFF" else RGB  # type: ignore[attr-defined]
 
 
 def channels_of(file: Image.Image) -> int:
-    """1 for gray images, 3 for all others, from the header."""
+    """Return 1 for gray images and 3 for all others, from the header."""
     gray = file.mode in ("1", "L", "LA", "F", "I") or file.mode.startswith("I;16")
     return 1 if gray or "LA;16B" in raw_modes(file) else 3  # Pillow calls 16-bit gray with alpha RGBA
 
 
 def raw_modes(file: Image.Image) -> list[str]:
-    """How the pixels lie in the file, in Pillow's words, until they are decoded."""
+    """Return Pillow's names of the pixel formats in the file; empty once it is decoded."""
     return [str(tile[3]) for tile in getattr(file, "tile", ())]
 
 
 def depth_of(file: Image.Image) -> int:
-    """8, 16 or 32 (float), from the header, not from Pillow's mode; other numbers are not read here."""
+    """Return the bits per channel from the header: 8, 16, 32 (float), or an unsupported number."""
     if file.format == "TIFF":
         tags = file.tag_v2  # type: ignore[attr-defined]
         bits, kinds = max(tags.get(BITS, (1,))), set(tags.get(SAMPLE_FORMAT, (1,)))
@@ -259,7 +292,7 @@ def depth_of(file: Image.Image) -> int:
 
 
 def save_image(image: Array, path: Path) -> None:
-    """Write `(H, W, C)` of any depth as PNG, or as TIFF where `path` says so or the values are floats.
+    """Write `(H, W, C)` of any depth in the format of the suffix of `path`.
 
     Raises:
         UserError: 16-bit or float colour without the extra `[tiff]`.
@@ -274,15 +307,13 @@ def save_image(image: Array, path: Path) -> None:
     except ImportError:
         raise UserError(f"{path} needs more than Pillow", fix='pip install -e ".[tiff]"', code=1) from None
     if path.suffix.lower() == ".png":
-        path.write_bytes(
-            imagecodecs.png_encode(flat.copy())
-        )  # a copy has plain strides also for 1 x 1 pixels
+        path.write_bytes(imagecodecs.png_encode(flat.copy()))  # a copy: strides of 1 x 1 images
     else:
         tifffile.imwrite(path, flat, photometric="rgb", compression="zlib")
 
 
 def output_suffix(name: str, dtype: Any) -> str:
-    """The suffix of an output: TIFF stays TIFF, float becomes it, all others are PNG, which loses nothing.
+    """Return the suffix of an output file: TIFF for TIFF and float images, else PNG.
 
     >>> [output_suffix("a.JPG", np.uint8), output_suffix("a.tiff", np.uint16), output_suffix("a.png", float)]
     ['.png', '.tiff', '.tif']

@@ -1,26 +1,34 @@
-"""Between a loader and the loop: whose fault it was, and how long the loop waited."""
+"""Build DataLoaders, raise the errors of their datasets, and measure the time spent waiting for data."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
+from torch.utils.data import DataLoader
+
+from data.datasets import TrainDataset, WholeDataset
+from data.sampler import EpochSampler
 from utils.system.errors import UserError, first_sentence
+
+DEFAULT_GPU_WORKERS = 4
 
 
 def no_collate(sample: Any) -> Any:
-    """Collate nothing: our datasets return a batch, one whole image, or a UserError (raised in a worker it
-    would lose its message)."""
+    """Return the sample as it is: our datasets return a batch, one full-size image, or a UserError."""
     return sample
 
 
 class LoaderIterator:
-    """Iterate over a loader with `no_collate`, any number of times.
+    """Iterate over a DataLoader, any number of times.
 
-    Raises here, in the main process, what a dataset refused, and counts in `waited_s` the seconds that the
-    loop waited for data.
+    Raises the UserErrors that a dataset returned, and the death of a loader process as one.
 
     Args:
-        skip: is told of each refusal instead, and the loop goes on.
+        skip: called with each UserError of the dataset instead of raising it.
+
+    Attributes:
+        waited_s: total seconds spent waiting for batches.
     """
 
     def __init__(self, loader: Iterable[Any], skip: Callable[[UserError], object] | None = None):
@@ -35,11 +43,11 @@ class LoaderIterator:
                 batch = next(source)
             except StopIteration:
                 return
-            except (RuntimeError, OSError, EOFError) as error:  # what a dead or hung worker leaves behind
+            except (RuntimeError, OSError, EOFError) as error:  # a worker died or timed out
                 raise UserError(
                     "a loader process died, or did not answer in time",
                     f"{type(error).__name__}: {first_sentence(error)}",
-                    "lower --num_workers, raise --worker_timeout, or give more shared memory",
+                    "lower --num_workers, raise --timeout, or give more shared memory",
                     code=1,
                 ) from None
             self.waited_s += time.perf_counter() - started
@@ -48,6 +56,62 @@ class LoaderIterator:
                     raise batch
                 self.skip(batch)
                 continue
-            held = [batch]
+            last = [batch]
             del batch
-            yield held.pop()  # nothing here keeps what may be a large image
+            yield last.pop()  # keeps no reference to what may be a large image
+
+
+def default_workers(device: torch.device, on_device: bool) -> int:
+    """Number of loader processes: 0 on a CPU, or where decoded images are kept on the device."""
+    return 0 if device.type == "cpu" or on_device else DEFAULT_GPU_WORKERS
+
+
+def train_loader(
+    dataset: TrainDataset,
+    sampler: EpochSampler,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    timeout_s: float,
+    pin: bool,
+) -> LoaderIterator:
+    """Iterate over training batches.
+
+    Args:
+        batch_size: samples per batch of this process.
+        timeout_s: seconds after which a loader process that does not answer is an error.
+        pin: put batches into pinned memory, if `device` is a GPU.
+    """
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        drop_last=True,
+        collate_fn=no_collate,
+        pin_memory=pin and device.type == "cuda",
+        persistent_workers=workers > 0,
+        timeout=timeout_s if workers else 0,  # by default torch waits forever
+        generator=torch.Generator(),  # by default iterating draws from the global generator
+    )
+    return LoaderIterator(loader)
+
+
+def whole_loader(
+    dataset: WholeDataset,
+    indices: Iterable[int] | None = None,
+    *,
+    workers: int = 0,
+    skip: Callable[[UserError], object] | None = None,
+) -> LoaderIterator:
+    """Iterate over full-size samples, one at a time; of all pairs by default."""
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=indices,
+        num_workers=workers,
+        collate_fn=no_collate,
+        generator=torch.Generator(),
+    )
+    return LoaderIterator(loader, skip)

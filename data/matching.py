@@ -1,4 +1,4 @@
-"""Which input belongs to which target: by name, one rule for the whole set, never by position."""
+"""Match inputs to targets by name, with one rule for the whole set, never by position."""
 
 import re
 import unicodedata
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from data.folders import first_five
 from utils.system.errors import UserError
 
-ENDINGS = (  # (input, target): ends of the stems of pairs that lie in one folder, in any mixture of capitals
+ENDINGS = (  # (input, target) endings of the stems of pairs in one folder; case is ignored
     ("_lr", "_hr"),
     ("_lq", "_gt"),
     ("_input", "_target"),
@@ -23,14 +23,14 @@ ENDINGS = (  # (input, target): ends of the stems of pairs that lie in one folde
 
 
 def match_names(inputs: Iterable[str], targets: Iterable[str], pair_by: str | None = None) -> dict[str, str]:
-    """Map each input to its target by name, sub-folder included, never by position.
+    """Map each input to its target by name, including the sub-folder.
 
-    Equal stems for the whole set; else, for the whole set, the longest prefix of the input's stem that ends
-    before a `_` and is a target's stem (several inputs may share a target, as in RESIDE).
+    Stems are equal in the whole set; or, in the whole set, the target's stem is the longest prefix of the
+    input's that ends before a `_` (several inputs may share a target, as in RESIDE).
 
     Args:
-        pair_by: a regular expression instead: what its groups find in the names of a pair (or all that it
-            finds, where it has no group) is equal.
+        pair_by: a regular expression used instead; both names of a pair must give the same groups, or the
+            same match if it has no groups.
 
     >>> match_names(["a.png", "b.jpg"], ["a.png", "b.png"])
     {'a.png': 'a.png', 'b.jpg': 'b.png'}
@@ -40,7 +40,7 @@ def match_names(inputs: Iterable[str], targets: Iterable[str], pair_by: str | No
     {'haze7x.png': 'gt7.png'}
 
     Raises:
-        UserError: two files of one stem on a side, or files left over; names the first five of each side.
+        UserError: two files of one stem on a side, or files without a partner.
     """
     if pair_by is not None:
         return _match_keys(
@@ -52,7 +52,7 @@ def match_names(inputs: Iterable[str], targets: Iterable[str], pair_by: str | No
     found = {stem: _longest_prefix(stem, goals) for stem in sources}
     lone_inputs = [sources[stem] for stem, goal in found.items() if goal is None]
     lone_targets = [goals[stem] for stem in goals.keys() - found.values()]
-    if len(lone_inputs) == len(sources):  # not named by prefixes: report the equal stems' gaps
+    if len(lone_inputs) == len(sources):  # no prefixes: report the names without an equal one
         lone_inputs = [sources[stem] for stem in sources.keys() - goals.keys()]
         lone_targets = [goals[stem] for stem in goals.keys() - sources.keys()]
     _refuse_lone(lone_inputs, lone_targets)
@@ -60,13 +60,13 @@ def match_names(inputs: Iterable[str], targets: Iterable[str], pair_by: str | No
 
 
 def match_endings(names: Iterable[str]) -> dict[str, str] | None:
-    """Input and target of pairs that lie in one folder as `x_LR.png` and `x_HR.png`; None where they do not.
+    """Map inputs to targets in one folder by endings (`x_LR.png` to `x_HR.png`); None if there are none.
 
     >>> match_endings(["a_HR.png", "a_LR.png"]), match_endings(["a.png", "b.png"])
     ({'a_LR.png': 'a_HR.png'}, None)
 
     Raises:
-        UserError: every name ends so, but some have no partner.
+        UserError: all names have such endings, but some have no partner.
     """
     names = list(names)
     stems = {name: stem_of(name).lower() for name in names}
@@ -82,7 +82,7 @@ def match_endings(names: Iterable[str]) -> dict[str, str] | None:
 
 
 def stem_of(name: str) -> str:
-    """A name without its last suffix, sub-folder kept, in one form of Unicode: macOS decomposes accents."""
+    """Return a name without its suffix, in Unicode form NFC (macOS decomposes accents)."""
     name = unicodedata.normalize("NFC", name)
     stem, dot, suffix = name.rpartition(".")
     return stem if dot and suffix and "/" not in suffix else name
@@ -98,7 +98,7 @@ def _by_regex(names: Iterable[str], pair_by: str) -> list[tuple[str, str]]:
     found = [(name, search(unicodedata.normalize("NFC", name))) for name in names]
     missed = [name for name, match in found if match is None]
     if missed:
-        raise UserError(f"[--pair_by {pair_by}] finds nothing in {len(missed)} names", first_five(missed))
+        raise UserError(f"[--pair_by {pair_by}] does not match {len(missed)} names", first_five(missed))
     return [
         ("\n".join(group or "" for group in (match.groups() or (match.group(),))), name)
         for name, match in found
@@ -112,7 +112,7 @@ def _unique(keyed: Iterable[tuple[str, str]], side: str) -> dict[str, str]:
     if len(found) < len(keyed):
         count = Counter(key for key, _ in keyed)
         double = [name for key, name in keyed if count[key] > 1]
-        raise UserError(f"several {side} files share one name", first_five(double), "keep one of each")
+        raise UserError(f"several {side} files share one name", first_five(double), "keep one of them")
     return found
 
 
@@ -128,7 +128,7 @@ def _match_keys(
 
 
 def _longest_prefix(stem: str, goals: dict[str, str]) -> str | None:
-    """The longest part of `stem` before a `_` of its file name that is a goal."""
+    """Return the longest part of `stem` before a `_` of the file name that is a key of `goals`."""
     while "_" in stem.rpartition("/")[2]:
         stem = stem.rpartition("_")[0]
         if stem in goals:
@@ -141,6 +141,6 @@ def _refuse_lone(lone_inputs: list[str], lone_targets: list[str]) -> None:
         raise UserError(
             f"{len(lone_inputs)} inputs and {len(lone_targets)} targets have no partner",
             f"inputs: {first_five(lone_inputs)}; targets: {first_five(lone_targets)}",
-            "give both files of a pair one name, or inputs the target's name followed by _ and anything, "
-            "or say by --pair_by REGEX what the names share",
+            "rename them: equal names, or inputs called like the target plus _ and anything; "
+            "or give --pair_by REGEX, which must match the same text in both names",
         )

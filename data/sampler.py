@@ -1,4 +1,4 @@
-"""The order of training as a pure function of (seed, epoch), startable at any position."""
+"""The order of training samples: a pure function of (seed, epoch) that can start at any batch."""
 
 from collections.abc import Iterator
 
@@ -9,18 +9,17 @@ from utils.system.errors import UserError
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Yield (epoch, index) for every sample of one epoch, for this process's share of each batch.
+    """Yield (epoch, index) for this process's samples of each batch of an epoch.
 
-    Indices are permuted by (seed, epoch) over the whole set; batch `b` of the epoch is the same set of
-    samples whatever the number of processes, each of which takes one consecutive part. The last incomplete
-    batch is dropped.
+    Indices are permuted by (seed, epoch). A batch holds the same samples for any number of processes, each of
+    which takes one consecutive part of it. An incomplete last batch is dropped.
 
     Args:
-        size: number of samples in an epoch, `--repeat` included.
-        batch_size: samples in one optimizer step over all processes.
+        size: samples per epoch, including `--repeat`.
+        batch_size: samples per optimizer step over all processes.
 
     Raises:
-        UserError: a batch that cannot be filled, or split over the processes.
+        UserError: `batch_size` is larger than the epoch, or not a multiple of `world`.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):
@@ -42,15 +41,15 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return self.size // self.batch_size
 
     def start_at(self, epoch: int, offset: int) -> None:
-        """Let the next iteration be that of `epoch`, from its batch `offset` on."""
+        """Set the epoch of the next iteration, and the batch it starts at."""
         self.epoch, self.offset = epoch, offset
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng([self.seed, self.epoch, 1]).permutation(self.size)
-        share = self.batch_size // self.world
+        rank_size = self.batch_size // self.world
         for batch in range(self.offset, self.steps_per_epoch):
-            first = batch * self.batch_size + self.rank * share
-            yield from ((self.epoch, int(index)) for index in order[first : first + share])
+            first = batch * self.batch_size + self.rank * rank_size
+            yield from ((self.epoch, int(index)) for index in order[first : first + rank_size])
 
     def __len__(self) -> int:
         return (self.steps_per_epoch - self.offset) * (self.batch_size // self.world)

@@ -1,4 +1,4 @@
-"""From decoded images to tensors: the classic torchvision transforms, without a random one among them."""
+"""Deterministic transforms from decoded images to tensors: resize, grayscale, normalize."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,13 +17,15 @@ BICUBIC = transforms.InterpolationMode.BICUBIC
 
 
 def preparation(size: int | None, channels: int) -> Callable[[Array], Array]:
-    """Image `(H, W, C)` to the same depth: `Resize((size, size), BICUBIC)` if asked, then 1 or 3 channels."""
+    """Return a function of `(H, W, C)` that resizes to a square (if `size`), and converts to 1 or 3 channels.
+
+    It resizes bicubic, keeps the dtype, and can be pickled.
+    """
     resize = transforms.Resize((size, size), BICUBIC, antialias=True) if size else None
     return partial(_prepare, resize=resize, gray=transforms.Grayscale(1), channels=channels)
 
 
 def _prepare(image: Array, resize: Transform | None, gray: Transform, channels: int) -> Array:
-    """At the top level, as loader processes that are not forked get it by pickle."""
     if resize:
         image = transformed(image, resize)
     if channels == 1 and image.shape[2] == 3:
@@ -32,42 +34,41 @@ def _prepare(image: Array, resize: Transform | None, gray: Transform, channels: 
 
 
 def enlarge(image: Array, height: int, width: int) -> Array:
-    """Bicubic to `height` x `width`, by Pillow for 8 bits: super-resolution by doing nothing."""
+    """Resize `(H, W, C)` to `height` x `width`, bicubic: the input baseline of super-resolution."""
     return transformed(image, transforms.Resize((height, width), BICUBIC, antialias=True))
 
 
 def transformed(image: Array, transform: Transform) -> Array:
-    """Apply a torchvision transform to an image `(H, W, C)`: with 8 bits as Pillow's, deeper as a tensor.
+    """Apply a torchvision transform to `(H, W, C)`, as a Pillow image if 8 bits, else as a tensor.
 
-    The depth stays; float values stay unclamped.
+    The dtype stays; integers are rounded and clamped, floats are not clamped.
     """
     if image.dtype == np.uint8:
-        carrier = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-        return as_array(np.asarray(transform(carrier)))
+        changed_image = np.asarray(
+            transform(Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image))
+        )
+        return changed_image if changed_image.ndim == 3 else changed_image[:, :, None]
     levels = quant_levels(image.dtype)
     tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32))
     changed = transform(tensor).numpy().transpose(1, 2, 0)  # type: ignore[attr-defined]
     return np.rint(np.clip(changed, 0, levels)).astype(image.dtype) if levels else changed
 
 
-def as_array(image: Array) -> Array:
-    return image if image.ndim == 3 else image[:, :, None]
-
-
 def to_batch(images: Sequence[Any], mean: float, std: float) -> torch.Tensor:
-    """A batch, float32 `(N, C, H, W)`, of images `(H, W, C)` of one size; `Normalize(mean, std)` of [0, 1].
+    """Stack images `(H, W, C)` of one size to float32 `(N, C, H, W)` and normalize them.
 
-    The bits of torchvision's `ToTensor` and `Normalize`, on every device: by true divisions, as dividing by a
-    Python number a GPU would multiply by its reciprocal.
+    Bit-equal to torchvision's `ToTensor` and `Normalize` on every device. Divisors are tensors, because a GPU
+    multiplies by the reciprocal of a Python number.
 
     Args:
-        images: arrays of any depth, or tensors on one device, uint8 or float32.
+        images: arrays of any depth; or tensors on one device, uint8 or float32.
+        mean, std: of Normalize, for values in [0, 1].
     """
     stack: Any = torch.stack if isinstance(images[0], torch.Tensor) else _stack
-    if len({image.dtype for image in images}) > 1:  # of files of unequal depth
-        batch = torch.cat([_full_scale_1(stack([image])) for image in images])
+    if len({image.dtype for image in images}) > 1:  # files of different depths
+        batch = torch.cat([_to_unit_range(stack([image])) for image in images])
     else:
-        batch = _full_scale_1(stack(images))
+        batch = _to_unit_range(stack(images))
     batch -= mean
     batch /= batch.new_full((), std)
     return batch
@@ -77,8 +78,8 @@ def _stack(images: Sequence[Array]) -> torch.Tensor:
     return torch.from_numpy(np.stack(images))
 
 
-def _full_scale_1(images: torch.Tensor) -> torch.Tensor:
-    """`(N, H, W, C)` of any depth as float32 `(N, C, H, W)`, which may be the memory of `images`."""
+def _to_unit_range(images: torch.Tensor) -> torch.Tensor:
+    """Convert `(N, H, W, C)` of any depth to float32 `(N, C, H, W)` in [0, 1], perhaps in the same memory."""
     planes = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     if not images.is_floating_point():
         planes /= planes.new_full((), torch.iinfo(images.dtype).max)
@@ -86,5 +87,5 @@ def _full_scale_1(images: torch.Tensor) -> torch.Tensor:
 
 
 def denormalize(image: torch.Tensor, mean: float, std: float) -> torch.Tensor:
-    """Undo Normalize(mean, std): what enters or leaves a network, back to [0, 1]; any shape, not clamped."""
+    """Invert Normalize(mean, std): a network's input or output to [0, 1]; any shape, not clamped."""
     return image * std + mean

@@ -1,12 +1,11 @@
-"""Networks, losses and initialisations by name. PairList them imports no torch; building one does.
+"""Networks and losses by name. Listing the names imports no torch; building a network or a loss does.
 
-To add a network: one file in this folder, one line in NETWORKS. The keywords of the line are its own flags
-and their defaults; a flag that a network does not name is refused for it.
+To add a network: one file in this folder, one function here and its line in NETWORKS. The function's
+keyword-only arguments are the network's flags and their defaults.
 """
 
-from collections.abc import Mapping
-from functools import partial
-from importlib import import_module
+from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from utils.system.errors import UserError
@@ -15,46 +14,109 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def _build(module: str, name: str, **arguments: Any) -> Any:
-    return getattr(import_module(f"models.{module}"), name)(**arguments)
+def build_resnet(
+    input_nc: int,
+    output_nc: int,
+    *,
+    width: int = 64,
+    depth: int = 9,
+    norm: str = "instance",
+    act: str = "relu",
+    init: str = "normal",
+    upsample: str = "transpose",
+) -> "nn.Module":
+    from models.resnet import ResNet
+
+    return ResNet(input_nc, output_nc, width, depth, norm, act, init, upsample)
 
 
-NETWORKS = {
-    "resnet": partial(
-        _build,
-        "resnet",
-        "ResNet",
-        width=64,
-        depth=9,
-        norm="instance",
-        act="relu",
-        init="normal",
-        upsample="transpose",
-    ),
-    "unet": partial(_build, "unet", "UNet", width=64, depth=5, norm="instance", act="leaky", init="normal"),
-    "dncnn": partial(_build, "dncnn", "DnCNN", width=64, depth=17, norm="batch", act="relu", init="kaiming"),
-    "resunet": partial(
-        _build,
-        "resunet",
-        "ResUNet",
-        width=32,
-        depth=2,
-        levels=3,
-        stem=2,
-        norm="none",
-        act="relu",
-        init="kaiming",
-    ),
-    "spandrel": partial(_build, "spandrel", "Zoo", weights=None),  # whatever network the weights are of
+def build_unet(
+    input_nc: int,
+    output_nc: int,
+    *,
+    width: int = 64,
+    depth: int = 5,
+    norm: str = "instance",
+    act: str = "leaky",
+    init: str = "normal",
+) -> "nn.Module":
+    from models.unet import UNet
+
+    return UNet(input_nc, output_nc, width, depth, norm, act, init)
+
+
+def build_dncnn(
+    input_nc: int,
+    output_nc: int,
+    *,
+    width: int = 64,
+    depth: int = 17,
+    norm: str = "batch",
+    act: str = "relu",
+    init: str = "kaiming",
+) -> "nn.Module":
+    from models.dncnn import DnCNN
+
+    return DnCNN(input_nc, output_nc, width, depth, norm, act, init)
+
+
+def build_resunet(
+    input_nc: int,
+    output_nc: int,
+    *,
+    width: int = 32,
+    depth: int = 2,
+    levels: int = 3,
+    stem: int = 2,
+    norm: str = "none",
+    act: str = "relu",
+    init: str = "kaiming",
+) -> "nn.Module":
+    from models.resunet import ResUNet
+
+    return ResUNet(input_nc, output_nc, width, depth, levels, stem, norm, act, init)
+
+
+def build_spandrel(input_nc: int, output_nc: int, *, weights: str | None = None) -> "nn.Module":
+    """The architecture is recognised from the file `weights`, which is required."""
+    from models.spandrel import SpandrelNet
+
+    assert weights is not None
+    return SpandrelNet(input_nc, output_nc, weights)
+
+
+def l1_loss(*, reduction: str = "mean") -> "nn.Module":
+    from models.losses import L1Loss
+
+    return L1Loss(reduction=reduction)
+
+
+def mse_loss(*, reduction: str = "mean") -> "nn.Module":
+    from models.losses import MSELoss
+
+    return MSELoss(reduction=reduction)
+
+
+def charbonnier_loss(*, reduction: str = "mean") -> "nn.Module":
+    from models.losses import CharbonnierLoss
+
+    return CharbonnierLoss(reduction=reduction)
+
+
+NETWORKS: "dict[str, Callable[..., nn.Module]]" = {
+    "resnet": build_resnet,
+    "unet": build_unet,
+    "dncnn": build_dncnn,
+    "resunet": build_resunet,
+    "spandrel": build_spandrel,
 }
+RESIDUAL = ("dncnn", "resunet")  # networks that predict a residual and add or subtract it themselves
+UNIT_RANGE = ("spandrel",)  # networks of images in [0, 1]: mean 0 and std 1 by default
 
-RESIDUAL = ("dncnn", "resunet")  # networks that subtract or add to their input themselves
-UNIT_RANGE = ("spandrel",)  # networks of images in [0, 1]: mean 0, std 1 unless told
-
-LOSSES = {
-    "l1": partial(_build, "losses", "L1Loss"),
-    "mse": partial(_build, "losses", "MSELoss"),
-    "charbonnier": partial(_build, "losses", "CharbonnierLoss"),
+LOSSES: "dict[str, Callable[..., nn.Module]]" = {
+    "l1": l1_loss,
+    "mse": mse_loss,
+    "charbonnier": charbonnier_loss,
 }
 
 NORMS = ("instance", "batch", "group", "none")
@@ -64,12 +126,17 @@ UPSAMPLES = ("transpose", "resize")
 
 
 def network_defaults(model: str) -> dict[str, Any]:
-    """The flags that network `model` has, with its own default for each."""
-    return dict(NETWORKS[model].keywords)
+    """The flags of network `model` and their defaults.
+
+    >>> network_defaults("spandrel")
+    {'weights': None}
+    """
+    arguments = signature(NETWORKS[model]).parameters.values()
+    return {each.name: each.default for each in arguments if each.kind is each.KEYWORD_ONLY}
 
 
 def own_arguments(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `build_network` that `options` (of a run, by their flags' names) hold for `model`."""
+    """The arguments of `build_network` for `model`, taken from a run's options (flag name -> value)."""
     own = {flag: options[flag] for flag in network_defaults(model)}
     channels = {"input_nc": options["input_nc"], "output_nc": options["output_nc"]}
     return own | channels | {"scale": options.get("scale") or 1, "residual": options.get("residual", False)}
@@ -80,25 +147,27 @@ def build_network(model: str, *, scale: int = 1, residual: bool = False, **argum
 
     Args:
         model: a key of NETWORKS.
-        scale: the output is so many times larger than the input.
-        residual: its output is what has to be subtracted from the input.
-        arguments: `input_nc`, `output_nc`, and all of `network_defaults(model)`.
+        scale: output size / input size; a network that keeps the size gets its input enlarged.
+        residual: the network predicts the degradation, which is subtracted from its input.
+        arguments: `input_nc`, `output_nc`, and any of `network_defaults(model)`.
 
     Raises:
-        UserError: `residual` where the output cannot be subtracted from the input, or already is.
+        UserError: `residual` is redundant for this network, or input and output differ in channels or size.
     """
+    input_nc, output_nc = arguments["input_nc"], arguments["output_nc"]
     if residual and model in RESIDUAL:
-        raise UserError(f"--residual means nothing for --model {model}", "it does so itself", "leave it out")
-    if residual and arguments["input_nc"] not in (1, arguments["output_nc"]):
-        channels = f"{arguments['input_nc']} channels in, {arguments['output_nc']} out"
-        raise UserError("--residual has nothing to subtract from", channels, "leave it out")
-    from models.layers import enlarge_input, size_of, subtract_output
+        what = f"--residual is redundant with --model {model}"
+        raise UserError(what, f"{model} already predicts the residual", "drop --residual")
+    if residual and input_nc not in (1, output_nc):
+        what = "--residual needs a gray input or as many input as output channels"
+        raise UserError(what, f"--input_nc {input_nc}, --output_nc {output_nc}", "drop --residual")
+    from models.layers import size_of
+    from models.wrappers import Residual, Upscale
 
     net = NETWORKS[model](**arguments)
-    if residual and size_of(net).scale > 1:
-        raise UserError("--residual wants an output of the input's size", f"--model {model} enlarges")
-    if scale > 1 and size_of(net).scale == 1:  # one that does not enlarge by itself
-        enlarge_input(net, scale)
-    if residual:
-        subtract_output(net)
-    return net
+    upscales = size_of(net).scale > 1
+    if residual and upscales:
+        what = f"--residual needs an output of the input's size, which --model {model} enlarges"
+        raise UserError(what, f"{size_of(net).scale} times in both directions", "drop --residual")
+    net = Residual(net) if residual else net
+    return Upscale(net, scale) if scale > 1 and not upscales else net

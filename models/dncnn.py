@@ -1,4 +1,4 @@
-"""DnCNN (Zhang et al. 2017): a chain of convolutions at full size that predicts the residual."""
+"""DnCNN (Zhang et al. 2017): convolutions at full resolution that predict the residual."""
 
 from torch import Tensor, nn
 
@@ -6,17 +6,17 @@ from models.layers import SizeRequirements, act_layer, init_weights, norm_layer,
 
 
 class DnCNN(nn.Module):
-    """`(N, input_nc, H, W)` to `(N, output_nc, H, W)`: the input minus what the chain predicts; any H and W.
+    """`(N, input_nc, H, W)` to `(N, output_nc, H, W)`: the input minus the predicted residual; any H and W.
 
     Args:
         width: channels of every hidden layer.
-        depth: number of convolutions; all but the first and the last are followed by the norm.
+        depth: number of convolutions; all but the first and the last have a norm.
     """
 
     def __init__(self, input_nc: int, output_nc: int, width: int, depth: int, norm: str, act: str, init: str):
         super().__init__()
         self.output_nc = output_nc
-        self.size = SizeRequirements(minimum=2 if norm == "instance" else 1)  # it needs more than one pixel
+        self.size = SizeRequirements(minimum=2 if norm == "instance" else 1)  # needs more than one pixel
         layers: list[nn.Module] = [nn.Conv2d(input_nc, width, 3, padding=1), act_layer(act)]
         for _ in range(depth - 2):
             conv = nn.Conv2d(width, width, 3, padding=1, bias=norm not in ("batch", "instance"))

@@ -1,48 +1,48 @@
-"""The exponential moving average of a network's weights, or nothing at all, behind one interface."""
+"""EMA of the weights; a no-op when the decay is 0."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
-
-def warmed(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    """What AveragedModel does to tensors of one kind after `n` averages: a decay of
-    min(decay, (1 + n) / (10 + n)).
+def ema_with_warmup(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+    """The update of AveragedModel for a decay of min(decay, (1 + n) / (10 + n)) after `n` updates.
 
     The smaller decay at first (as in TensorFlow's ExponentialMovingAverage with num_updates) lets a short
-    run forget its initial weights.
+    run forget its initial weights. Integer buffers (the batch counts of batch norms) are copied.
     """
 
-    def update(averaged: Tensors, current: Tensors, n: Tensor | int) -> None:
-        if not averaged[0].is_floating_point():  # the counts of batch norms
-            torch._foreach_copy_(averaged, current)
-            return
-        n = torch.as_tensor(n)
-        keep = ((1 + n) / (10 + n)).clamp(max=decay)
-        if keep.device.type == "cpu":
-            torch._foreach_lerp_(averaged, current, 1 - keep.item())
-        else:  # without a host read
-            torch._foreach_mul_(averaged, keep)
-            torch._foreach_add_(averaged, torch._foreach_mul(current, 1 - keep))
+    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], n: Tensor | int) -> None:
+        n = torch.as_tensor(n)  # AveragedModel moves it to the tensors' device: no host read
+        step = 1 - ((1 + n) / (10 + n)).clamp(max=decay)
+        for average, value in zip(averaged, current, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, step.to(average.dtype))
+            else:
+                average.copy_(value)
 
     return update
 
 
 class EMA:
-    """Follows `net` with weights and buffers averaged by `decay`, or with a decay of 0 is `net` itself.
+    """Exponential moving average of the weights and buffers of `net`.
+
+    Args:
+        net: the network that is trained.
+        decay: share of the average that each update keeps; 0 turns averaging off.
 
     Attributes:
-        net: the bare network to evaluate and to save.
+        net: the averaged network, to evaluate and to save; `net` itself when the decay is 0.
     """
 
     def __init__(self, net: nn.Module, decay: float):
         self.live = net
-        self.model = AveragedModel(net, multi_avg_fn=warmed(decay), use_buffers=True) if decay else None
+        self.model = (
+            AveragedModel(net, multi_avg_fn=ema_with_warmup(decay), use_buffers=True) if decay else None
+        )
         self.net: nn.Module = self.model.module if self.model else net
 
     def update(self) -> None:

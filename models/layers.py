@@ -1,15 +1,16 @@
-"""Layers that several networks share, each by the name that its flag has."""
+"""Layers that several networks share; norms, activations and inits by the values of their flags."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils.system.distributed import Ranks
+
 
 def norm_layer(norm: str, channels: int) -> nn.Module:
-    """`instance` (no parameters, as in pix2pix), `batch`, `group` (8 at most) or `none`."""
+    """`instance` (no parameters, as in pix2pix), `batch`, `group` (at most 8 groups) or `none`."""
     layers: dict[str, Callable[[], nn.Module]] = {
         "instance": lambda: nn.InstanceNorm2d(channels),
         "batch": lambda: nn.BatchNorm2d(channels),
@@ -32,7 +33,7 @@ def act_layer(act: str) -> nn.Module:
 
 
 def init_weights(net: nn.Module, init: str) -> None:
-    """Initialise convolutions: `normal` (std .02), `xavier`, `kaiming` (fan-in), `orthogonal`; biases 0."""
+    """Initialise convolutions: `normal` (std 0.02), `xavier`, `kaiming` (fan-in), `orthogonal`; biases 0."""
     kinds: dict[str, Callable[[Tensor], Tensor]] = {
         "normal": lambda weight: nn.init.normal_(weight, 0.0, 0.02),
         "xavier": nn.init.xavier_normal_,
@@ -47,7 +48,7 @@ def init_weights(net: nn.Module, init: str) -> None:
 
 
 def zero_weights(conv: nn.Module) -> None:
-    """Let a convolution's output start at 0, so that a residual branch starts as the identity."""
+    """Set a convolution's weight and bias to 0, so that a residual branch starts as the identity."""
     assert isinstance(conv, nn.Conv2d)
     nn.init.zeros_(conv.weight)
     if conv.bias is not None:
@@ -55,11 +56,11 @@ def zero_weights(conv: nn.Module) -> None:
 
 
 class SizeRequirements(NamedTuple):
-    """What a network wants of the sides of its input, and the size of its output; networks pad by themselves.
+    """Requirements on height and width of a network's input, and its scale. Networks pad by themselves.
 
     Args:
         multiple: height and width are padded to a multiple of this.
-        minimum: and at least to this many pixels.
+        minimum: height and width are padded at least to this many pixels.
         scale: output size / input size.
     """
 
@@ -69,14 +70,14 @@ class SizeRequirements(NamedTuple):
 
 
 def size_of(net: nn.Module) -> SizeRequirements:
-    """The size requirements a network states as `net.size`; none for a foreign module."""
+    """The requirements a network states as `net.size`; the defaults for any other module."""
     return getattr(net, "size", SizeRequirements())
 
 
 def pad_to(x: Tensor, size: SizeRequirements) -> Tensor:
-    """Pad `(N, C, H, W)` at the right and the bottom to the next multiple, at least to the minimum.
+    """Pad `(N, C, H, W)` at the right and bottom to the next multiple, at least to the minimum.
 
-    Reflects where the image is large enough, else repeats the border.
+    By reflection where the image is large enough, else by repeating the border.
     """
     height, width = x.shape[-2:]
     down, right = (-(-max(n, size.minimum) // size.multiple) * size.multiple - n for n in (height, width))
@@ -87,42 +88,36 @@ def pad_to(x: Tensor, size: SizeRequirements) -> Tensor:
 
 
 def residual_base(x: Tensor, channels: int) -> Tensor | float:
-    """What a residual output is added to: the input, its gray repeated for more channels, or nothing."""
+    """The base that a residual of `channels` channels is added to.
+
+    Returns:
+        The input itself, a gray input repeated over `channels`, or 0.0 where neither fits.
+    """
     if x.shape[1] == channels:
         return x
     return x.expand(-1, channels, -1, -1) if x.shape[1] == 1 else 0.0
 
 
-def enlarge_input(net: nn.Module, scale: int) -> None:
-    """Let a network of equal sizes super-resolve: its input is enlarged `scale` times, bicubic, before it.
+def sync_batchnorm(net: nn.Module, ranks: Ranks) -> str:
+    """Compute batch-norm statistics over all processes on GPUs, in place; weight names and values stay.
 
-    By a hook, so that the names of its weights stay. The kernel (antialiased, a = -0.5) is that of Pillow
-    and MATLAB.
+    Returns:
+        A note that the statistics are per process (on CPUs, where torch has no SyncBatchNorm), else "".
     """
-    net.register_forward_pre_hook(partial(_enlarge, scale))
-    net.size = size_of(net)._replace(scale=scale)  # type: ignore[assignment]
-
-
-def _enlarge(scale: int, net: nn.Module, args: tuple[Tensor]) -> Tensor:
-    height, width = (side * scale for side in args[0].shape[-2:])
-    return F.interpolate(args[0], (height, width), mode="bicubic", antialias=True)
-
-
-def subtract_output(net: nn.Module) -> None:
-    """Let a network that predicts what is wrong with its input (noise, rain) give the image instead."""
-    net.register_forward_hook(_subtract)
-
-
-def _subtract(net: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-    return residual_base(args[0], output.shape[1]) - output
+    if ranks.world == 1 or not any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
+        return ""
+    if ranks.device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(net)
+        return ""
+    return f"batch-norm statistics are per process on a CPU, not over all {ranks.world}"
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(act(norm(conv(x)))) and a second norm, at one width.
+    """x + norm(conv(act(norm(conv(x))))), `(N, channels, H, W)` to the same shape.
 
     Args:
-        channels: width in and out.
-        padding: of both convolutions, `zeros` or `reflect`.
+        channels: of input and output.
+        padding: of both 3 x 3 convolutions, `zeros` or `reflect`.
     """
 
     def __init__(self, channels: int, norm: str, act: str, padding: str = "zeros"):

@@ -1,4 +1,4 @@
-"""Losses between output and target, `(N, C, H, W)` in the network's range."""
+"""Pixel losses between output and target, `(N, C, H, W)` in the network's range, reduced to a scalar."""
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,10 @@ __all__ = ["CharbonnierLoss", "L1Loss", "MSELoss"]
 
 class CharbonnierLoss(nn.Module):
     """sqrt(d^2 + eps^2), a smooth L1 (Charbonnier et al. 1994; eps as in Lai et al., LapSRN, 2017).
+
+    Args:
+        reduction: `mean` or `sum` over all elements.
+        eps: in units of the network's range.
 
     >>> CharbonnierLoss(eps=3.0)(torch.tensor([4.0]), torch.tensor([0.0])).item()
     5.0

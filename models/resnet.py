@@ -1,4 +1,4 @@
-"""The generator of Johnson et al. 2016, as CycleGAN uses it: down twice, residual blocks, up twice."""
+"""The generator of Johnson et al. 2016 and CycleGAN: downsampling, residual blocks, upsampling."""
 
 from torch import Tensor, nn
 
@@ -9,9 +9,9 @@ class ResNet(nn.Module):
     """`(N, input_nc, H, W)` to `(N, output_nc, H, W)` in [-1, 1] (tanh), any H and W.
 
     Args:
-        width: channels after the first convolution; four times as many in the blocks.
+        width: channels after the first convolution; the residual blocks have four times as many.
         depth: number of residual blocks.
-        upsample: `transpose` (ConvTranspose2d) or `resize` (nearest, then a convolution: no checkerboard).
+        upsample: `transpose` (ConvTranspose2d) or `resize` (nearest, then Conv2d; avoids checkerboards).
     """
 
     size = SizeRequirements(multiple=4, minimum=16)

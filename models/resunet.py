@@ -1,6 +1,6 @@
-"""A U-Net of plain residual blocks on a pixel-unshuffled input: most PSNR per second on a CPU.
+"""A U-Net of residual blocks on a pixel-unshuffled input, for the highest PSNR per second on a CPU.
 
-Nothing runs at full resolution, nothing is normalised, and the output is a correction of the input.
+No layer runs at full resolution, there is no norm by default, and the output is added to the input.
 """
 
 from itertools import pairwise
@@ -11,12 +11,12 @@ from models.layers import ResidualBlock, SizeRequirements, init_weights, pad_to,
 
 
 class ResUNet(nn.Module):
-    """`(N, input_nc, H, W)` to `(N, output_nc, H, W)`: the input plus a correction; any H and W.
+    """`(N, input_nc, H, W)` to `(N, output_nc, H, W)`: the input plus the predicted residual; any H and W.
 
     Args:
-        width: channels of the first level; doubled at each further one.
-        depth: residual blocks a level, on the way down and again on the way up.
-        levels: number of resolutions, each half of the one before.
+        width: channels of the first level, doubled at each further level.
+        depth: residual blocks per level in the encoder, and as many in the decoder.
+        levels: number of resolutions, each half of the previous one.
         stem: pixel-unshuffle factor of the input; 2 for fine structure (noise), 4 for coarse (haze).
     """
 

@@ -1,4 +1,4 @@
-"""The U-Net of pix2pix (Isola et al. 2017): strided convolutions down, transposed ones up, skips."""
+"""The U-Net of pix2pix (Isola et al. 2017): strided convolutions, transposed convolutions, skips."""
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,9 @@ class UNet(nn.Module):
     """`(N, input_nc, H, W)` to `(N, output_nc, H, W)` in [-1, 1] (tanh), any H and W.
 
     Args:
-        width: channels of the first level; doubled at each further one, up to eight times.
-        depth: number of halvings.
-        act: of the way down (pix2pix: leaky); the way up has ReLU.
+        width: channels of the first level, doubled at each further level up to 8 * width.
+        depth: number of downsamplings by 2.
+        act: activation of the encoder (pix2pix: leaky); the decoder uses ReLU.
     """
 
     def __init__(self, input_nc: int, output_nc: int, width: int, depth: int, norm: str, act: str, init: str):
@@ -24,14 +24,13 @@ class UNet(nn.Module):
         self.downs = nn.ModuleList()
         for level, channels in enumerate(widths):
             down = nn.Conv2d(widths[level - 1] if level else input_nc, channels, 4, stride=2, padding=1)
-            own_norm = norm if level else "none"  # none on the image itself
+            own_norm = norm if level else "none"  # no norm after the first convolution
             self.downs.append(nn.Sequential(down, norm_layer(own_norm, channels), act_layer(act)))
 
         self.ups = nn.ModuleList()
         for level in reversed(range(1, depth)):
-            incoming = widths[level] * (
-                1 if level == depth - 1 else 2
-            )  # a skip is concatenated but at the bottom
+            concatenated = 1 if level == depth - 1 else 2  # the lowest level has no skip
+            incoming = concatenated * widths[level]
             up = nn.ConvTranspose2d(incoming, widths[level - 1], 4, stride=2, padding=1)
             self.ups.append(nn.Sequential(up, norm_layer(norm, widths[level - 1]), act_layer("relu")))
         last = nn.ConvTranspose2d(widths[0] * (2 if depth > 1 else 1), output_nc, 4, stride=2, padding=1)

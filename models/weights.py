@@ -1,17 +1,20 @@
-"""Weights that others made: other containers, other prefixes, other names for the same layers."""
+"""Load third-party checkpoints: unwrap containers, strip prefixes, match by name or by structure."""
 
+from collections import Counter, deque
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from models.wrappers import bare
 from utils.system import tensorfile
 from utils.system.errors import UserError
 
-CONTAINERS = (
+CONTAINERS = (  # in order of preference
     "params_ema",
     "params",
     "state_dict",
@@ -26,183 +29,211 @@ CONTAINERS = (
     "weights",
 )
 PREFIXES = ("module.", "_orig_mod.", "ema.", "ema_model.", "model.", "net.", "netG.", "generator.")
-COUNTERS = ("n_averaged", "num_updates", "initted", "step", "decay")  # of wrappers that average
-DEPTH = 8  # of containers within containers; a file may hold one that holds itself
+COUNTERS = ("n_averaged", "num_updates", "initted", "step", "decay")  # of modules that average weights
+MAX_DEPTH = 8  # of nested containers; a container may hold itself
 
 State = dict[str, Tensor]
 
 
-def load_weights(net: nn.Module, path: Path) -> str:
-    """Load a file of weights, ours or anybody's, into `net`; every tensor of the file must fit.
+class Unwrapped(NamedTuple):
+    """The tensors of a file without containers.
 
-    Tried in this order: the names as they are, without shared prefixes, and by structure, which is the order
-    of the tensors with their shapes and the last parts of their names. What is loaded is cast to the
-    network's types.
+    Args:
+        used_ema: they are those of `params_ema`, and the file has `params`, too.
+    """
+
+    tensors: State
+    used_ema: bool = False
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The tensors of a file by the names that remain after stripping prefixes and dropping counters."""
+
+    tensors: State
+    stripped: str = ""
+    dropped: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Match:
+    """A state dict for the network, made from the tensors of a file.
+
+    Args:
+        state: every tensor of the network, by its name there.
+        by_order: number of tensors that were matched by their order; 0 where the names matched.
+        absent: names of the network that the file lacks and that are set to 0.
+    """
+
+    state: State
+    by_order: int = 0
+    absent: list[str] = field(default_factory=list)
+
+
+def load_weights(net: nn.Module, path: Path) -> str:
+    """Load a file of weights, ours or a third party's, into `net`; every tensor of the file must fit.
+
+    Tried in this order: the names as they are, the names without common prefixes, and the structure: the
+    order of the tensors with their shapes and the last parts of their names. Values are cast to the types of
+    the network.
 
     Returns:
         What was done, on one line; "" where the names matched as they are.
 
     Raises:
-        UserError: no readable file, non-finite values, or tensors that do not fit (lists five of each).
+        UserError: unreadable file, non-finite values, or tensors that do not fit (names five of each kind).
     """
-    value = tensorfile.load(path, older=True)
-    tensors = bare_weights(value)
+    net = bare(net)
+    tensors, used_ema = unwrap(tensorfile.load(path, older=True))
     check_values(tensors, path)
-    wanted = net.state_dict()
-    done = ["took params_ema (the EMA), not params"] if took_average(value) else []
-    tried = []
-    for said, found in readings(tensors, wanted):
-        if found.keys() == wanted.keys() and not misfits(wanted, found):
-            net.load_state_dict(found)
-            return ", ".join(done + said)
-        tried.append((said, found))
-    # of the readings that share as many names, the barest
-    said, found = max(reversed(tried), key=lambda reading: len(wanted.keys() & reading[1].keys()))
-    matched = by_structure(net, wanted, found)
-    if matched is None:
-        raise unfit(path, wanted, found)
-    state, how = matched
-    net.load_state_dict(state)
-    return ", ".join(done + said + how)
+    expected = net.state_dict()
+    reading, match = match_tensors(net, expected, list(readings(tensors, expected)))
+    if match is None:
+        raise does_not_fit(path, expected, reading.tensors)
+    net.load_state_dict(match.state)
+    return describe(used_ema, reading, match)
 
 
 def read_weights(path: Path) -> State:
-    """The finite tensors by name in a file, without its containers; prefixes stay.
+    """The finite tensors in a file by name, without containers; prefixes are kept.
 
     Raises:
-        UserError: no readable file, no tensors in it, or values that are not finite.
+        UserError: unreadable file, no tensors in it, or values that are not finite.
     """
-    tensors = bare_weights(tensorfile.load(path, older=True))
+    tensors, _ = unwrap(tensorfile.load(path, older=True))
     if not tensors:
-        raise UserError(f"{path} holds no weights", fix="name a file of a state_dict")
+        raise UserError(f"{path} holds no weights", fix="name a file with a state_dict")
     check_values(tensors, path)
     return tensors
 
 
-def bare_weights(value: Any, depth: int = DEPTH) -> State:
-    """The tensors inside `value`, without the containers round them.
+def unwrap(value: Any, depth: int = MAX_DEPTH) -> Unwrapped:
+    """The tensors inside nested containers.
 
-    >>> list(bare_weights({"epoch": 3, "params": {"module.a": torch.zeros(1), "n": 1}, "ema": {}}))
+    >>> list(unwrap({"epoch": 3, "params": {"module.a": torch.zeros(1), "n": 1}, "ema": {}}).tensors)
     ['module.a']
     """
     if not isinstance(value, dict) or not depth:
-        return {}
+        return Unwrapped({})
     for name in CONTAINERS:
-        if inner := bare_weights(value.get(name), depth - 1):
-            return inner
-    return {str(key): tensor for key, tensor in value.items() if isinstance(tensor, Tensor)}
-
-
-def took_average(value: Any, depth: int = DEPTH) -> bool:
-    """Whether `bare_weights` had the choice between an average and the last weights, and took the average."""
-    while isinstance(value, dict) and depth:
-        held = [name for name in CONTAINERS if bare_weights(value.get(name), depth - 1)]
-        if held[:2] == ["params_ema", "params"]:
-            return True
-        value, depth = value[held[0]] if held else None, depth - 1
-    return False
+        inner = unwrap(value.get(name), depth - 1)
+        if inner.tensors:
+            preferred = name == "params_ema" and bool(unwrap(value.get("params"), depth - 1).tensors)
+            return Unwrapped(inner.tensors, preferred or inner.used_ema)
+    return Unwrapped({str(key): tensor for key, tensor in value.items() if isinstance(tensor, Tensor)})
 
 
 def check_values(tensors: State, path: Path) -> None:
-    """Refuse what a network cannot hold: sparse, quantised or complex tensors, and values that float32 has
-    no finite number for."""
+    """Refuse sparse, quantised, complex and meta tensors, and values that are not finite in float32."""
     for key, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
             raise UserError(f"{path}: {key} is no plain tensor", f"{tensor.dtype}, {tensor.layout}")
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
-            raise UserError(
-                f"{path}: {key} is not finite", "it holds nan or inf", "use another file of weights"
-            )
+            fix = "use another file of weights"
+            raise UserError(f"{path}: {key} is not finite", "it contains NaN or Inf", fix)
 
 
-def readings(tensors: State, wanted: State) -> Iterator[tuple[list[str], State]]:
-    """The names as they are, then with more and more of the wrappers' additions taken off.
-
-    Yields:
-        What was taken off, and the tensors by the names that are left.
-    """
-    stripped, left_out = "", []
-    yield [], tensors
+def readings(tensors: State, expected: State) -> Iterator[Reading]:
+    """The names as they are, then with one more prefix or group of counters removed each time."""
+    reading = Reading(tensors)
     while True:
-        counters = [
-            key for key in tensors if key in COUNTERS and key not in wanted and tensors[key].numel() == 1
-        ]
+        yield reading
+        tensors = reading.tensors
+        counters = [key for key in COUNTERS if is_counter(key, tensors, expected)]
         prefix = "" if counters else next((p for p in PREFIXES if all_begin(tensors, p)), "")
         if not (counters or prefix):
             return
-        left_out += counters
-        stripped += prefix
-        tensors = {key[len(prefix) :]: value for key, value in tensors.items() if key not in counters}
-        said = [f"stripped {stripped}"] if stripped else []
-        yield said + ([f"left out {' and '.join(left_out)}"] if left_out else []), tensors
+        rest = {key.removeprefix(prefix): value for key, value in tensors.items() if key not in counters}
+        reading = Reading(rest, reading.stripped + prefix, reading.dropped + counters)
+
+
+def is_counter(key: str, tensors: State, expected: State) -> bool:
+    return key in tensors and key not in expected and tensors[key].numel() == 1
 
 
 def all_begin(tensors: State, prefix: str) -> bool:
     return bool(tensors) and all(key.startswith(prefix) for key in tensors)
 
 
-def fits(want: Tensor, found: Tensor) -> bool:
-    """Of one shape, and no whole numbers for weights: those are quantised ones."""
-    return want.shape == found.shape and (found.is_floating_point() or not want.is_floating_point())
+def match_tensors(net: nn.Module, expected: State, candidates: list[Reading]) -> tuple[Reading, Match | None]:
+    """The first reading whose names and shapes are the network's; else the closest one, by structure."""
+    for reading in candidates:
+        if reading.tensors.keys() == expected.keys() and not mismatches(expected, reading.tensors):
+            return reading, Match(reading.tensors)
+    # of the readings with the most names in common, the one with the shortest names
+    closest = max(reversed(candidates), key=lambda reading: len(expected.keys() & reading.tensors.keys()))
+    return closest, by_structure(net, expected, closest.tensors)
 
 
-def misfits(wanted: State, found: State) -> list[str]:
-    """A line for each name that both have, with another shape or type."""
+def by_structure(net: nn.Module, expected: State, found: State) -> Match | None:
+    """Match the tensors of a file with the network's in order; None where any tensor is left without match.
+
+    Matched tensors have the same shape and last part of the name, and those of one layer come from one layer.
+    The file may lack a convolution's bias and a batch norm's `num_batches_tracked`: they are set to 0. Where
+    all names of the file exist in the network, the names decide, not the order.
+    """
+    convs = {name for name, module in net.named_modules() if isinstance(module, _ConvNd)}
+    by_name = found.keys() <= expected.keys()
+    names = deque(key for key in (expected if by_name else found) if key in found)
+    match = Match({}, 0 if by_name else len(names))
+    layers: dict[str, str] = {}  # of the network -> of the file
+    for key, tensor in expected.items():
+        layer, _, part = key.rpartition(".")
+        name = names[0] if names else ""
+        file_layer, _, file_part = name.rpartition(".")
+        same_name = key == name if by_name else part == file_part
+        fitting = bool(name) and same_name and fits(tensor, found[name])
+        if fitting and layers.setdefault(layer, file_layer) == file_layer:
+            match.state[key] = found[names.popleft()]
+        elif part == "num_batches_tracked" or (part == "bias" and layer in convs):
+            match.state[key] = torch.zeros_like(tensor)
+            match.absent.append(key)
+        else:
+            return None
+    return None if names else match
+
+
+def fits(expected: Tensor, found: Tensor) -> bool:
+    """Whether the shapes are equal and floats are not filled with integers (quantised weights)."""
+    return expected.shape == found.shape and (found.is_floating_point() or not expected.is_floating_point())
+
+
+def mismatches(expected: State, found: State) -> list[str]:
+    """A line for each common name whose tensors differ in shape or type."""
     lines = []
-    for key in sorted(wanted.keys() & found.keys()):
-        if not fits(wanted[key], found[key]):
-            kinds = [str(tuple(tensor.shape)) for tensor in (found[key], wanted[key])]
-            if kinds[0] == kinds[1]:
-                kinds = [str(tensor.dtype) for tensor in (found[key], wanted[key])]
-            lines.append(f"{key} {kinds[0]} for {kinds[1]}")
+    for key in sorted(expected.keys() & found.keys()):
+        if not fits(expected[key], found[key]):
+            pair = found[key], expected[key]
+            same_shape = pair[0].shape == pair[1].shape
+            theirs, ours = (str(each.dtype if same_shape else tuple(each.shape)) for each in pair)
+            lines.append(f"{key} {theirs} for {ours}")
     return lines
 
 
-def by_structure(net: nn.Module, wanted: State, found: State) -> tuple[State, list[str]] | None:
-    """Pair the tensors of a file with the network's in order; None where that does not come out even.
-
-    A pair has the same shape and last name part, and a layer's tensors come from one layer. What the file
-    lacks is 0 where that means the same: a convolution's bias, and the count of batches of a batch norm.
-    Where every name of the file is one of the network's, the names decide and not the order.
-    """
-    convs = {name for name, module in net.named_modules() if isinstance(module, _ConvNd)}
-    by_name = found.keys() <= wanted.keys()
-    order = [key for key in (wanted if by_name else found) if key in found]
-    state, layers, at = {}, dict[str, str](), 0
-    absent = {"bias": 0, "num_batches_tracked": 0}
-    for key, want in wanted.items():
-        layer, _, part = key.rpartition(".")
-        name = order[at] if at < len(order) else ""
-        theirs, _, their_part = name.rpartition(".")
-        same = key == name if by_name else part == their_part
-        if name and same and fits(want, found[name]) and layers.setdefault(layer, theirs) == theirs:
-            state[key] = found[name]
-            at += 1
-        elif part == "num_batches_tracked" or (part == "bias" and layer in convs):
-            state[key] = torch.zeros_like(want)
-            absent[part] += 1
-        else:
-            return None
-    if at < len(order):
-        return None
-    said = [] if by_name else [f"matched {at} tensor{'s' if at > 1 else ''} by structure"]
-    names = {"bias": ("bias", "biases"), "num_batches_tracked": ("count of batches", "counts of batches")}
-    for part, n in absent.items():
-        if n:
-            said.append(f"{n} {names[part][n > 1]} absent in the file {'are' if n > 1 else 'is'} 0")
-    return state, said
+def describe(used_ema: bool, reading: Reading, match: Match) -> str:
+    """What `load_weights` did, on one line."""
+    absent = Counter(key.rpartition(".")[2] for key in match.absent)
+    counts = ", ".join(f"{count} {part}" for part, count in sorted(absent.items()))
+    notes = {
+        "took params_ema (the EMA), not params": used_ema,
+        f"stripped {reading.stripped}": reading.stripped,
+        f"left out {', '.join(reading.dropped)}": reading.dropped,
+        f"matched {match.by_order} of {len(match.state)} tensors by structure": match.by_order,
+        f"absent in the file (set to 0): {counts}": counts,
+    }
+    return ", ".join(note for note, applies in notes.items() if applies)
 
 
-def unfit(path: Path, wanted: State, found: State) -> UserError:
-    """The refusal of a file whose tensors are not the network's."""
-    lists = [
-        ("missing", sorted(wanted.keys() - found.keys())),
-        ("left over", sorted(found.keys() - wanted.keys())),
-        ("of another shape", misfits(wanted, found)),
+def does_not_fit(path: Path, expected: State, found: State) -> UserError:
+    """The error for a file whose tensors are not the network's."""
+    kinds = [
+        ("missing", sorted(expected.keys() - found.keys())),
+        ("unexpected", sorted(found.keys() - expected.keys())),
+        ("of another shape", mismatches(expected, found)),
     ]
-    why = "; ".join(f"{len(keys)} {kind}: {', '.join(keys[:5])}" for kind, keys in lists if keys)
+    differences = "; ".join(f"{len(keys)} {kind}: {', '.join(keys[:5])}" for kind, keys in kinds if keys)
     return UserError(
         f"{path} does not fit the network",
-        f"the network has {len(wanted)} tensors, the file {len(found)}; {why}",
-        "give the network's flags that the file was made with",
+        f"tensors in the network: {len(expected)}, in the file: {len(found)}; {differences}",
+        "use the network flags that the file was trained with",
     )

@@ -31,7 +31,7 @@ import torch
 
 from tests.builders import CPU, ROOT, Outline, pixels, strict_json
 from utils.eval.results import read_csv
-from utils.options.flags import parse_test, parse_train
+from utils.options import parse_test, parse_train
 from utils.system.errors import UserError, run_script
 
 PARSERS = {"train.py": parse_train, "test.py": parse_test}
@@ -166,6 +166,11 @@ def weights(run: Path, tag: str = "latest") -> dict[str, torch.Tensor]:
 
 def state(run: Path, tag: str = "latest") -> dict[str, Any]:
     return torch.load(run / f"{tag}_state.pth", weights_only=True)
+
+
+def step_of(run: Path, tag: str = "latest") -> int:
+    """Steps that were taken when a state was saved."""
+    return state(run, tag)["horizon"]["step"]
 
 
 def reached(run: Path, step: int) -> bool:

@@ -68,7 +68,7 @@ def trained(cli: InProcess) -> Callable[..., Path]:
     from contextlib import ExitStack
 
     import train
-    from utils.options.flags import parse_train
+    from utils.options import parse_train
 
     def call(*flags: str, name: str = "run") -> Path:
         handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}

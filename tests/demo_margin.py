@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.layouts import Source, find_pairs
+from data.pairs import Source
+from data.splits import find_pairs
 from utils.eval.results import read_csv
 
 

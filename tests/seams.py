@@ -21,15 +21,15 @@ SEAMS = {  # name: module:path
     "count_gpus": "torch:cuda.device_count",
     "save": "utils.system.tensorfile:save",
     "init": "utils.system.distributed:init",
-    "find_pairs": "data.layouts:find_pairs",
-    "pair_headers": "data.layouts:pair_headers",
-    "batch": "data.datasets:PairDataset.__getitems__",
+    "find_pairs": "data.splits:find_pairs",
+    "pair_headers": "data.scan:pair_headers",
+    "batch": "data.datasets:TrainDataset.__getitems__",
     "start_at": "data.sampler:EpochSampler.start_at",
     "mean_psnr": "utils.eval.evaluator:mean_psnr",
-    "predict": "utils.eval.evaluator:Evaluator.judge",
+    "predict": "utils.eval.evaluator:Evaluator.predict",
     "forward": "utils.eval.evaluator:Evaluator.forward",
     "progress": "utils.vis.console:Progress.step",
-    "start_server": "utils.vis.visdom:_start_server",
+    "start_server": "utils.vis.visdom_client:start_server",
 }
 PRODUCT = ("train", "test", "data", "models", "utils")
 

@@ -197,10 +197,10 @@ def test_states_of_several_objects_come_back(tmp_path: Path) -> None:
     optimizer = torch.optim.Adam(net.parameters(), 0.1)
     net(torch.ones(1, 3, 16, 16)).sum().backward()
     optimizer.step()
-    tensorfile.save(checkpoint.collect(net=net, optimizer=optimizer), tmp_path / "state.pth")
+    tensorfile.save({"net": net.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "state.pth")
     other = small_net(seed=1)
     twin = torch.optim.Adam(other.parameters(), 0.5)
-    checkpoint.restore(tensorfile.load(tmp_path / "state.pth"), net=other, optimizer=twin)
+    checkpoint.restore(tensorfile.load(tmp_path / "state.pth"), {"net": other, "optimizer": twin})
     assert same_state(other.state_dict(), net.state_dict())
     assert twin.param_groups[0]["lr"] == 0.1
     assert same_state([*twin.state.values()], [*optimizer.state.values()])
@@ -210,7 +210,7 @@ def test_states_of_several_objects_come_back(tmp_path: Path) -> None:
 def run(tmp_path: Path) -> Run:
     """A run of 3 steps an epoch with states after epochs 2, 4 and 10; the latest after 7 steps."""
     for tag, step in (("latest", 7), ("epoch_0002", 6), ("epoch_0004", 12), ("epoch_0010", 30)):
-        state = {"format": checkpoint.FORMAT, "step": step, "tag": tag}
+        state = {"format": checkpoint.FORMAT, "horizon": {"step": step}, "tag": tag}
         tensorfile.save(state, tmp_path / f"{tag}_state.pth")
     return Run(tmp_path)
 
@@ -253,7 +253,7 @@ def test_a_damaged_state_is_skipped_for_the_newest_sound_one(run: Run, damage: C
         checkpoint.find_state(run, 10, 3, said.append)
     for tag in ("epoch_0002", "epoch_0004"):
         damage(run.state(tag))
-    with pytest.raises(UserError, match="no sound state") as caught:
+    with pytest.raises(UserError, match="no intact state") as caught:
         checkpoint.find_state(run, 0, 3, said.append)
     assert all(name in caught.value.why for name in ("latest_state", "epoch_0002_state", "epoch_0010_state"))
 
@@ -360,10 +360,10 @@ def test_an_average_that_went_on_from_a_file_is_the_same_to_the_bit(tmp_path: Pa
     for _ in range(3):
         net.move(steps)
         average.update()
-    tensorfile.save(checkpoint.collect(net=net, ema=average), tmp_path / "state.pth")
+    tensorfile.save({"net": net.state_dict(), "ema": average.state_dict()}, tmp_path / "state.pth")
     twin = Walk()
     resumed = EMA(twin, 0.9)
-    checkpoint.restore(tensorfile.load(tmp_path / "state.pth"), net=twin, ema=resumed)
+    checkpoint.restore(tensorfile.load(tmp_path / "state.pth"), {"net": twin, "ema": resumed})
     assert same_state(resumed.net.state_dict(), average.net.state_dict())
     for seed in range(3):
         for one, its_average in ((net, average), (twin, resumed)):
@@ -403,8 +403,8 @@ def test_a_state_of_another_memory_layout_is_laid_out_anew(name: str) -> None:
     net, optimizer = pair(torch.contiguous_format)
     steps(net, optimizer)
     twin, resumed = pair(torch.channels_last)
-    state = copy.deepcopy(checkpoint.collect(net=net, optimizer=optimizer))
-    checkpoint.restore(state, net=twin, optimizer=resumed)
+    state = copy.deepcopy({"net": net.state_dict(), "optimizer": optimizer.state_dict()})
+    checkpoint.restore(state, {"net": twin, "optimizer": resumed})
     before = twin.weight.detach().clone()
     steps(net, optimizer)
     steps(twin, resumed)

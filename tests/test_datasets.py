@@ -4,24 +4,26 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
+from data import cache
 from data.augment import AUGMENTATIONS, random_crop
-from data.cache import DecodedImages
-from data.datasets import PairDataset, check_training_sizes
-from data.degrade import DEGRADATIONS, Degradation, parse_degradation
+from data.cache import DeviceImages, SharedImages, plan_cache
+from data.datasets import ImageSpec, TrainDataset, Whole, WholeDataset, check_training_sizes
+from data.degrade import DEGRADATIONS, parse_degradation
 from data.demo import render_pair, render_scene
 from data.images import max_value
-from data.layouts import Pair, PairList, Source, find_pairs
-from data.loader import LoaderIterator, no_collate
+from data.loader import default_workers, train_loader, whole_loader
+from data.pairs import Pair, PairList, Source
 from data.sampler import EpochSampler
+from data.scan import HeaderScan
+from data.splits import find_pairs
 from data.transforms import denormalize
 from tests.conftest import ROOT
 from utils.eval.evaluator import input_baseline
@@ -29,7 +31,11 @@ from utils.eval.metrics import Protocol
 from utils.system.errors import UserError
 
 Array = np.ndarray
+CPU = torch.device("cpu")
 NOISE_OF_25_DB = 20.1720  # 20 log10(255 / 25)
+MUCH = 2**18  # bytes: more than all pairs here take
+SPEC = ImageSpec(3, 3)
+HAZY = ImageSpec(3, 3, degrade=parse_degradation("haze+noise:0-55"), seed=4)
 
 
 def colours(number: int, height: int = 24, width: int = 20) -> Array:
@@ -46,91 +52,87 @@ def clean_pair(pair: Pair) -> tuple[Array, Array]:
     return image, image
 
 
-def listing(count: int = 10, read: Callable[[Pair], Any] = negative_pair) -> PairList:
+def pairs_of(count: int = 10, read: Callable[[Pair], Any] = negative_pair) -> PairList:
     return PairList("test", "train", "memory", [Pair(str(i), None, None, str(i)) for i in range(count)], read)
 
 
-def of_images(given: Image.Image, target: Image.Image) -> PairList:
-    images = [np.asarray(image).reshape(image.height, image.width, -1) for image in (given, target)]
-    return listing(1, lambda pair: tuple(images))
+def of_images(*images: Image.Image) -> PairList:
+    arrays = [np.asarray(image).reshape(image.height, image.width, -1) for image in images]
+    return pairs_of(1, lambda pair: tuple(arrays))
+
+
+def cut(spec: ImageSpec = SPEC, pairs: PairList | None = None, **options: Any) -> TrainDataset:
+    """A training set with crops and turns, of clean images if they are to be degraded."""
+    pairs = pairs or pairs_of(read=clean_pair if spec.degrade else negative_pair)
+    return TrainDataset(pairs, spec, **{"crop_size": 12, "augment": "flip_rot90", **options})
+
+
+def batch_of(dataset: TrainDataset, *keys: tuple[int, int]) -> dict[str, Any]:
+    batch = dataset.__getitems__(keys)
+    assert isinstance(batch, dict), batch
+    return batch
+
+
+def sample_of(pairs: PairList, spec: ImageSpec) -> dict[str, Any]:
+    """The first pair, neither cropped nor turned."""
+    return batch_of(TrainDataset(pairs, spec), (0, 0))
 
 
 def same(one: dict[str, Any], two: dict[str, Any]) -> bool:
-    return (
-        one["name"] == two["name"]
-        and torch.equal(one["input"], two["input"])
-        and torch.equal(one["target"], two["target"])
-    )
+    tensors = all(torch.equal(one[side].cpu(), two[side].cpu()) for side in ("input", "target"))
+    return bool(one["name"] == two["name"] and tensors)
 
 
-SIDES = "input", "target"
-MUCH = 2**14  # bytes: more than a pair here takes
-KIND: dict[str, Any] = {"input_nc": 3, "target_nc": 3}
-AUGMENTED = partial(PairDataset, **KIND, crop_size=12, augment="flip_rot90")
-DEGRADED = partial(AUGMENTED, listing(read=clean_pair), degrade=parse_degradation("haze+noise:0-55"))
+def as_bytes(batch: torch.Tensor) -> Array:
+    """The first image of a batch of `Normalize(0.5, 0.5)`, `(H, W, C)`."""
+    return denormalize(batch[0], 0.5, 0.5).mul(255).round().byte().permute(1, 2, 0).numpy()
 
 
 # ------------------------------------------------------------------------- a function of (seed, epoch, index)
 
 
-@pytest.mark.parametrize("cache", [MUCH, 0])
-def test_a_sample_is_the_same_twice_and_in_any_order(cache: int) -> None:
+@pytest.mark.parametrize("max_bytes", [MUCH, 0])
+def test_a_sample_is_the_same_twice_and_in_any_order(max_bytes: int) -> None:
     keys = [(epoch, index) for epoch in range(3) for index in range(10)]
-    one, two = DEGRADED(seed=4, cache=cache), DEGRADED(seed=4)
-    first = {key: one[key] for key in keys}
-    assert all(same(two[key], first[key]) for key in keys[::-1])
-    assert all(same(one[key], first[key]) for key in keys)  # once more, from memory where it is kept
+    one, two = cut(HAZY, store=SharedImages(10, max_bytes)), cut(HAZY)
+    first = {key: batch_of(one, key) for key in keys}
+    assert all(same(batch_of(two, key), first[key]) for key in keys[::-1])
+    assert all(same(batch_of(one, key), first[key]) for key in keys)  # again, from the store
 
 
 def test_a_sample_differs_over_epochs_seeds_and_repeats() -> None:
-    samples = [DEGRADED(seed=seed, repeat=2)[epoch, 3] for seed in range(3) for epoch in range(3)]
-    samples.append(DEGRADED(seed=0, repeat=2)[0, 13])  # the same image again within the epoch
-    assert {sample["name"] for sample in samples} == {"3"}
+    sets = [cut(replace(HAZY, seed=seed), repeat=2) for seed in range(3)]
+    samples = [batch_of(dataset, (epoch, 3)) for dataset in sets for epoch in range(3)]
+    samples.append(batch_of(sets[0], (0, 13)))  # the same image again within the epoch
+    assert {name for sample in samples for name in sample["name"]} == {"3"}
     assert len({sample["input"].numpy().tobytes() for sample in samples}) == len(samples)
 
 
-def test_noise_of_a_test_image_does_not_depend_on_training() -> None:
-    """A plain number is a whole image, drawn by (seed, index) alone."""
-    whole = DEGRADED(seed=4)[3]
-    assert whole["input"].shape == whole["target"].shape == (3, 24, 20)
-    assert torch.equal(denormalize(whole["target"], 0.5, 0.5).mul(255).round().byte(), as_bytes(colours(3)))
-    assert same(whole, DEGRADED(seed=4, repeat=3, cache=MUCH)[3])
-    assert same(whole, PairDataset(listing(read=clean_pair), **KIND, seed=4, degrade=DEGRADED().degrade)[3])
-    assert not torch.equal(whole["input"], DEGRADED(seed=5)[3]["input"])
-
-
-def as_bytes(image: Array) -> torch.Tensor:
-    return torch.from_numpy(image.transpose(2, 0, 1).copy())
+def test_noise_of_a_whole_image_depends_on_seed_and_index_alone() -> None:
+    pairs = pairs_of(read=clean_pair)
+    whole = WholeDataset(pairs, HAZY).whole(3)
+    assert whole.name == "3" and whole.depth == np.uint8 and np.array_equal(whole.target, colours(3))
+    stored = WholeDataset(pairs, HAZY, SharedImages(10, MUCH))
+    for _ in range(2):
+        assert np.array_equal(stored.whole(3).input, whole.input)
+    other = WholeDataset(pairs, replace(HAZY, seed=5)).whole(3)
+    assert whole.input.shape == other.input.shape == (24, 20, 3)
+    assert not np.array_equal(whole.input, other.input)
 
 
 def batches(epoch: int, offset: int, workers: int = 0, rank: int = 0, world: int = 1) -> list[dict[str, Any]]:
-    dataset = DEGRADED(seed=4)
+    dataset = cut(HAZY)
     sampler = EpochSampler(len(dataset), 4, 4, rank, world)
-    loader = DataLoader(
-        dataset,
-        4 // world,
-        sampler=sampler,
-        num_workers=workers,
-        collate_fn=no_collate,
-        generator=torch.Generator(),
-        drop_last=True,
-    )
     sampler.start_at(epoch, offset)
-    return list(loader)
+    options: dict[str, Any] = {"batch_size": 4 // world, "workers": workers, "timeout_s": 60, "pin": False}
+    return list(train_loader(dataset, sampler, device=CPU, **options))
 
 
-def test_batches_do_not_depend_on_the_number_of_workers() -> None:
-    alone, shared = batches(1, 0), batches(1, 0, workers=2)
-    assert len(alone) == 2
-    for one, two in zip(alone, shared, strict=True):
-        assert one["name"] == two["name"]
-        assert torch.equal(one["input"], two["input"]) and torch.equal(one["target"], two["target"])
-
-
-def test_batches_do_not_depend_on_where_the_epoch_is_entered() -> None:
-    whole, rest = batches(2, 0), batches(2, 1)
-    assert len(rest) == len(whole) - 1
-    assert rest[0]["name"] == whole[1]["name"] and torch.equal(rest[0]["input"], whole[1]["input"])
+def test_batches_do_not_depend_on_workers_nor_on_where_the_epoch_is_entered() -> None:
+    whole = batches(1, 0)
+    assert len(whole) == 2
+    for wanted, other in ((whole, batches(1, 0, workers=2)), (whole[1:], batches(1, 1))):
+        assert all(same(one, two) for one, two in zip(wanted, other, strict=True))
 
 
 def test_a_batch_over_two_processes_is_the_batch_of_one() -> None:
@@ -140,31 +142,48 @@ def test_a_batch_over_two_processes_is_the_batch_of_one() -> None:
 
 
 def test_the_global_generator_is_left_alone() -> None:
-    torch.manual_seed(1)
-    np.random.seed(1)
-    wanted = torch.rand(3), np.random.rand(3)
-    torch.manual_seed(1)
-    np.random.seed(1)
-    batches(0, 0)
-    assert torch.equal(torch.rand(3), wanted[0]) and np.array_equal(np.random.rand(3), wanted[1])
+    def after(work: Callable[[], object]) -> tuple[list[float], list[float]]:
+        torch.manual_seed(1)
+        np.random.seed(1)
+        work()
+        return torch.rand(3).tolist(), np.random.rand(3).tolist()
+
+    assert after(lambda: batches(0, 0)) == after(lambda: None)
+    wholes = whole_loader(WholeDataset(pairs_of(2), SPEC))
+    assert after(lambda: list(wholes)) == after(lambda: None)
 
 
-def test_a_refusal_of_a_worker_reads_like_one_of_the_main_process() -> None:
-    dataset = PairDataset(listing(2), **KIND, crop_size=21)
-    told = []
-    for workers in (0, 1):
-        loader = DataLoader(
-            dataset,
-            sampler=[(0, 0), (0, 1)],
-            num_workers=workers,
-            collate_fn=no_collate,
-            generator=torch.Generator(),
-        )
-        with pytest.raises(UserError) as caught:
-            next(iter(LoaderIterator(loader)))
-        told.append((str(caught.value), caught.value.code))
-    assert told[0] == ("error: 0: 20 x 24 pixels are less than --crop_size 21\n  fix: lower --crop_size", 1)
-    assert told[1] == told[0]
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_smaller_than_the_crop_is_named_whatever_process_finds_it(workers: int) -> None:
+    dataset = cut(pairs=pairs_of(2), crop_size=21)
+    options: dict[str, Any] = {"batch_size": 1, "workers": workers, "timeout_s": 60, "pin": False}
+    with pytest.raises(UserError) as caught:
+        list(train_loader(dataset, EpochSampler(2, 1, 0), device=CPU, **options))
+    first = EpochSampler(2, 1, 0).__iter__().__next__()[1]
+    assert caught.value.code == 1 and caught.value.fix == "lower --crop_size"
+    assert caught.value.what == f"{first}: 20 x 24 pixels are less than --crop_size 21"
+
+
+def test_a_loader_of_whole_images_takes_indices_and_skips_what_fails() -> None:
+    def read(pair: Pair) -> tuple[Array, Array]:
+        if pair.name == "2":
+            raise UserError("2 cannot be read")
+        return negative_pair(pair)
+
+    failed: list[UserError] = []
+    dataset = WholeDataset(pairs_of(6, read), SPEC)
+    found: list[Whole] = list(whole_loader(dataset, range(0, 6, 2), skip=failed.append))
+    assert [whole.name for whole in found] == ["0", "4"] and [error.code for error in failed] == [1]
+    assert [whole.name for whole in whole_loader(dataset, workers=1, skip=failed.append)] == list("01345")
+    with pytest.raises(UserError, match="2 cannot be read"):
+        list(whole_loader(dataset))
+
+
+@pytest.mark.parametrize(
+    ("device", "on_device", "workers"), [("cpu", False, 0), ("cuda", False, 4), ("cuda", True, 0)]
+)
+def test_workers_decode_for_a_gpu_alone(device: str, on_device: bool, workers: int) -> None:
+    assert default_workers(torch.device(device), on_device) == workers
 
 
 # ----------------------------------------------------------------------------------- one draw for both images
@@ -173,9 +192,9 @@ def test_a_refusal_of_a_worker_reads_like_one_of_the_main_process() -> None:
 @pytest.mark.parametrize("augment", AUGMENTATIONS)
 @pytest.mark.parametrize("crop_size", [None, 1, 12, 20])
 def test_both_images_of_a_pair_share_every_draw(augment: str, crop_size: int | None) -> None:
-    dataset = PairDataset(listing(), **KIND, crop_size=crop_size, augment=augment)
+    dataset = cut(crop_size=crop_size, augment=augment)
     for key in [(epoch, index) for epoch in range(4) for index in range(10)]:
-        sample = dataset[key]
+        sample = batch_of(dataset, key)
         assert sample["input"].shape == sample["target"].shape
         assert torch.allclose(sample["input"], -sample["target"], atol=1e-6)  # target = 255 - input
         assert sample["input"].dtype == torch.float32 and sample["input"].is_contiguous()
@@ -202,11 +221,9 @@ def test_orientations_are_all_drawn_and_about_equally_often(augment: str) -> Non
     }
     assert seen.keys() == possible
     assert min(seen.values()) > 0.7 * 800 / len(possible)
-
-
-def test_all_orientations_reach_the_network() -> None:
-    dataset = PairDataset(of_images(*[Image.fromarray(colours(0, 8, 8))] * 2), **KIND, augment="flip_rot90")
-    assert len({dataset[epoch, 0]["input"].numpy().tobytes() for epoch in range(60)}) == 8
+    dataset = TrainDataset(of_images(*[Image.fromarray(image)] * 2), SPEC, augment=augment)
+    entered = {batch_of(dataset, (epoch, 0))["input"].numpy().tobytes() for epoch in range(60)}
+    assert len(entered) == len(possible)
 
 
 def test_every_window_of_an_image_is_drawn() -> None:
@@ -217,19 +234,13 @@ def test_every_window_of_an_image_is_drawn() -> None:
     assert np.array_equal(crop, crop[0, 0] + np.arange(4)[:, None] * 7 + np.arange(4))
 
 
-def test_an_image_smaller_than_the_crop_is_named() -> None:
-    with pytest.raises(UserError, match="7: 20 x 24 pixels are less than --crop_size 21") as caught:
-        PairDataset(listing(), **KIND, crop_size=21)[0, 7]
-    assert caught.value.code == 1 and "--crop_size" in caught.value.fix
-
-
 def test_images_of_two_sizes_in_a_batch_are_named() -> None:
     """Where nobody asked for a crop, and the headers that were read all agreed."""
-    unequal = listing(3, lambda pair: (colours(1, 24 if pair.name == "2" else 20),) * 2)
-    batch = PairDataset(unequal, **KIND).__getitems__([(0, 0), (0, 1), (0, 2)])
+    unequal = pairs_of(3, lambda pair: (colours(1, 24 if pair.name == "2" else 20),) * 2)
+    batch = TrainDataset(unequal, SPEC).__getitems__([(0, 0), (0, 1), (0, 2)])
     assert isinstance(batch, UserError) and batch.code == 1
     assert (batch.why, batch.fix) == ("1: 20 x 20, 2: 20 x 24", "add --crop_size or --size")
-    assert isinstance(PairDataset(unequal, **KIND, crop_size=20).__getitems__([(0, 0), (0, 2)]), dict)
+    assert batch_of(TrainDataset(unequal, SPEC, crop_size=20), (0, 0), (0, 2))
 
 
 # ---------------------------------------------------------------------------------------------------- sampler
@@ -254,7 +265,7 @@ def test_an_epoch_takes_each_index_once_and_drops_the_incomplete_batch(
 
 
 def test_repeat_passes_over_every_image_as_often() -> None:
-    dataset = DEGRADED(repeat=3)
+    dataset = cut(repeat=3)
     order = epoch_of(EpochSampler(len(dataset), 5, seed=3), 0)
     assert len(dataset) == 30
     assert Counter(index % 10 for _, index in order) == dict.fromkeys(range(10), 3)
@@ -321,13 +332,11 @@ def test_values_are_those_of_the_classic_recipe(
 ) -> None:
     """Resize BICUBIC, Grayscale, ToTensor, Normalize against Pillow and closed forms."""
     one, two = Image.fromarray(colours(0)), Image.fromarray(colours(1))
-    dataset = PairDataset(
-        of_images(one, two), input_nc=input_nc, target_nc=target_nc, size=size, mean=mean, std=std
-    )
+    sample = sample_of(of_images(one, two), ImageSpec(input_nc, target_nc, size, mean=mean, std=std))
     for key, image, channels in (("input", one, input_nc), ("target", two, target_nc)):
         resized = image.resize((size, size), Image.Resampling.BICUBIC) if size else image
         converted = resized.convert("L" if channels == 1 else "RGB")
-        tensor = dataset[0][key]
+        tensor = sample[key][0]
         assert tensor.dtype == torch.float32
         for values, wanted in (
             (tensor, expected_tensor(converted, mean, std)),
@@ -339,29 +348,14 @@ def test_values_are_those_of_the_classic_recipe(
 
 def test_gray_files_become_three_equal_channels() -> None:
     gray = Image.fromarray(colours(0)).convert("L")
-    sample = PairDataset(of_images(gray, gray), **KIND)[0]
-    assert sample["input"].shape[0] == 3
-    assert torch.equal(sample["input"], sample["input"][:1].expand(3, -1, -1))
+    image = sample_of(of_images(gray, gray), SPEC)["input"][0]
+    assert image.shape[0] == 3 and torch.equal(image, image[:1].expand(3, -1, -1))
 
 
 def test_inputs_without_targets_have_no_target() -> None:
-    dataset = PairDataset(listing(read=lambda pair: (colours(0), None)), **KIND)
-    assert dataset[2].keys() == {"name", "input"} and dataset[2]["name"] == "2"
-
-
-def test_cached_images_are_decoded_once() -> None:
-    read: list[str] = []
-
-    def count(pair: Pair) -> tuple[Array, Array]:
-        read.append(pair.name)
-        return negative_pair(pair)
-
-    for cache, expected in ((MUCH, 3), (0, 12)):
-        read.clear()
-        dataset = PairDataset(listing(3, count), **KIND, repeat=2, cache=cache)
-        for key in [(epoch, index) for epoch in range(2) for index in range(6)]:
-            _ = dataset[key]
-        assert len(read) == expected
+    pairs = pairs_of(read=lambda pair: (colours(0), None))
+    assert sample_of(pairs, SPEC).keys() == {"name", "input"}
+    assert WholeDataset(pairs, SPEC).whole(2).target is None
 
 
 # ----------------------------------------------------------------------------------------------- degradations
@@ -390,14 +384,14 @@ def test_noise_has_its_sigma_and_is_neither_clamped_nor_quantised() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_doing_nothing_about_noise_of_25(channels: int) -> None:
+def test_the_input_psnr_of_noise_of_25(channels: int) -> None:
     def half_black(pair: Pair) -> tuple[Array, Array]:
         image = colours(int(pair.name), 128, 128)
         image[:64] = 0  # clamping the noise would show here
         return image, image
 
-    degrade = parse_degradation("noise:25")
-    dataset = PairDataset(listing(12, half_black), input_nc=channels, target_nc=channels, degrade=degrade)
+    spec = ImageSpec(channels, channels, degrade=parse_degradation("noise:25"))
+    dataset = WholeDataset(pairs_of(12, half_black), spec)
     wholes = [dataset.whole(i) for i in range(len(dataset))]
     each = [input_baseline(w.input, w.target, Protocol())["psnr"] for w in wholes if w.target is not None]
     assert np.mean(each) == pytest.approx(NOISE_OF_25_DB, abs=0.05)
@@ -465,13 +459,11 @@ def test_a_bad_degradation_is_refused(spec: str) -> None:
 
 @pytest.mark.parametrize("name", DEGRADATIONS)
 def test_only_the_input_is_degraded(name: str) -> None:
-    degrade: Degradation = parse_degradation(
-        {"noise": "noise:25", "jpeg": "jpeg:10", "sr": "sr:2"}.get(name, name)
-    )
-    sample = PairDataset(listing(read=clean_pair), **KIND, degrade=degrade)[0]
-    assert torch.equal(denormalize(sample["target"], 0.5, 0.5).mul(255).round().byte(), as_bytes(colours(0)))
+    degrade = parse_degradation({"noise": "noise:25", "jpeg": "jpeg:10", "sr": "sr:2"}.get(name, name))
+    sample = sample_of(pairs_of(read=clean_pair), ImageSpec(3, 3, degrade=degrade))
+    assert np.array_equal(as_bytes(sample["target"]), colours(0))
     shape = (1 if name == "gray" else 3, 12 if name == "sr" else 24, 10 if name == "sr" else 20)
-    assert sample["input"].shape == shape
+    assert sample["input"].shape == (1, *shape)
     if shape == (3, 24, 20):
         assert not torch.allclose(sample["input"], sample["target"], atol=0.05)
 
@@ -546,46 +538,90 @@ def test_no_change_of_colour_undoes_the_haze_of_demo() -> None:
         ([(100, 64), (100, 63)], 1, None, 64, "--crop_size 64 is larger than an image"),
         ([(63, 100)], 1, None, 64, "--crop_size 64 is larger than an image"),
         ([(100, 64), (64, 100)], 2, None, None, "--batchSize 2 needs images of one size"),
+        ([(100, 64), (64, 100)], 8, None, 64, None),
+        ([(100, 64), (64, 100)], 1, None, None, None),
+        ([(100, 64), (100, 64)], 8, None, None, None),
+        ([(10, 20), (30, 40)], 8, 64, 32, None),
     ],
 )
 def test_sizes_that_cannot_be_trained_on_are_refused(
-    sizes: list[tuple[int, int]], batch: int, size: int | None, crop: int | None, message: str
+    sizes: list[tuple[int, int]], batch: int, size: int | None, crop: int | None, message: str | None
 ) -> None:
+    if message is None:
+        check_training_sizes(sizes, batch, size, crop)
+        return
     with pytest.raises(UserError, match=message) as caught:
         check_training_sizes(sizes, batch, size, crop)
     assert caught.value.why and caught.value.fix and caught.value.code == 2
 
 
 @pytest.mark.parametrize(
-    ("sizes", "batch", "size", "crop"),
+    ("mode", "size", "depth", "free", "trained", "validated", "said"),
     [
-        ([(100, 64), (64, 100)], 8, None, 64),
-        ([(100, 64), (64, 100)], 1, None, None),
-        ([(100, 64), (100, 64)], 8, None, None),
-        ([(10, 20), (30, 40)], 8, 64, 32),
+        ("auto", None, 8, 10**7, 66_000, 66_000, "up to 0.6 MiB in memory"),
+        ("auto", None, 8, 10**6, 0, 0, "not cached"),
+        ("auto", 10, 8, 10**6, 661, 661, "up to 0.0 MiB in memory"),
+        ("ram", None, 16, 10**7, 132_000, 132_000, "up to 1.3 MiB in memory"),
+        ("ram", None, 8, 10**6, 50_000, 50_000, "up to 0.5 MiB in memory"),
+        ("none", None, 8, 10**9, 0, 0, "not cached"),
+        ("device", None, 16, 10**8, 264_000, 132_000, "up to 2.3 MiB on the device"),
+        ("device", None, 8, 10**6, 50_000, 0, "up to 0.4 MiB on the device"),
     ],
 )
-def test_sizes_that_can_be_trained_on_pass(
-    sizes: list[tuple[int, int]], batch: int, size: int | None, crop: int | None
+def test_a_plan_for_the_cache(
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    size: int | None,
+    depth: int,
+    free: int,
+    trained: int,
+    validated: int,
+    said: str,
 ) -> None:
-    check_training_sizes(sizes, batch, size, crop)
+    """Images of 100 x 100 pixels, 6 values each, and a tenth more; a quarter or half of the free memory."""
+    monkeypatch.setattr(cache, "free_memory", lambda device: free)
+    scan = HeaderScan(3, 3, depth, [(100, 100)], Counter())
+    plan = plan_cache(mode, CPU, scan, ImageSpec(3, 3, size), train_pairs=8, val_pairs=2)
+    assert (plan.train_bytes, plan.val_bytes) == (8 * trained, 2 * validated) and plan.describe() == said
+    kinds = DeviceImages if mode == "device" else SharedImages if trained else type(None)
+    assert isinstance(plan.train_store(), kinds)
+    assert isinstance(plan.val_store(), SharedImages if validated else type(None))
 
 
-def test_what_does_not_fit_is_not_kept() -> None:
-    first, second = colours(0), colours(1)
-    kept = DecodedImages(2, 2 * first.nbytes + 8)
-    kept.put(0, [first, second])
-    kept.put(1, [first, second])
-    assert kept.get(1) is None
-    assert [image.tobytes() for image in kept.get(0) or ()] == [first.tobytes(), second.tobytes()]
+def test_a_cache_that_the_system_does_not_allow_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(size: int) -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr(cache, "SharedBytes", refuse)
+    scan = HeaderScan(3, 3, 8, [(4, 4)], Counter())
+    plan = plan_cache("ram", CPU, scan, SPEC, train_pairs=1, val_pairs=1)
+    assert plan.train_store() is None and plan.val_store() is None and plan.describe() == "not cached"
+
+
+@pytest.mark.parametrize("make", [lambda size: SharedImages(4, size), lambda size: DeviceImages(CPU, size)])
+def test_what_fits_is_decoded_once_and_the_rest_each_time(make: Callable[[int], Any]) -> None:
+    reads: Counter[str] = Counter()
+
+    def counted(pair: Pair) -> tuple[Array, Array]:
+        reads[pair.name] += 1
+        return negative_pair(pair)
+
+    size = 2 * colours(0).nbytes
+    for max_bytes, again in ((2 * size + 8, 3), (4 * size, 1)):
+        reads.clear()
+        stored, plain = cut(pairs=pairs_of(4, counted), store=make(max_bytes)), cut(pairs=pairs_of(4))
+        for epoch in range(3):
+            keys = [(epoch, index) for index in range(4)]
+            assert same(batch_of(stored, *keys), batch_of(plain, *keys))
+        assert reads == {"0": 1, "1": 1, "2": again, "3": again}
 
 
 def test_one_image_as_both_is_kept_once_and_nobody_can_write_to_it() -> None:
     image = colours(0)
-    kept = DecodedImages(2, 2 * (image.nbytes + 8))
-    for which in range(2):
-        kept.put(which, [image, image])
-        given, target = kept.get(which) or ()
+    store = SharedImages(2, 2 * (image.nbytes + 8))
+    for index in range(2):
+        store.put(index, [image, image])
+        given, target = store.get(index) or ()
         assert np.shares_memory(given, target) and np.array_equal(given, image)
         with pytest.raises(ValueError, match="read-only"):
             given[0] = 0
@@ -596,10 +632,10 @@ def test_every_depth_comes_back_as_it_was(dtype: Any) -> None:
     images = [
         (np.random.default_rng(seed).random((5, 7, 1 + 2 * seed)) * 255).astype(dtype) for seed in (0, 1)
     ]
-    kept = DecodedImages(3, 4096)
-    kept.put(2, images)
-    back = kept.get(2) or []
-    assert kept.get(1) is None and [image.dtype for image in back] == [dtype, dtype]
+    store = SharedImages(3, 4096)
+    store.put(2, images)
+    back = store.get(2) or []
+    assert store.get(1) is None and [image.dtype for image in back] == [dtype, dtype]
     assert all(np.array_equal(a, b) for a, b in zip(images, back, strict=True))
 
 
@@ -620,30 +656,13 @@ def deep_pair(pair: Pair) -> tuple[Array, Array]:
 @pytest.mark.parametrize("read", [negative_pair, deep_pair])
 @pytest.mark.parametrize("augment", AUGMENTATIONS)
 def test_batches_cut_on_a_device_are_the_same(device: str, read: Any, augment: str) -> None:
-    flags: dict[str, Any] = {**KIND, "crop_size": 12, "augment": augment, "seed": 3, "mean": 0.4, "std": 0.3}
-    plain = PairDataset(listing(read=read), **flags)
-    there = PairDataset(listing(read=read), **flags, cache=MUCH, device=torch.device(device))
+    spec = ImageSpec(3, 3, seed=3, mean=0.4, std=0.3)
+    plain = cut(spec, pairs_of(read=read), augment=augment)
+    there = cut(spec, pairs_of(read=read), augment=augment, store=DeviceImages(torch.device(device), MUCH))
     for epoch in range(6):
         keys = [(epoch, (epoch + 3 * i) % 10) for i in range(4)]
-        batch = there.__getitems__(keys)
-        assert batch["input"].device.type == device
-        assert same(plain.__getitems__(keys), {**batch, **{k: batch[k].cpu() for k in SIDES}})
-
-
-def test_a_device_keeps_what_fits_and_cuts_the_rest_all_the_same() -> None:
-    reads: Counter[str] = Counter()
-
-    def counted(pair: Pair) -> tuple[Array, Array]:
-        reads[pair.name] += 1
-        return negative_pair(pair)
-
-    size = sum(image.nbytes for image in negative_pair(Pair("0", None, None, "")))
-    there = AUGMENTED(listing(4, counted), cache=size // 2, device=torch.device("cpu"))
-    plain = AUGMENTED(listing(4))
-    for epoch in range(3):
-        keys = [(epoch, i) for i in range(4)]
-        assert same(there.__getitems__(keys), plain.__getitems__(keys))
-    assert reads == {"0": 1, "1": 1, "2": 3, "3": 3}
+        batch = batch_of(there, *keys)
+        assert batch["input"].device.type == device and same(batch_of(plain, *keys), batch)
 
 
 @pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
@@ -664,15 +683,16 @@ SHARING = """
 import multiprocessing, sys
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[1])
-    from torch.utils.data import DataLoader
-    from data.datasets import PairDataset
-    from data.layouts import Source, find_pairs
-    from data.loader import no_collate
-    listing = find_pairs(Source("demo:2:32"), "train")
-    dataset = PairDataset(listing, input_nc=3, target_nc=3, cache=2 * 32 * 32 * 3)
-    here = lambda: sum(dataset.decoded.get(i) is not None for i in range(len(listing.pairs)))
-    before = here()
-    for _ in DataLoader(dataset, num_workers=2, collate_fn=no_collate):
+    from data.cache import SharedImages
+    from data.datasets import ImageSpec, WholeDataset
+    from data.loader import whole_loader
+    from data.pairs import Source
+    from data.splits import find_pairs
+    pairs = find_pairs(Source("demo:2:32"), "train")
+    store = SharedImages(6, 6 * 2 * 32 * 32 * 3)
+    stored = lambda: sum(store.get(i) is not None for i in range(6))
+    before = stored()
+    for _ in whole_loader(WholeDataset(pairs, ImageSpec(3, 3), store), workers=2):
         pass
-    print(len(listing.pairs), here(), before)
+    print(len(pairs.pairs), stored(), before)
 """

@@ -18,7 +18,7 @@ def test_two_processes_train_like_one(work: Workplace, reduction: str) -> None:
     flags = (*RUN, "--reduction", reduction, *(("--lr", "2e-6") if reduction == "sum" else ()))
     one = work.train(*flags, name="one").run
     done = work.train(*flags, name="two", launcher=TORCHRUN)
-    assert done.err.count("2 processes") == 1 and done.err.count("epoch 1: validation") == 1
+    assert done.err.count("2 processes") == 1 and done.err.count("epoch 1: val PSNR") == 1
     assert max(value.abs().max().item() for value in weights(one).values()) > 0.01
     assert largest_difference(weights(one), weights(done.run)) < 1e-5
     assert not any(key.startswith("module.") for key in weights(done.run))

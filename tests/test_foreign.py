@@ -1,7 +1,7 @@
 """Networks that others trained: their files of weights, loaded, measured and trained further."""
 
-import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,19 @@ from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor, nn
 
 from data.degrade import parse_degradation
-from models import build_network, network_defaults
-from tests import test_protocol
-from tests.conftest import FAST, pixels
-from tests.test_protocol import Outcome, picture, refusal, save
+from models import build_network
+from tests.builders import CPU, FAST, assert_same_state, flags, image, network, planes, save, write_weights
+from tests.cli import Ended, InProcess, options, weights
 
-Trained = Callable[..., Path]
-tested = test_protocol.tested  # the fixture
+Array = np.ndarray
 NOISE = ("--dataroot", "clean", "--degrade", "noise:25")
-DNCNN = ("--model", "dncnn", "--input_nc", "1", "--mean", "0", "--std", "1")
-SMALL = ("--depth", "5", "--width", "8")
-TWO = ("--gpu_ids", "-1", "--max_steps", "2", "--visdom", "off", "--log_freq", "1", "--batchSize", "2")
+UNIT = ("--input_nc", "1", "--mean", "0", "--std", "1")
+SMALL = {"depth": 5, "width": 8}
+DNCNN = ("--model", "dncnn", *UNIT, "--weights", "dncnn 25.pth")
+TWO = (*CPU, *flags(max_steps=2, log_freq=1, batchSize=2, crop_size=24))
 
 
-def published(depth: int, width: int) -> nn.Sequential:
+def published(depth: int = 5, width: int = 8) -> nn.Sequential:
     """DnCNN as published: convolution, ReLU, blocks with batch norm, convolution; gives the noise."""
     layers: list[nn.Module] = [nn.Conv2d(1, width, 3, padding=1), nn.ReLU()]
     for _ in range(depth - 2):
@@ -34,9 +33,9 @@ def published(depth: int, width: int) -> nn.Sequential:
 
 
 def briefly_trained(net: nn.Module, steps: int = 100) -> nn.Module:
-    """Trained on random pictures in [0, 1] to predict their noise of 25/255; in eval mode."""
+    """Trained on random images in [0, 1] to predict their noise of 25/255; in eval mode."""
     torch.manual_seed(0)
-    clean = torch.stack([torch.from_numpy(picture(i, 24, 24, 1))[None] / 255 for i in range(4)])
+    clean = torch.cat([planes(image(24, 24, 1, seed=i, smooth=True)) / 255 for i in range(4)])
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
     for _ in range(steps):
         noise = torch.randn_like(clean) * 25 / 255
@@ -47,175 +46,132 @@ def briefly_trained(net: nn.Module, steps: int = 100) -> nn.Module:
     return net.eval()
 
 
-def write_weights(net: nn.Module, path: Path, prefix: str = "module.dncnn.") -> Path:
-    torch.save({prefix + key: value for key, value in net.state_dict().items()}, path)
-    return path
+def prefixed(net: nn.Module, prefix: str = "module.dncnn.") -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in net.state_dict().items()}
 
 
-def write_clean(folder: Path, channels: int = 1, count: int = 3) -> list[np.ndarray]:
-    """Clean pictures `N.png` of several sizes, as `(H, W)` or `(H, W, C)`."""
-    return [
-        save(picture(70 + i, 33 + 4 * i, 40 - 3 * i, channels), folder / f"{i}.png") for i in range(count)
-    ]
+def write_clean(folder: Path, channels: int = 1, count: int = 3, even: bool = False) -> list[Array]:
+    """Clean images `N.png` of several sizes, as `(H, W, C)`."""
+    found = [image(33 + 4 * i, 40 - 3 * i, channels, seed=70 + i, smooth=True) for i in range(count)]
+    found = [each[: len(each) // 2 * 2, : each.shape[1] // 2 * 2] if even else each for each in found]
+    for i, each in enumerate(found):
+        save(each, folder / f"{i}.png")
+    return found
 
 
-def degraded(image: np.ndarray, index: int, spec: str) -> np.ndarray:
-    """The input that test.py makes with seed 0: float32 `(H, W, C)`; see `data.datasets`."""
-    given = (image if image.ndim == 3 else image[..., None]).astype(np.float32) / 255
-    return parse_degradation(spec)(given, np.random.default_rng([0, 0, index + 1]))
-
-
-def batch(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-
-
-def check(found: Outcome, clean: list[np.ndarray], wanted: Callable[[Tensor], Tensor], spec: str) -> None:
-    """Outputs are `wanted` of the inputs, clamped and rounded to 8 bits; PSNR is theirs."""
+def check(found: Ended, clean: list[Array], expected: Callable[[Tensor], Tensor], spec: str) -> None:
+    """Outputs are `expected` of the inputs, clamped and rounded to 8 bits; PSNR is theirs."""
     for i, (target, row) in enumerate(zip(clean, found.rows, strict=True)):
+        x = parse_degradation(spec)(target.astype(np.float32) / 255, np.random.default_rng([0, 0, i + 1]))
         with torch.inference_mode():
-            exact = wanted(batch(degraded(target, i, spec)))[0].permute(1, 2, 0).numpy()
-        exact = exact.clip(0, 1) * 255
+            exact = expected(planes(x))[0].permute(1, 2, 0).numpy().clip(0, 1) * 255
         output = found.output(row["name"]).reshape(exact.shape)
         settled = np.abs(exact % 1 - 0.5) > 1e-3  # where float32 cannot tip the rounding
         assert settled.mean() > 0.98 and np.array_equal(output[settled], exact.round()[settled])
-        figure = peak_signal_noise_ratio(target.reshape(exact.shape), exact.round().astype(np.uint8))
-        assert float(row["psnr"]) == pytest.approx(figure, abs=1e-4)
+        psnr = peak_signal_noise_ratio(target, exact.round().astype(np.uint8))
+        assert float(row["psnr"]) == pytest.approx(psnr, abs=1e-4)
         assert np.isfinite(float(row["psnr_input"]))
+
+
+def measured(cli: InProcess, *given: str) -> Ended:
+    """test.py without --name: the results are named by the weights."""
+    found = cli.test(*given, name="")
+    return replace(found, run=found.run / "none")
+
+
+def run_line(found: Ended) -> str:
+    return next(line for line in found.err.splitlines() if line.startswith("run"))
 
 
 # ----------------------------------------------------------------------------------------- a published DnCNN
 
 
 @pytest.mark.parametrize(("depth", "width"), [(5, 8), (17, 64)])
-def test_a_published_denoiser(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    tested: Callable[..., Outcome],
-    depth: int,
-    width: int,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    clean = write_clean(tmp_path / "clean")
+def test_a_published_denoiser(cli: InProcess, depth: int, width: int) -> None:
+    clean = write_clean(Path("clean"))
     net = briefly_trained(published(depth, width), 100 if depth < 10 else 1)
-    write_weights(net, tmp_path / "dncnn 25.pth")
-    flags = (*DNCNN, "--depth", str(depth), "--width", str(width), "--weights", "dncnn 25.pth")
-    found = tested(*flags, *NOISE)
+    write_weights(prefixed(net), Path("dncnn 25.pth"))
+    found = measured(cli, *DNCNN, *NOISE, *flags(depth=depth, width=width))
     check(found, clean, lambda x: x - net(x), "noise:25")
-    assert found.folder == Path("results/dncnn_25/clean")  # named by the weights
-    run = next(line for line in found.err.splitlines() if line.startswith("run"))
+    assert found.results == Path.cwd() / "results" / "dncnn_25" / "clean"  # named by the weights
     count = len(net.state_dict())
-    assert f"matched {count} tensors by structure" in run and "stripped module." in run
+    assert f"stripped module., matched {count} of {count} tensors by structure" in run_line(found)
     assert (found.summary["model"], found.summary["weights"]) == ("dncnn", "dncnn 25.pth")
     assert "dncnn 25.pth" in found.comment and "dncnn 25.pth" in found.facts
     if depth < 10:
-        gain = np.mean(found.numbers("psnr") - found.numbers("psnr_input"))
-        assert gain > 1  # it does denoise
+        assert np.mean(found.numbers("psnr") - found.numbers("psnr_input")) > 1  # it does denoise
 
 
-def test_a_published_denoiser_of_another_depth_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_clean(tmp_path / "clean")
-    write_weights(published(5, 8), tmp_path / "dncnn.pth")
-    for flags in (("--depth", "6", "--width", "8"), ("--depth", "5", "--width", "16")):
-        error = refusal(*DNCNN, *flags, "--weights", "dncnn.pth", *NOISE)
-        tensors = len(build_dncnn(*(int(flag) for flag in flags[1::2])).state_dict())
-        assert f"the network has {tensors} tensors, the file {len(published(5, 8).state_dict())}" in error.why
-        assert error.code == 2 and "dncnn.pth" in error.what
-    assert not (tmp_path / "results").exists()
+@pytest.mark.parametrize("other", [{"depth": 6}, {"width": 16}], ids=str)
+def test_a_published_denoiser_of_another_size_is_refused(cli: InProcess, other: dict[str, int]) -> None:
+    write_clean(Path("clean"))
+    write_weights(prefixed(published()), Path("dncnn 25.pth"))
+    ours = build_network("dncnn", input_nc=1, output_nc=1, **SMALL | other).state_dict()
+    theirs = published().state_dict()
+    found = cli.test(*DNCNN, *NOISE, *flags(**SMALL | other), code=2)
+    assert found.refused("dncnn 25.pth does not fit")
+    assert f"tensors in the network: {len(ours)}, in the file: {len(theirs)}" in found.why
+    assert not Path("results").exists()
 
 
-def build_dncnn(depth: int, width: int) -> nn.Module:
-    own = network_defaults("dncnn") | {"depth": depth, "width": width}
-    return build_network("dncnn", input_nc=1, output_nc=1, **own)
-
-
-def test_training_goes_on_from_published_weights(
-    tmp_path: Path, trained: Trained, tested: Callable[..., Outcome], capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_clean(tmp_path / "clean", count=6)
-    net = briefly_trained(published(5, 8), 5)
-    write_weights(net, tmp_path / "dncnn.pth")
-    flags = (*DNCNN, *SMALL, "--weights", "dncnn.pth", *NOISE)
-    line = "stripped module., " + f"matched {len(net.state_dict())} tensors by structure"
-    said = next(line for line in tested(*flags).err.splitlines() if line.startswith("run"))
-    assert line in said
-    run = trained(*flags, *TWO, "--crop_size", "24", "--lr", "1e-9")
-    assert f"weights dncnn.pth: {line}" in capsys.readouterr().err
-    saved = torch.load(run / "latest_net.pth", weights_only=True)
-    theirs, ours = list(net.parameters()), [v for k, v in saved.items() if not k.endswith(NORM_STATE)]
-    assert len(theirs) == len(ours)
-    for one, two in zip(theirs, ours, strict=True):
+def test_training_goes_on_from_published_weights(cli: InProcess) -> None:
+    write_clean(Path("clean"), count=6)
+    net = briefly_trained(published(), 5)
+    write_weights(prefixed(net), Path("dncnn 25.pth"))
+    given, count = (*DNCNN, *NOISE, *flags(**SMALL)), len(net.state_dict())
+    line = f"stripped module., matched {count} of {count} tensors by structure"
+    assert line in run_line(measured(cli, *given))
+    found = cli.train(*given, *TWO, "--lr", "1e-9")
+    assert f"weights dncnn 25.pth: {line}" in found.err
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    ours = [value for key, value in weights(found.run).items() if not key.endswith(statistics)]
+    for one, two in zip(net.parameters(), ours, strict=True):
         assert torch.allclose(one.detach(), two, rtol=0, atol=1e-7)
     # steps of a real size do change them
-    moved = trained(*flags, *TWO, "--crop_size", "24", "--lr", "1e-3", name="moved")
-    assert not torch.allclose(theirs[0].detach(), next(iter(load(moved).values())), atol=1e-5)
+    moved = weights(cli.train(*given, *TWO, "--lr", "1e-3", name="moved").run)
+    assert not torch.allclose(next(net.parameters()).detach(), next(iter(moved.values())), atol=1e-5)
 
 
-NORM_STATE = ("running_mean", "running_var", "num_batches_tracked")
-
-
-def load(run: Path, tag: str = "latest") -> dict[str, Tensor]:
-    return torch.load(run / f"{tag}_net.pth", weights_only=True)
-
-
-# ----------------------------------------------------------------------------------- what is to be subtracted
+# ---------------------------------------------------------------------------------------- predicted residuals
 
 
 @pytest.mark.parametrize(
-    ("model", "own"),
+    ("model", "own"), [("unet", {"width": 4, "depth": 3}), ("resnet", {"width": 4, "depth": 1})]
+)
+def test_a_network_that_gives_the_noise(cli: InProcess, model: str, own: dict[str, Any]) -> None:
+    clean, own = write_clean(Path("clean")), {**own, "norm": "batch"}
+    net = network(model, 1, 1, **own).eval()
+    write_weights(prefixed(net, "netG.module."), Path("noise.pth"))
+    given = (*flags(model=model, weights="noise.pth", **own), *UNIT, *NOISE)
+    check(measured(cli, *given, "--residual"), clean, lambda x: x - net(x), "noise:25")
+    check(cli.test(*given, name="plain"), clean, net, "noise:25")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
     [
-        ("unet", {"width": 4, "depth": 3, "norm": "batch"}),
-        ("resnet", {"width": 4, "depth": 1, "norm": "batch"}),
+        (("--model", "dncnn"), ("--residual is redundant", "dncnn")),
+        (("--model", "resunet"), ("--residual is redundant", "resunet")),
+        (("--model", "unet", "--input_nc", "3", "--output_nc", "1"), ("--residual needs a gray input",)),
+        (("--model", "spandrel"), ("--residual needs an output of the input's size", "drop --residual")),
     ],
 )
-def test_a_network_that_gives_the_noise(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    tested: Callable[..., Outcome],
-    model: str,
-    own: dict[str, Any],
+def test_a_residual_that_cannot_be_subtracted_is_refused(
+    cli: InProcess, given: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    clean = write_clean(tmp_path / "clean")
-    torch.manual_seed(0)
-    net = build_network(model, input_nc=1, output_nc=1, **(network_defaults(model) | own)).eval()
-    write_weights(net, tmp_path / "noise.pth", "netG.module.")
-    flags = ("--model", model, *(text for key, value in own.items() for text in (f"--{key}", str(value))))
-    flags += ("--input_nc", "1", "--mean", "0", "--std", "1", "--weights", "noise.pth")
-    check(tested(*flags, "--residual", *NOISE), clean, lambda x: x - net(x), "noise:25")
-    check(tested(*flags, *NOISE, "--name", "plain"), clean, net, "noise:25")
-
-
-@pytest.mark.parametrize("model", ["dncnn", "resunet"])
-def test_residual_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "w.pth").touch()
-    error = refusal("--model", model, "--residual", "--weights", "w.pth", *NOISE)
-    assert error.code == 2 and "--residual" in error.what and model in error.what
-
-
-def test_a_residual_of_other_channels_or_sizes_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_clean(tmp_path / "clean", 3)
-    net = build_network("unet", input_nc=3, output_nc=1, **network_defaults("unet") | {"width": 2})
-    write_weights(net, tmp_path / "w.pth", "")
-    flags = ("--model", "unet", "--width", "2", "--weights", "w.pth", "--input_nc", "3", "--output_nc", "1")
-    assert "--residual" in refusal(*flags, "--residual", *NOISE).what
-    pytest.importorskip("spandrel")
-    write_weights(zoo_net("x2"), tmp_path / "x2.pth", "")
-    flags = ("--model", "spandrel", "--weights", "x2.pth", "--residual")
-    assert "--residual" in refusal(*flags, "--dataroot", "clean", "--degrade", "sr:2").what
+    write_clean(Path("clean"), 3)
+    write_weights(published_net("x2") if "spandrel" in given else {}, Path("w.pth"))
+    spec = "sr:2" if "spandrel" in given else "noise:25"
+    found = cli.test(*given, "--residual", *flags(weights="w.pth", dataroot="clean", degrade=spec), code=2)
+    assert found.refused(*words)
 
 
 # --------------------------------------------------------------------------------------------------- spandrel
 
 
-def zoo_net(name: str) -> nn.Module:
-    """A tiny network of spandrel's own architectures with random weights."""
+def published_net(name: str) -> nn.Module:
+    """A tiny network of one of spandrel's architectures with random weights."""
+    pytest.importorskip("spandrel")
     from spandrel.architectures.Compact import Compact
     from spandrel.architectures.DnCNN import DnCNN
 
@@ -224,88 +180,73 @@ def zoo_net(name: str) -> nn.Module:
     return net.eval()
 
 
+SPANDREL = ("--model", "spandrel", "--weights", "w.pth")
+
+
 @pytest.mark.parametrize(("name", "spec"), [("x2", "sr:2"), ("x1", "noise:25")])
-@pytest.mark.parametrize("path", ["zoo.pth", "./zoo.pth", "absolute"])
-def test_a_network_of_the_zoo(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    tested: Callable[..., Outcome],
-    name: str,
-    spec: str,
-    path: str,
-) -> None:
-    spandrel = pytest.importorskip("spandrel")
-    monkeypatch.chdir(tmp_path)
-    net = zoo_net(name)
-    torch.save({"params": net.state_dict()}, tmp_path / "zoo.pth")
-    clean = [image[: len(image) // 2 * 2] for image in write_clean(tmp_path / "clean", 3)]
-    clean = [
-        save(image[:, : image.shape[1] // 2 * 2], tmp_path / "even" / f"{i}.png")
-        for i, image in enumerate(clean)
-    ]
-    referee = spandrel.ModelLoader().load_from_file(str(tmp_path / "zoo.pth")).model.eval()
-    weights = str(tmp_path / "zoo.pth") if path == "absolute" else path
-    found = tested("--model", "spandrel", "--weights", weights, "--dataroot", "even", "--degrade", spec)
-    check(found, clean, referee, spec)  # in [0, 1] both ways: mean 0, std 1 by themselves
+@pytest.mark.parametrize("path", ["w.pth", "./w.pth", "absolute"])
+def test_a_network_of_spandrel(cli: InProcess, name: str, spec: str, path: str) -> None:
+    file = write_weights({"params": published_net(name).state_dict()}, Path("w.pth"))
+    clean = write_clean(Path("clean"), 3, even=True)
+    import spandrel
+
+    referee = spandrel.ModelLoader().load_from_file(str(file)).model.eval()
+    given = flags(model="spandrel", weights=str(file.absolute()) if path == "absolute" else path)
+    found = measured(cli, *given, "--dataroot", "clean", "--degrade", spec)
+    check(found, clean, referee, spec)  # in [0, 1] both ways: mean 0, std 1 by default
     assert found.summary["scale"] == (2 if name == "x2" else 1)
     assert "by structure" not in found.err and "stripped" not in found.err
 
 
-def test_a_network_of_the_zoo_at_sizes_as_they_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tested: Callable[..., Outcome]
-) -> None:
-    pytest.importorskip("spandrel")
-    monkeypatch.chdir(tmp_path)
-    torch.save(zoo_net("x2").state_dict(), tmp_path / "zoo.pth")
-    image = save(picture(3, 17, 22), tmp_path / "photos" / "a.png")
-    found = tested("--model", "spandrel", "--weights", "zoo.pth", "--dataroot", "photos")
+def test_a_network_of_spandrel_at_sizes_as_they_are(cli: InProcess) -> None:
+    net = published_net("x2")
+    write_weights(net, Path("w.pth"))
+    photo = image(17, 22, seed=3, smooth=True)
+    save(photo, Path("photos/a.png"))
+    found = measured(cli, *SPANDREL, "--dataroot", "photos")
     with torch.inference_mode():
-        wanted = zoo_net("x2")(batch(image.astype(np.float32) / 255))[0].permute(1, 2, 0).numpy()
-    assert np.abs(found.output("a.png") - wanted.clip(0, 1) * 255).max() < 0.501
+        expected = net(planes(photo.astype(np.float32) / 255))[0].permute(1, 2, 0).numpy()
+    assert np.abs(found.output("a.png") - expected.clip(0, 1) * 255).max() < 0.501
     assert "x2" in found.facts
-    error = refusal(
-        "--model", "spandrel", "--weights", "zoo.pth", *NOISE[:1], "photos", "--degrade", "noise:5"
-    )
-    assert "--degrade sr:2" in error.fix
+    refused = cli.test(*SPANDREL, "--dataroot", "photos", "--degrade", "noise:5", code=2)
+    assert "--degrade sr:2" in refused.fix
 
 
-def test_a_network_of_the_zoo_is_trained_further(
-    tmp_path: Path, trained: Trained, tested: Callable[..., Outcome]
-) -> None:
-    pytest.importorskip("spandrel")
-    start = zoo_net("x2")
-    torch.save(start.state_dict(), tmp_path / "zoo.pth")
+def test_a_network_of_spandrel_is_trained_further(cli: InProcess) -> None:
+    start = published_net("x2")
+    write_weights(start, Path("w.pth"))
     for i in range(6):
-        save(picture(i, 48, 48), tmp_path / "clean" / f"{i}.png")
-    test = [save(picture(20 + i, 34, 40), tmp_path / "other" / f"{i}.png") for i in range(2)]
-    flags = ("--dataroot", "clean", "--degrade", "sr:2", "--model", "spandrel", "--weights", "zoo.pth")
-    flags += (*FAST, "--gpu_ids", "-1", "--n_epochs", "2", "--repeat", "2", "--lr", "1e-3")
-    flags += ("--decay_epoch", "9", "--batchSize", "2")
-    whole = trained(*flags, "--max_steps", "4", name="whole")
-    trained(*flags, "--max_steps", "2", name="parts")
-    parts = trained("--resume", "--max_steps", "4", name="parts")
-    one, two = load(whole), load(parts)
-    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
-    assert len(one) == len(start.state_dict())
-    options = json.loads((whole / "options.json").read_text())
-    assert (options["mean"], options["std"], options["scale"]) == (0, 1, 2)
+        save(image(48, 48, seed=i, smooth=True), Path(f"clean/{i}.png"))
+    test = write_clean(Path("other"), 3, count=2, even=True)
+    given = (*SPANDREL, "--dataroot", "clean", "--degrade", "sr:2", *FAST, *CPU)
+    given += flags(n_epochs=2, repeat=2, lr=1e-3, decay_epoch=9, batchSize=2)
+    whole = cli.train(*given, "--max_steps", "4", name="whole").run
+    cli.train(*given, "--max_steps", "2", name="parts")
+    parts = cli.train("--resume", "--max_steps", "4", name="parts").run
+    assert_same_state(weights(whole), weights(parts))
+    assert len(weights(whole)) == len(start.state_dict())
+    saved = options(whole)
+    assert (saved["mean"], saved["std"], saved["scale"]) == (0, 1, 2)
 
-    state = {key.removeprefix("net."): value for key, value in load(whole, "best").items()}
+    state = {key.removeprefix("net."): value for key, value in weights(whole, "best").items()}
     assert not torch.equal(next(iter(state.values())), next(iter(start.state_dict().values())))
     start.load_state_dict(state)
-    (tmp_path / "zoo.pth").unlink()  # a run needs nothing but its own folder
-    found = tested("--name", "whole", "--dataroot", "other", "--degrade", "sr:2")
+    Path("w.pth").unlink()  # a run needs nothing but its own folder
+    found = cli.test("--dataroot", "other", "--degrade", "sr:2", name="whole")
     check(found, test, start, "sr:2")
-    assert pixels(found.folder / "outputs" / "0.png").shape == (34, 40, 3)
+    assert found.output("0.png").shape == test[0].shape
 
 
-def test_weights_of_the_zoo_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("spandrel")
-    monkeypatch.chdir(tmp_path)
-    write_clean(tmp_path / "clean", 3)
-    torch.save({"a.weight": torch.zeros(3)}, tmp_path / "zoo.pth")
-    error = refusal("--model", "spandrel", "--weights", "zoo.pth", *NOISE)
-    assert "no network that spandrel knows" in error.what and error.code == 2
-    torch.save(zoo_net("x1").state_dict(), tmp_path / "zoo.pth")
-    error = refusal("--model", "spandrel", "--weights", "zoo.pth", "--input_nc", "1", *NOISE)
-    assert "--input_nc 3 --output_nc 3" in error.fix
+@pytest.mark.parametrize(
+    ("known", "given", "words"),
+    [
+        (False, (), "no network that spandrel knows"),
+        (True, ("--input_nc", "1"), "--input_nc 3 --output_nc 3"),
+    ],
+)
+def test_weights_that_spandrel_cannot_use_are_refused(
+    cli: InProcess, known: bool, given: tuple[str, ...], words: str
+) -> None:
+    write_clean(Path("clean"), 3)
+    write_weights(published_net("x1") if known else {"a.weight": torch.zeros(3)}, Path("w.pth"))
+    assert cli.test(*SPANDREL, *given, *NOISE, code=2).refused(words)

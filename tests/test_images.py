@@ -19,6 +19,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from data.images import (
     MAX_PIXELS,
+    from_float,
     header,
     max_value,
     output_suffix,
@@ -28,7 +29,6 @@ from data.images import (
 )
 from data.transforms import preparation
 from tests.conftest import FAST, ROOT, TINY
-from utils.eval.evaluator import save_rows
 from utils.eval.results import read_csv
 from utils.system.errors import UserError
 
@@ -438,14 +438,14 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
 WHITE = np.full((4, 5, 1), 1000, np.uint16)
 BAD: dict[str, tuple[bytes, str]] = {
     "twelve.tif": (tiff(WHITE, bits=12), "12 bits"),
-    "int32.tif": (tiff(WHITE.astype(np.int32)), "unknown depth"),
-    "int16.tif": (tiff(WHITE.astype(np.int16)), "unknown depth"),
+    "int32.tif": (tiff(WHITE.astype(np.int32)), "unsupported depth"),
+    "int16.tif": (tiff(WHITE.astype(np.int16)), "unsupported depth"),
     "white_is_zero.tif": (tiff(WHITE, photometric=0), "neither gray nor RGB"),
     "inks16.tif": (tiff(np.repeat(WHITE, 4, 2), photometric=5), "neither gray nor RGB"),
-    "above.tif": (tiff(np.full((4, 5, 1), 1.001, np.float32)), "leaves [0, 1]"),
-    "below.tif": (tiff(np.full((4, 5, 3), -0.001, np.float32)), "leaves [0, 1]"),
-    "nan.tif": (tiff(np.full((4, 5, 3), np.nan, np.float32)), "leaves [0, 1]"),
-    "inf.tif": (tiff(np.full((4, 5, 1), np.inf, np.float32), ">"), "leaves [0, 1]"),
+    "above.tif": (tiff(np.full((4, 5, 1), 1.001, np.float32)), "outside [0, 1]"),
+    "below.tif": (tiff(np.full((4, 5, 3), -0.001, np.float32)), "outside [0, 1]"),
+    "nan.tif": (tiff(np.full((4, 5, 3), np.nan, np.float32)), "outside [0, 1]"),
+    "inf.tif": (tiff(np.full((4, 5, 1), np.inf, np.float32), ">"), "outside [0, 1]"),
     "text.png": (b"no image at all", "cannot be read"),
     "empty.tif": (b"", "cannot be read"),
     "gif.png": (encoded(Image.new("L", (5, 4)), "GIF"), "cannot be read"),
@@ -572,16 +572,12 @@ def test_every_level_survives_to_float_and_back(dtype: type) -> None:
     assert (
         np.abs(unit - np.arange(levels + 1).reshape(-1, 16, 1) / levels).max() <= 6e-8
     )  # half a float32 step
-    saved = np.empty_like(every)
-    save_rows(torch.from_numpy(unit).permute(2, 0, 1), saved)
-    assert np.array_equal(saved, every)
+    assert np.array_equal(from_float(unit, every.dtype), every)
 
 
 def test_saving_rounds_to_the_nearest_and_clamps() -> None:
     def saved(values: Array, dtype: type) -> list[Any]:
-        filled = np.empty((1, len(values), 1), dtype)
-        save_rows(torch.from_numpy(values)[None, None], filled)
-        return filled.ravel().tolist()
+        return from_float(values, dtype).tolist()
 
     for dtype, levels in ((np.uint8, 255), (np.uint16, 65535)):
         steps = np.arange(levels, dtype=np.float64)

@@ -11,8 +11,10 @@ from PIL import Image
 
 from data.folders import FOLDERS
 from data.images import header, read_image
-from data.layouts import PairList, Source, detect, find_pairs, hold_out, scan_headers, validation
 from data.matching import match_names
+from data.pairs import PairList, Source
+from data.scan import scan_headers
+from data.splits import detect, find_pairs, hold_out, train_val_split
 from utils.system.errors import UserError
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -290,7 +292,7 @@ def test_demo_without_numbers_is_one_of_them() -> None:
     "root", ["demo:", "demo:4", "demo:4:", "demo:x:32", "demo:0:32", "demo:4:8", "demo:4:32:1"]
 )
 def test_a_bad_demo_is_refused(root: str) -> None:
-    with pytest.raises(UserError, match="bad demo data") as caught:
+    with pytest.raises(UserError, match="invalid demo data") as caught:
         find_pairs(Source(root), "train")
     assert root in caught.value.what and "demo:SCENES:SIZE" in caught.value.fix
 
@@ -349,7 +351,7 @@ def split_off(
     root: Path, val_from: str = "auto", share: float = 0.1, seed: int = 0
 ) -> tuple[PairList, PairList]:
     source = Source(str(root))
-    return validation(find_pairs(source, "train"), source, val_from, share, seed)
+    return train_val_split(find_pairs(source, "train"), source, val_from, share, seed)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.9])
@@ -411,7 +413,7 @@ def test_the_test_split_is_never_validated_on(tmp_path: Path, val_from: str) -> 
 
 def test_demo_is_validated_on_scenes_of_its_own() -> None:
     listing = find_pairs(Source("demo:10:16"), "train")
-    train, val = validation(listing, Source("demo:10:16"), "auto", 0.2, 0)
+    train, val = train_val_split(listing, Source("demo:10:16"), "auto", 0.2, 0)
     assert len({pair.group for pair in val.pairs}) == 2
     assert {pair.group for pair in train.pairs}.isdisjoint(pair.group for pair in val.pairs)
 

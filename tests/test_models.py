@@ -1,133 +1,95 @@
-"""Networks of any size, their layers as the papers have them, losses against closed forms, initialisation."""
+"""Networks of any size, their layers as in the papers, wrappers, losses against closed forms, objectives."""
 
+import copy
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from models import ACTIVATIONS, INITS, LOSSES, NETWORKS, NORMS, build_network, network_defaults
-from models.layers import ResidualBlock, SizeRequirements, init_weights, pad_to, residual_base
-from tests.conftest import OURS, ROOT
+from models.ema import EMA
+from models.layers import ResidualBlock, SizeRequirements, init_weights, pad_to, residual_base, sync_batchnorm
+from models.objectives import OBJECTIVES, build_objective
+from models.wrappers import Residual, bare
+from tests.builders import OURS, ROOT, SMALL, assert_same_state, network, shaken
 from utils.optim.optimizers import freeze
+from utils.system.distributed import Ranks
 from utils.system.errors import UserError
 
-TINY: dict[str, dict[str, Any]] = {
-    "resnet": {"width": 4, "depth": 1},
-    "unet": {"width": 4, "depth": 3},
-    "dncnn": {"width": 16, "depth": 3},
-    "resunet": {"width": 8, "depth": 1, "levels": 2},
-}
-SIZES = ((1, 1), (1, 7), (7, 1), (2, 2), (3, 5), (15, 17), (16, 16), (33, 64))
+pytestmark = pytest.mark.usefixtures("one_thread")
+SIZES = ((1, 1), (1, 7), (7, 1), (2, 1), (2, 2), (3, 5), (15, 17), (16, 16), (33, 64))
 CHANNELS = ((1, 1), (1, 3), (3, 1), (3, 3))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """More threads only get into each other's way in networks as small as these."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def tiny(model: str, input_nc: int = 3, output_nc: int = 3, **arguments: Any) -> nn.Module:
-    """A small network with its own defaults for all that is not told."""
-    torch.manual_seed(0)
-    arguments = {**network_defaults(model), **TINY[model], **arguments}
-    return build_network(model, input_nc=input_nc, output_nc=output_nc, **arguments)
-
-
-def default(model: str, input_nc: int = 3, output_nc: int = 3) -> nn.Module:
+def default(model: str, channels: int = 3) -> nn.Module:
     """The network as it is built without any flag."""
-    return build_network(model, input_nc=input_nc, output_nc=output_nc, **network_defaults(model))
+    return build_network(model, input_nc=channels, output_nc=channels)
 
 
-def image(
-    channels: int = 3, height: int = 16, width: int = 16, count: int = 1, seed: int = 0
-) -> torch.Tensor:
+def batch(channels: int = 3, height: int = 16, width: int = 16, count: int = 1, seed: int = 0) -> Tensor:
     return torch.rand(count, channels, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
-def shaken(net: nn.Module, seed: int = 1) -> nn.Module:
-    """`net` with weights that let every layer count, those that start at 0 included."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    return net
 
 
 # ------------------------------------------------------------------------------------------- sizes and shapes
 
 
 def test_every_network_is_covered_here() -> None:
-    assert list(TINY) == OURS
-
-
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("model", OURS)
-def test_output_is_as_large_as_the_input(model: str, size: tuple[int, int]) -> None:
-    net = tiny(model).eval()
-    with torch.inference_mode():
-        output = net(image(3, *size))
-    assert output.shape == (1, 3, *size) and output.isfinite().all()
+    assert list(SMALL) == OURS
 
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("model", OURS)
-def test_even_one_pixel_goes_through_with_every_norm(model: str, norm: str) -> None:
-    net = tiny(model, norm=norm).eval()
+def test_output_is_as_large_as_the_input(model: str, norm: str) -> None:
+    net = network(model, norm=norm).eval()
     with torch.inference_mode():
-        assert net(image(3, 1, 1)).isfinite().all()
-        assert net(image(3, 2, 1)).shape == (1, 3, 2, 1)
+        for size in SIZES:
+            output = net(batch(3, *size))
+            assert output.shape == (1, 3, *size) and output.isfinite().all()
 
 
 @pytest.mark.parametrize(("input_nc", "output_nc"), CHANNELS)
 @pytest.mark.parametrize("model", OURS)
 def test_channels_are_those_asked_for(model: str, input_nc: int, output_nc: int) -> None:
-    output = tiny(model, input_nc, output_nc)(image(input_nc, 9, 11, count=2))
+    output = network(model, input_nc, output_nc)(batch(input_nc, 9, 11, count=2))
     assert output.shape == (2, output_nc, 9, 11) and output.isfinite().all()
 
 
 @pytest.mark.parametrize("model", OURS)
 def test_images_of_a_batch_do_not_touch_each_other(model: str) -> None:
-    net, batch = shaken(tiny(model)).eval(), image(3, 16, 24, count=3)
+    net, images = shaken(network(model), scale=0.1).eval(), batch(3, 16, 24, count=3)
     with torch.inference_mode():
-        together, alone = net(batch), torch.cat([net(one[None]) for one in batch])
+        together, alone = net(images), torch.cat([net(one[None]) for one in images])
     assert together.std() > 0.01 and torch.allclose(together, alone, atol=1e-4)
 
 
 @pytest.mark.parametrize("model", OURS)
 def test_the_stated_multiple_needs_no_padding(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    net: Any = tiny(model).eval()
+    net: Any = network(model)
     assert net.size.minimum % net.size.multiple == 0
-    monkeypatch.setattr(F, "pad", lambda *given, **named: pytest.fail("padded"))
+    monkeypatch.setattr(F, "pad", lambda *args, **named: pytest.fail("padded"))
     for side in (net.size.minimum, net.size.minimum + net.size.multiple):
-        padded = pad_to(torch.zeros(1, 3, side, side), net.size)
-        assert padded.shape[-2:] == (side, side)
+        assert pad_to(torch.zeros(1, 3, side, side), net.size).shape[-2:] == (side, side)
 
 
 @pytest.mark.parametrize("model", ["resnet", "unet", "resunet"])
 def test_an_odd_size_is_the_padded_image_cropped(model: str) -> None:
     """Cropped at the right and the bottom: where the padding was put, and nowhere else."""
-    net: Any = shaken(tiny(model)).eval()
-    given = image(3, 35, 37)
+    net: Any = shaken(network(model)).eval()
+    x = batch(3, 35, 37)
     with torch.inference_mode():
-        padded = pad_to(given, net.size)
-        assert padded.shape[-2:] != given.shape[-2:]
-        assert torch.equal(net(given), net(padded)[..., :35, :37])
-
-
-# ---------------------------------------------------------------------------------------------------- padding
+        padded = pad_to(x, net.size)
+        assert padded.shape[-2:] != x.shape[-2:] and torch.equal(net(x), net(padded)[..., :35, :37])
 
 
 @pytest.mark.parametrize(
-    ("size", "multiple", "least", "padded"),
+    ("size", "multiple", "minimum", "padded"),
     [
         ((8, 8), 4, 4, (8, 8)),
         ((7, 9), 4, 4, (8, 12)),
@@ -137,69 +99,59 @@ def test_an_odd_size_is_the_padded_image_cropped(model: str) -> None:
     ],
 )
 def test_padding_is_at_the_right_and_the_bottom(
-    size: tuple[int, int], multiple: int, least: int, padded: tuple[int, int]
+    size: tuple[int, int], multiple: int, minimum: int, padded: tuple[int, int]
 ) -> None:
-    given = image(2, *size)
-    out = pad_to(given, SizeRequirements(multiple, least))
-    assert out.shape[-2:] == padded
-    assert torch.equal(out[..., : size[0], : size[1]], given)
+    x = batch(2, *size)
+    output = pad_to(x, SizeRequirements(multiple, minimum))
+    assert output.shape[-2:] == padded and torch.equal(output[..., : size[0], : size[1]], x)
 
 
 def test_padding_reflects_where_it_can_and_repeats_where_not() -> None:
+    size = SizeRequirements(8, 8)
     rows = torch.arange(5.0)[:, None].expand(5, 5)[None, None]
-    assert pad_to(rows, SizeRequirements(8, 8))[0, 0, :, 0].tolist() == [0, 1, 2, 3, 4, 3, 2, 1]
+    assert pad_to(rows, size)[0, 0, :, 0].tolist() == [0, 1, 2, 3, 4, 3, 2, 1]
     rows = torch.arange(4.0)[:, None].expand(4, 8)[None, None]
-    assert pad_to(rows, SizeRequirements(8, 8))[0, 0, :, 0].tolist() == [
-        0,
-        1,
-        2,
-        3,
-        3,
-        3,
-        3,
-        3,
-    ]
-    assert pad_to(rows.mT, SizeRequirements(8, 8))[0, 0, 0].tolist() == [0, 1, 2, 3, 3, 3, 3, 3]
+    assert pad_to(rows, size)[0, 0, :, 0].tolist() == [0, 1, 2, 3, 3, 3, 3, 3]
+    assert pad_to(rows.mT, size)[0, 0, 0].tolist() == [0, 1, 2, 3, 3, 3, 3, 3]
     assert pad_to(torch.full((1, 1, 1, 1), 7.0), SizeRequirements(4, 4)).eq(7).all()
 
 
 def test_what_a_residual_is_added_to() -> None:
-    gray, colour = image(1), image(3)
-    assert residual_base(colour, 3) is colour and residual_base(gray, 1) is gray
+    gray, color = batch(1), batch(3)
+    assert residual_base(color, 3) is color and residual_base(gray, 1) is gray
     repeated = residual_base(gray, 3)
-    assert isinstance(repeated, torch.Tensor) and torch.equal(repeated, torch.cat([gray] * 3, dim=1))
-    assert residual_base(colour, 1) == 0
+    assert isinstance(repeated, Tensor) and torch.equal(repeated, torch.cat([gray] * 3, dim=1))
+    assert residual_base(color, 1) == 0
 
 
-# ----------------------------------------------------------------------------------------- norms, acts, inits
+# ------------------------------------------------------------------------- norms, activations, initialisation
 
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("act", ACTIVATIONS)
 @pytest.mark.parametrize("model", OURS)
-def test_every_norm_act_and_init_learns(model: str, norm: str, act: str) -> None:
-    given = image(3, 32, 32, count=2)
+def test_every_norm_activation_and_init_learns(model: str, norm: str, act: str) -> None:
     for init in INITS:
-        net = tiny(model, norm=norm, act=act, init=init)
-        output = net(given)
+        net = network(model, norm=norm, act=act, init=init)
+        output = net(batch(3, 32, 32, count=2))
         assert output.isfinite().all()
-        (output - image(3, 32, 32, count=2, seed=1)).square().mean().backward()
-        gradients = {name: parameter.grad for name, parameter in net.named_parameters()}
-        assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
-        assert any(gradient.abs().max() > 0 for gradient in gradients.values() if gradient is not None)
+        (output - batch(3, 32, 32, count=2, seed=1)).square().mean().backward()
+        gradients = [parameter.grad for parameter in net.parameters()]
+        assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+        assert any(gradient.abs().max() > 0 for gradient in gradients if gradient is not None)
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
 @pytest.mark.parametrize("model", OURS)
 def test_gradients_are_those_of_finite_differences(model: str, act: str) -> None:
     """Activations work in place: a gradient that used an overwritten value would be off."""
-    net = shaken(tiny(model, act=act)).double()
-    given = image(3, 16, 16).double().requires_grad_()
-    direction = image(3, 16, 16, seed=2).double()
-    (gradient,) = torch.autograd.grad(net(given).square().sum(), given)
+    net = shaken(network(model, act=act)).double()
+    x = batch(3, 16, 16).double().requires_grad_()
+    direction = batch(3, 16, 16, seed=2).double()
+    (gradient,) = torch.autograd.grad(net(x).square().sum(), x)
     step = 1e-6
     with torch.no_grad():
-        ahead, behind = (net(given + sign * step * direction).square().sum() for sign in (1, -1))
+        ahead, behind = (net(x + sign * step * direction).square().sum() for sign in (1, -1))
     slope = ((ahead - behind) / (2 * step)).item()
     assert abs(slope) > 1e-3 and (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-3)
 
@@ -213,27 +165,64 @@ def count(net: nn.Module, *kinds: type[nn.Module]) -> int:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("model", OURS)
-def test_a_network_has_the_norm_that_was_asked_for_and_no_other(model: str, norm: str) -> None:
-    net = tiny(model, norm=norm)
-    for name, kind in NORM_LAYERS.items():
-        assert (count(net, kind) > 0) == (name == norm)
-
-
 @pytest.mark.parametrize("act", ACTIVATIONS)
 @pytest.mark.parametrize("model", OURS)
-def test_a_network_has_the_activation_that_was_asked_for(model: str, act: str) -> None:
-    net = tiny(model, act=act)
+def test_a_network_has_the_norm_and_the_activation_asked_for(model: str, norm: str, act: str) -> None:
+    net = network(model, norm=norm, act=act)
+    assert {name for name, kind in NORM_LAYERS.items() if count(net, kind)} == {norm} - {"none"}
     assert count(net, ACT_LAYERS[act]) > 0
     others = [kind for name, kind in ACT_LAYERS.items() if name != act]
-    way_up = 2 if model == "unet" and act != "relu" else 0  # of pix2pix: always ReLU
-    assert count(net, *others) == way_up
+    decoder = 2 if model == "unet" and act != "relu" else 0  # pix2pix: always ReLU
+    assert count(net, *others) == decoder
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(64, 8), (12, 4), (6, 2), (5, 1)])
 def test_group_norm_takes_as_many_groups_as_fit(channels: int, groups: int) -> None:
     norms = [m for m in ResidualBlock(channels, "group", "relu").modules() if isinstance(m, nn.GroupNorm)]
     assert [norm.num_groups for norm in norms] == [groups, groups]
+
+
+def initialised(init: str, conv: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
+    """The weight after `init`; the bias is checked to be 0."""
+    assert conv.bias is not None
+    nn.init.constant_(conv.bias, 5.0)
+    torch.manual_seed(0)
+    init_weights(nn.Sequential(conv), init)
+    assert torch.equal(conv.bias, torch.zeros_like(conv.bias))
+    return conv.weight.detach()
+
+
+@pytest.mark.parametrize(
+    ("init", "conv", "std"),
+    [  # 36,864 values or more: the spread is known to 0.4 %
+        ("normal", nn.Conv2d(64, 128, 3), 0.02),
+        ("normal", nn.ConvTranspose2d(64, 64, 3), 0.02),
+        ("xavier", nn.Conv2d(64, 128, 3), (2 / (64 * 9 + 128 * 9)) ** 0.5),
+        ("kaiming", nn.Conv2d(64, 128, 3), (2 / (64 * 9)) ** 0.5),
+    ],
+)
+def test_weights_have_the_spread_of_their_init(init: str, conv: Any, std: float) -> None:
+    weight = initialised(init, conv)
+    assert weight.std().item() == pytest.approx(std, rel=0.02)
+    assert abs(weight.mean().item()) < 0.02 * std
+    kurtosis = ((weight / weight.std()) ** 4).mean().item()
+    assert kurtosis == pytest.approx(3, abs=0.1)  # of a normal distribution
+
+
+@pytest.mark.parametrize("conv", [nn.Conv2d(16, 24, 3), nn.Conv2d(2, 64, 3), nn.ConvTranspose2d(24, 16, 3)])
+def test_orthogonal_weights_are_orthogonal(conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    matrix = initialised("orthogonal", conv).flatten(1)
+    product = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    assert torch.allclose(product, torch.eye(len(product)), atol=1e-5)
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("model", OURS)
+def test_a_network_is_built_from_the_seed_and_with_its_init(model: str, init: str) -> None:
+    one, two = (network(model, init=init).state_dict() for _ in range(2))
+    assert_same_state(one, two)
+    other = network(model, init="normal" if init != "normal" else "kaiming").state_dict()
+    assert any(not torch.equal(one[key], other[key]) for key in one)
 
 
 # ------------------------------------------------------------------------------------ the networks one by one
@@ -246,24 +235,24 @@ def test_resnet_is_the_generator_of_cyclegan() -> None:
     assert count(net, nn.Conv2d) == 22 and count(net, nn.Tanh) == 1
     assert sum(parameter.numel() for parameter in net.parameters()) == 11_378_179  # as printed by CycleGAN
     paddings = [m.padding for m in net.modules() if isinstance(m, nn.Conv2d)]
-    assert paddings.count((1, 1)) == 2  # the strided ones; all others stand behind a ReflectionPad2d
+    assert paddings.count((1, 1)) == 2  # the strided ones; all others follow a ReflectionPad2d
     assert not any(isinstance(m, nn.InstanceNorm2d) and m.affine for m in net.modules())
 
 
 def test_resnet_without_transposed_convolutions() -> None:
-    net = tiny("resnet", upsample="resize")
+    net = network("resnet", upsample="resize")
     assert count(net, nn.ConvTranspose2d) == 0 and count(net, nn.Upsample) == 2
-    assert net(image(3, 17, 18)).shape == (1, 3, 17, 18)
+    assert net(batch(3, 17, 18)).shape == (1, 3, 17, 18)
 
 
 @pytest.mark.parametrize("model", ["resnet", "unet"])
 def test_generators_stay_within_the_range_of_images(model: str) -> None:
-    output = shaken(tiny(model))(image() * 100)
-    assert output.abs().max() <= 1 and output.abs().max() > 0.01
+    output = shaken(network(model))(batch() * 100)
+    assert 0.01 < output.abs().max() <= 1
 
 
 def test_dncnn_is_that_of_the_paper() -> None:
-    net = default("dncnn", 1, 1)
+    net = default("dncnn", 1)
     convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
     assert len(convolutions) == 17 and count(net, nn.BatchNorm2d) == 15 and count(net, nn.ReLU) == 16
     assert {module.kernel_size for module in convolutions} == {(3, 3)}
@@ -271,48 +260,46 @@ def test_dncnn_is_that_of_the_paper() -> None:
     assert [module.bias is not None for module in convolutions] == [True] + [False] * 15 + [True]
 
 
-def test_dncnn_subtracts_what_it_predicts() -> None:
-    net: Any = shaken(tiny("dncnn")).eval()
-    given = image()
-    assert torch.allclose(net(given), given - net.body(given), atol=1e-6)
-    gray: Any = shaken(tiny("dncnn", 1, 3)).eval()
-    assert torch.allclose(gray(image(1)), image(1).expand(-1, 3, -1, -1) - gray.body(image(1)), atol=1e-6)
+@pytest.mark.parametrize("input_nc", [3, 1])
+def test_dncnn_subtracts_what_it_predicts(input_nc: int) -> None:
+    net: Any = shaken(network("dncnn", input_nc, 3)).eval()
+    x = batch(input_nc)
+    assert torch.allclose(net(x), x.expand(-1, 3, -1, -1) - net.body(x), atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (15, 17), (1, 1)])
 @pytest.mark.parametrize(("input_nc", "output_nc"), CHANNELS)
 def test_resunet_starts_as_the_identity(input_nc: int, output_nc: int, size: tuple[int, int]) -> None:
-    given = image(input_nc, *size)
-    output = tiny("resunet", input_nc, output_nc)(given)
-    expected = given.expand(-1, output_nc, -1, -1) if input_nc <= output_nc else torch.zeros(1, 1, *size)
-    assert torch.equal(output, expected)
-    assert not torch.allclose(shaken(tiny("resunet", input_nc, output_nc))(given), expected, atol=1e-3)
+    x, net = batch(input_nc, *size), network("resunet", input_nc, output_nc)
+    expected = x.expand(-1, output_nc, -1, -1) if input_nc <= output_nc else torch.zeros(1, 1, *size)
+    assert torch.equal(net(x), expected)
+    assert not torch.allclose(shaken(net)(x), expected, atol=1e-3)
 
 
 def test_resunet_has_no_norm_and_one_block_more_for_each_depth() -> None:
     assert count(default("resunet"), *NORM_LAYERS.values()) == 0
     for levels, depth in ((1, 2), (2, 1), (3, 2)):
-        net: Any = tiny("resunet", levels=levels, depth=depth)
+        net: Any = network("resunet", levels=levels, depth=depth)
         assert count(net, ResidualBlock) == depth * (2 * levels - 1)
         assert net.size.multiple == 2 * 2 ** (levels - 1)
 
 
 @pytest.mark.parametrize("stem", [1, 2, 4])
 def test_resunet_unshuffles_its_input_by_the_stem(stem: int) -> None:
-    net: Any = shaken(tiny("resunet", stem=stem))
+    net: Any = shaken(network("resunet", stem=stem))
     assert net.stem[1].in_channels == 3 * stem**2 and net.size.multiple == 2 * stem
-    assert net(image(3, 13, 21)).shape == (1, 3, 13, 21)
+    assert net(batch(3, 13, 21)).shape == (1, 3, 13, 21)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_unet_halves_as_often_as_it_is_deep(depth: int) -> None:
-    net: Any = tiny("unet", depth=depth)
+    net: Any = network("unet", depth=depth)
     assert isinstance(net.downs, nn.ModuleList) and isinstance(net.ups, nn.ModuleList)
     assert len(net.downs) == depth and len(net.ups) == depth - 1
     shapes: list[tuple[int, int]] = []
     for down in net.downs:
-        down.register_forward_hook(lambda module, given, output: shapes.append(output.shape[-2:]))
-    assert net.eval()(image(3, 64, 128)).shape == (1, 3, 64, 128)
+        down.register_forward_hook(lambda module, args, output: shapes.append(output.shape[-2:]))
+    assert net.eval()(batch(3, 64, 128)).shape == (1, 3, 64, 128)
     assert shapes == [(64 >> level, 128 >> level) for level in range(1, depth + 1)]
 
 
@@ -320,7 +307,7 @@ def test_unet_grows_to_eight_times_its_width_and_ends_as_pix2pix() -> None:
     net: Any = default("unet")
     assert [down[0].out_channels for down in net.downs] == [64, 128, 256, 512, 512]
     assert [up[0].in_channels for up in net.ups] == [512, 1024, 512, 256]
-    assert isinstance(net.downs[0][1], nn.Identity)  # no norm on the image itself
+    assert isinstance(net.downs[0][1], nn.Identity)  # no norm after the first convolution
     assert {down[0].kernel_size for down in net.downs} == {(4, 4)} and count(net, nn.Tanh) == 1
 
 
@@ -328,9 +315,9 @@ def reaches_the_output(net: nn.Module, level: nn.Module) -> bool:
     """Whether the output changes when that of `level` is set to 0."""
     outputs = []
     for factor in (1.0, 0.0):
-        hook = level.register_forward_hook(lambda module, given, output, factor=factor: output * factor)
+        hook = level.register_forward_hook(lambda module, args, output, factor=factor: output * factor)
         with torch.inference_mode():
-            outputs.append(net(image(3, 32, 32)))
+            outputs.append(net(batch(3, 32, 32)))
         hook.remove()
     return not torch.allclose(outputs[0], outputs[1], atol=1e-4)
 
@@ -338,16 +325,130 @@ def reaches_the_output(net: nn.Module, level: nn.Module) -> bool:
 @pytest.mark.parametrize("model", ["unet", "resunet"])
 def test_every_skip_reaches_the_output(model: str) -> None:
     """All below a level is silenced, so that the level is seen through its skip alone."""
-    net: Any = shaken(tiny(model, norm="none", **({"levels": 3} if model == "resunet" else {}))).eval()
+    net: Any = shaken(network(model, norm="none", **({"levels": 3} if model == "resunet" else {}))).eval()
     levels, below = (net.downs, net.downs[1:]) if model == "unet" else (net.encoders, net.downs)
     assert len(below) == 2
     for level, deeper in zip(levels, below, strict=False):
-        silence = deeper.register_forward_hook(lambda module, given, output: output * 0)
+        silence = deeper.register_forward_hook(lambda module, args, output: output * 0)
         assert reaches_the_output(net, level)
         silence.remove()
 
 
-# ----------------------------------------------------------------------------------------------------- losses
+# --------------------------------------------------------------------------------------------------- wrappers
+
+WRAPPED = ({"scale": 2}, {"residual": True}, {"scale": 3, "residual": True})
+
+
+@pytest.mark.parametrize("options", WRAPPED, ids=str)
+def test_a_wrapped_network_computes_what_its_parts_do(options: dict[str, Any]) -> None:
+    net = shaken(network("resnet", norm="batch", **options)).eval()
+    scale, x = options.get("scale", 1), batch(3, 9, 11)
+    enlarged = F.interpolate(x, (9 * scale, 11 * scale), mode="bicubic", antialias=True) if scale > 1 else x
+    inner = bare(net)(enlarged)
+    assert torch.equal(net(x), enlarged - inner if "residual" in options else inner)
+    assert type(bare(net)).__name__ == "ResNet" and bare(bare(net)) is bare(net)
+    assert net.size == SizeRequirements(4, 16, scale)
+    shown = ("Upscale(" in repr(net), "Residual(" in repr(net))
+    assert shown == ("scale" in options, "residual" in options)
+    exported = torch.export.export(net, (x,)).module()
+    assert torch.equal(exported(x), net(x))
+
+
+def as_it_is(net: nn.Module) -> nn.Module:
+    return net
+
+
+@pytest.mark.parametrize(
+    ("outer", "prefix"),
+    [
+        (as_it_is, ""),
+        (copy.deepcopy, ""),
+        (lambda net: AveragedModel(net, use_buffers=True), "module."),
+        (lambda net: torch.compile(net, backend="eager"), "_orig_mod."),
+        (lambda net: nn.ModuleDict({"a": net, "b": nn.Conv2d(3, 3, 1)}), "a."),
+    ],
+    ids=["bare", "copied", "averaged", "compiled", "in_a_dict"],
+)
+@pytest.mark.parametrize("options", WRAPPED, ids=str)
+def test_wrappers_leave_no_trace_in_the_names_of_weights(
+    options: dict[str, Any], outer: Callable[[nn.Module], nn.Module], prefix: str
+) -> None:
+    plain = network("resnet", norm="batch", seed=1)
+    wrapped = outer(network("resnet", norm="batch", **options))
+    others = {key: value for key, value in wrapped.state_dict().items() if not key.startswith(prefix)}
+    expected = {prefix + key: value for key, value in plain.state_dict().items()}
+    assert [key for key in wrapped.state_dict() if key not in others] == list(expected)
+    wrapped.load_state_dict({**others, **expected})
+    assert_same_state(dict(wrapped.state_dict()), {**others, **expected})
+    incomplete = dict(list({**others, **expected}.items())[:-1])
+    with pytest.raises(RuntimeError, match="Missing key"):
+        wrapped.load_state_dict(incomplete)
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        wrapped.load_state_dict({**others, **expected, f"{prefix}more.weight": torch.zeros(1)})
+
+
+def test_the_average_of_a_wrapped_network_has_the_names_of_a_bare_one() -> None:
+    """Its state is that of an average of the network alone; batch counts are copied, not averaged."""
+    averages = []
+    for options in ({}, {"scale": 2}):
+        net = network("dncnn", **options).train()
+        ema = EMA(net, 0.9)
+        for _ in range(3):
+            shaken(net)
+            net(batch())
+            ema.update()
+        averages.append(ema.state_dict())
+        assert ema.net.state_dict().keys() == bare(net).state_dict().keys()
+        assert bare(ema.net).get_buffer("body.3.num_batches_tracked") == 3
+    assert list(averages[0]) == list(averages[1]) and averages[1]["n_averaged"] == 3
+    again = EMA(network("dncnn", scale=2), 0.9)
+    again.load_state_dict(averages[0])
+    assert_same_state(again.state_dict(), averages[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"model": "dncnn"}, "--residual is redundant with --model dncnn"),
+        ({"model": "resunet"}, "--residual is redundant with --model resunet"),
+        ({"output_nc": 1}, "--residual needs a gray input"),
+        ({"output_nc": 4}, "--residual needs a gray input"),
+        ({"input_nc": 1}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_a_residual_needs_a_network_and_channels_that_allow_it(
+    options: dict[str, Any], what: str | None
+) -> None:
+    arguments = {"model": "unet", "input_nc": 3, "output_nc": 3, **options}
+    if what is None:
+        assert isinstance(network(**arguments, residual=True), Residual)
+        return
+    with pytest.raises(UserError, match=what) as caught:
+        network(**arguments, residual=True)
+    assert caught.value.fix == "drop --residual" and caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("norm", "device", "world", "note"),
+    [
+        ("batch", "cpu", 1, ""),
+        ("group", "cpu", 2, ""),
+        ("batch", "cpu", 2, "batch-norm statistics are per process"),
+        ("batch", "cuda", 2, ""),
+    ],
+)
+def test_batch_norm_is_synchronised_on_gpus_only(norm: str, device: str, world: int, note: str) -> None:
+    net = network("dncnn", norm=norm, scale=2)
+    before = dict(net.state_dict())
+    said = sync_batchnorm(net, Ranks(torch.device(device), 0, world, ""))
+    assert said.startswith(note) and bool(said) == bool(note)
+    assert (count(net, nn.SyncBatchNorm) > 0) == (device == "cuda")
+    assert_same_state(dict(net.state_dict()), before)
+
+
+# --------------------------------------------------------------------------------------- losses, objectives
 
 
 @pytest.mark.parametrize(
@@ -360,7 +461,7 @@ def test_every_skip_reaches_the_output(model: str) -> None:
 )
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_losses_are_their_closed_forms(loss: str, each: Any, reduction: str) -> None:
-    output, target = image(count=2).double(), image(count=2, seed=1).double()
+    output, target = batch(count=2).double(), batch(count=2, seed=1).double()
     value = LOSSES[loss](reduction=reduction)(output, target)
     assert value.shape == ()
     assert torch.allclose(value, getattr(each(output - target), reduction)(), rtol=1e-12)
@@ -368,11 +469,32 @@ def test_losses_are_their_closed_forms(loss: str, each: Any, reduction: str) -> 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_perfect_output_has_almost_no_loss_and_a_finite_gradient(loss: str) -> None:
-    output = image().requires_grad_()
-    value = LOSSES[loss](reduction="mean")(output, image())
+    output = batch().requires_grad_()
+    value = LOSSES[loss]()(output, batch())
     value.backward()
     assert 0 <= value.item() <= 1.001e-3
     assert output.grad is not None and output.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_the_paired_objective_is_one_turn_with_the_loss_by_its_name(amp: bool) -> None:
+    net = network("resnet")
+    parameters = list(net.parameters())[2:]
+    context = (lambda: torch.autocast("cpu", torch.bfloat16)) if amp else nullcontext
+    assert list(OBJECTIVES) == ["paired"]
+    objective = build_objective("paired", net, parameters, loss="mse", reduction="sum", autocast=context)
+    (turn,) = objective.turns()
+    assert turn.name == "G" and turn.module is net
+    assert [id(parameter) for parameter in turn.parameters] == [id(parameter) for parameter in parameters]
+    pair = {"input": batch(), "target": batch(seed=1)}
+    terms = turn.losses(pair)
+    with context():
+        output = net(pair["input"])
+    assert output.dtype == (torch.bfloat16 if amp else torch.float32)
+    assert torch.equal(pair["output"], output)
+    assert_same_state(terms, {"mse": (output.float() - pair["target"]).square().sum()})
+    assert objective.state_dict() == {}
+    objective.load_state_dict({})
 
 
 # ---------------------------------------------------------------------------------------- lists without torch
@@ -392,88 +514,40 @@ def test_listing_the_names_imports_no_torch() -> None:
 
 
 @pytest.mark.parametrize("model", OURS)
-def test_a_flag_that_a_network_does_not_have_is_an_error(model: str) -> None:
+def test_a_network_has_its_own_flags_and_no_other(model: str) -> None:
+    assert {*SMALL[model], "norm", "act", "init"} <= network_defaults(model).keys()
     with pytest.raises(TypeError, match="nonsense"):
-        tiny(model, nonsense=1)
-
-
-# ---------------------------------------------------------------------------------------------------- weights
-
-
-def initialised(init: str, conv: nn.Conv2d | nn.ConvTranspose2d) -> torch.Tensor:
-    """The weight after `init`; the bias is checked to be 0."""
-    assert conv.bias is not None
-    nn.init.constant_(conv.bias, 5.0)
-    torch.manual_seed(0)
-    init_weights(nn.Sequential(conv), init)
-    assert torch.equal(conv.bias, torch.zeros_like(conv.bias))
-    return conv.weight.detach()
-
-
-@pytest.mark.parametrize(
-    ("init", "std"),
-    [
-        ("normal", 0.02),
-        ("xavier", (2 / (64 * 9 + 128 * 9)) ** 0.5),
-        ("kaiming", (2 / (64 * 9)) ** 0.5),
-    ],
-)
-def test_weights_have_the_spread_of_their_init(init: str, std: float) -> None:
-    weight = initialised(init, nn.Conv2d(64, 128, 3))  # 73,728 values: the spread is known to 0.3 %
-    assert weight.std().item() == pytest.approx(std, rel=0.02)
-    assert abs(weight.mean().item()) < 0.02 * std
-    kurtosis = ((weight / weight.std()) ** 4).mean().item()
-    assert kurtosis == pytest.approx(3, abs=0.1)  # of a normal distribution
-
-
-@pytest.mark.parametrize("conv", [nn.Conv2d(16, 24, 3), nn.Conv2d(2, 64, 3), nn.ConvTranspose2d(24, 16, 3)])
-def test_orthogonal_weights_are_orthogonal(conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
-    matrix = initialised("orthogonal", conv).flatten(1)
-    product = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
-    assert torch.allclose(product, torch.eye(len(product)), atol=1e-5)
-
-
-def test_transposed_convolutions_are_initialised_too() -> None:
-    assert initialised("normal", nn.ConvTranspose2d(64, 64, 3)).std().item() == pytest.approx(0.02, rel=0.02)
-
-
-@pytest.mark.parametrize("init", INITS)
-@pytest.mark.parametrize("model", OURS)
-def test_a_network_is_built_from_the_seed_and_with_its_init(model: str, init: str) -> None:
-    one, two = (tiny(model, init=init).state_dict() for _ in range(2))
-    assert all(torch.equal(one[key], two[key]) for key in one)
-    other = tiny(model, init="normal" if init != "normal" else "kaiming").state_dict()
-    assert any(not torch.equal(one[key], other[key]) for key in one)
+        network(model, nonsense=1)
 
 
 # --------------------------------------------------------------------------------------------------- freezing
 
 
-def test_frozen_parameters_neither_train_nor_are_returned() -> None:
-    net = tiny("dncnn")
-    trained = freeze(net, r"^body\.0\.")
-    frozen = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
-    assert frozen == ["body.0.weight", "body.0.bias"]
-    assert {id(p) for p in trained} == {id(p) for n, p in net.named_parameters() if n not in frozen}
-    before = {name: parameter.clone() for name, parameter in net.named_parameters()}
-    optimizer = torch.optim.SGD(trained, 0.1)
-    net(image()).square().mean().backward()
-    optimizer.step()
-    changed = {name for name, parameter in net.named_parameters() if not torch.equal(parameter, before[name])}
+@pytest.mark.parametrize("options", [{}, {"scale": 2}])
+def test_frozen_parameters_neither_train_nor_are_returned(options: dict[str, Any]) -> None:
+    net = network("dncnn", **options)
+    names = {id(parameter): name for name, parameter in bare(net).named_parameters()}
+    trained = freeze(bare(net), r"^body\.0\.")
+    frozen = {names[id(parameter)] for parameter in net.parameters() if not parameter.requires_grad}
+    assert frozen == {"body.0.weight", "body.0.bias"}
+    assert {names[id(parameter)] for parameter in trained} == {*names.values()} - frozen
+    before = copy.deepcopy(net.state_dict())
+    net(batch()).square().mean().backward()
+    torch.optim.SGD(trained, 0.1).step()
+    changed = {name for name in names.values() if not torch.equal(net.state_dict()[name], before[name])}
     assert changed.isdisjoint(frozen) and "body.2.weight" in changed
 
 
-def test_nothing_is_frozen_without_a_pattern() -> None:
-    net = tiny("dncnn")
-    freeze(net, r"weight")
-    assert len(freeze(net, None)) == len(list(net.parameters()))
-    assert all(parameter.requires_grad for parameter in net.parameters())
-
-
-@pytest.mark.parametrize(("pattern", "which"), [("head", "no parameter"), (".", "every parameter")])
-def test_a_pattern_that_freezes_nothing_or_all_is_refused(pattern: str, which: str) -> None:
-    net = tiny("dncnn")
-    with pytest.raises(UserError, match=which) as caught:
-        freeze(net, pattern)
-    assert "body.0.weight" in caught.value.why
+@pytest.mark.parametrize(
+    ("pattern", "which"), [("head", "no parameter"), (".", "every parameter"), (None, None)]
+)
+def test_a_pattern_that_matches_nothing_or_all_is_refused(pattern: str | None, which: str | None) -> None:
+    net = network("dncnn")
+    if which is None:
+        freeze(net, "weight")
+        assert len(freeze(net, pattern)) == len(list(net.parameters()))
+    else:
+        with pytest.raises(UserError, match=which) as caught:
+            freeze(net, pattern)
+        assert "body.0.weight" in caught.value.why
     assert all(parameter.requires_grad for parameter in net.parameters())

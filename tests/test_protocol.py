@@ -30,7 +30,7 @@ from tests.builders import (
     write_set,
     write_weights,
 )
-from tests.cli import InProcess, Workplace, options, state, weights
+from tests.cli import InProcess, Workplace, options, step_of, weights
 from utils.eval.lpips import BACKBONE
 
 ONE = (*FAST, "--gpu_ids", "-1", "--n_epochs", "1")
@@ -136,17 +136,15 @@ def test_every_figure_is_that_of_the_files(run: Path, cli: InProcess) -> None:
 
     mean = {column: np.mean(values) for column, values in expected.items()}
     lines = [
-        f"PSNR {mean['psnr']:.2f} dB, doing nothing {mean['psnr_input']:.2f}, gain {mean['gain']:+.2f}"
-        " (3 images; per image, all channels, clamped, rounded to the bit depth)",
-        f"SSIM {mean['ssim']:.4f}, doing nothing {mean['ssim_input']:.4f}, "
-        f"gain {mean['ssim'] - mean['ssim_input']:+.4f}",
-        f"MAE {mean['mae']:.5f}, doing nothing {mean['mae_input']:.5f}, "
-        f"change {mean['mae'] - mean['mae_input']:+.5f}",
+        f"PSNR {mean['psnr']:.2f} dB (input {mean['psnr_input']:.2f}, {mean['gain']:+.2f})"
+        "; 3 images; per image, all channels, clamped, rounded to the bit depth",
+        f"SSIM {mean['ssim']:.4f} (input {mean['ssim_input']:.4f}, {mean['ssim'] - mean['ssim_input']:+.4f})",
+        f"MAE {mean['mae']:.5f} (input {mean['mae_input']:.5f}, {mean['mae'] - mean['mae_input']:+.5f})",
         f"PSNR median {np.median(expected['psnr']):.2f}, std {np.std(expected['psnr']):.2f}, "
         f"worst {min(expected['psnr']):.2f} dB ({found.summary['psnr']['worst_name']})",
     ]
     assert found.lines[-4:] == lines
-    assert all(line.partition(" (3 images")[0] in found.facts for line in lines)
+    assert all(line.partition("; 3 images")[0] in found.facts for line in lines)
     assert found.comment.startswith("# per image, all channels, clamped, rounded to the bit depth")
     assert all(text in found.comment for text in ("input as given", "checkpoints/run/best_net.pth"))
     summary = {key: found.summary[key] for key in ("run", "model", "dataset", "split", "degrade", "seed")}
@@ -231,7 +229,7 @@ def test_x8_is_the_mean_over_eight_flips_and_turns(run: Path, cli: InProcess) ->
     assert found.numbers("psnr") == pytest.approx(figures, abs=2e-6)
     assert found.numbers("psnr_single") == pytest.approx(plain.numbers("psnr"), abs=2e-5)
     gain, single = np.mean(figures) - plain.numbers("psnr").mean(), plain.numbers("psnr").mean()
-    assert f"--x8 gains {gain:+.3f} dB over {single:.2f} dB" in found.out
+    assert f"x8 changes PSNR by {gain:+.2f} dB (single prediction {single:.2f} dB)" in found.out
     assert "self-ensemble x8" in found.facts and found.summary["x8"] is True
     assert "psnr_single" in found.rows[0] and "psnr_single" not in plain.rows[0]
 
@@ -295,7 +293,7 @@ def test_the_real_command_prints_the_same(work: Workplace) -> None:
     done = work.test(*SET, *flags)
     protocol = "per image, Y of BT.601 (16..235), clamped, not rounded, border of 4 left out"
     assert f"3 images; {protocol}" in done.out
-    assert "--x8 gains" in done.out and "tiles of 32, overlap 16" in done.err
+    assert "x8 changes PSNR by" in done.out and "tiles of 32, overlap 16" in done.err
 
 
 # -------------------------------------------------------------------------------- more pixels, more channels
@@ -372,7 +370,7 @@ def test_a_resumed_run_of_super_resolution_is_the_unbroken_one(cli: InProcess) -
     cli.train(*flags, "--max_steps", "3", name="parts")
     parts = cli.train("--resume", "--max_steps", "5", name="parts").run
     assert_same_state(weights(whole), weights(parts))
-    assert state(parts)["step"] == 5
+    assert step_of(parts) == 5
 
 
 def test_colours_out_of_gray(cli: InProcess) -> None:
@@ -497,7 +495,7 @@ def test_ssim_of_small_images_is_empty_and_counted(run: Path, cli: InProcess) ->
     wanted = similarity(found.output("2.png") / 255, pairs["2.png"][1] / 255)
     assert found.summary["ssim"]["mean"] == pytest.approx(wanted, abs=2e-6)
     for text in (found.out, found.facts):
-        assert "SSIM: 2 images too small, left empty (0.png)" in text
+        assert "SSIM: no value for 2 images (too small; first: 0.png)" in text
 
 
 @pytest.fixture
@@ -553,7 +551,7 @@ def test_lpips_with_weights(run: Path, cli: InProcess, backbone: Path) -> None:
     torch.manual_seed(0)
     write_weights(alexnet(), backbone)
     pairs = write_pairs(sizes=[(40, 52), (31, 64), (64, 48)])
-    save(pairs["2.png"][1], Path("set/test/input/2.png"))  # identical: the input is perfect
+    save(pairs["2.png"][1], Path("set/test/input/2.png"))  # the input is identical
     found = cli.test(*SET, "--metrics", "psnr,lpips")
     assert found.rows[1]["lpips"] == "" and float(found.rows[2]["lpips_input"]) == 0
     for at, name in ((0, "0.png"), (2, "2.png")):
@@ -562,8 +560,8 @@ def test_lpips_with_weights(run: Path, cli: InProcess, backbone: Path) -> None:
         assert wanted > 0 and float(found.rows[at]["lpips"]) == pytest.approx(wanted, abs=2e-6)
     mean = np.mean([float(found.rows[at]["lpips"]) for at in (0, 2)])
     assert found.summary["lpips"]["mean"] == pytest.approx(mean, abs=2e-6)
-    assert f"\nLPIPS {mean:.4f}, doing nothing" in found.out
-    assert "LPIPS: 1 images too small, left empty (1.png)" in found.out
+    assert f"\nLPIPS {mean:.4f} (input " in found.out
+    assert "LPIPS: no value for 1 images (too small; first: 1.png)" in found.out
 
 
 # ----------------------------------------------------------------------------------------- what is refused
@@ -624,7 +622,7 @@ def test_a_border_that_leaves_nothing_is_said(run: Path, cli: InProcess) -> None
         assert (row["psnr"], row["psnr_input"], row["mae"]) == ("", "", "")
     assert found.summary["psnr"]["empty"] == 2
     for text in (found.out, found.facts):
-        assert re.search(r"PSNR: 2 images of which the border leaves nothing, left empty \(1.png\)", text)
+        assert "PSNR: no value for 2 images (no pixels left after --crop_border; first: 1.png)" in text
 
 
 # ------------------------------------------------------------------------------------- the page in a browser

@@ -10,12 +10,27 @@ import pytest
 import torch
 from torch.optim import SGD, Adam, Optimizer, lr_scheduler
 
-from utils.optim.schedules import SCHEDULES, Plan, build_scheduler, factor
+from utils.optim.horizon import Horizon
+from utils.optim.schedules import SCHEDULES, Plan, Schedule, factor
 
 LR = 0.0002
 TOTAL = 40
 PLAN = Plan(total=TOTAL, decay=13, step_size=6, milestones=(5, 11, 30), gamma=0.3)
 WARM = PLAN._replace(warmup=4)
+
+
+def schedule_of(name: str, plan: Plan, lr: float, step: int = 0) -> Schedule:
+    """A schedule of a run whose epochs have one step."""
+    horizon = Horizon(steps_per_epoch=1)
+    horizon.step, horizon.total = step, int(plan.total)
+    lengths = plan.decay, plan.step_size, plan.milestones, plan.gamma, plan.warmup
+    return Schedule(name, lr, horizon, *lengths)
+
+
+def build_scheduler(
+    optimizer: Optimizer, name: str, plan: Plan, lr: float, step: int
+) -> lr_scheduler.LRScheduler:
+    return schedule_of(name, plan, lr, step).scheduler(optimizer)
 
 
 def optimizer_at(lr: float = LR, **options: Any) -> Optimizer:
@@ -250,3 +265,31 @@ def test_the_order_of_the_loop_is_that_which_torch_wants(name: str, step: int) -
             optimizer.step()
             scheduler.step()
     assert scheduler.get_last_lr() == [ours(name, WARM)[step + 3]]
+
+
+# ------------------------------------------------------------------------------ a length that is not fixed
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_rate_stands_at_its_beginning_while_the_length_is_unknown(name: str) -> None:
+    schedule = schedule_of(name, WARM._replace(warmup=0, decay=50, step_size=1000, milestones=(1000,)), LR)
+    schedule.horizon.total = None
+    start = factor(name, 0, WARM._replace(total=10**12, warmup=0, decay=10**12))
+    assert all(schedule.factor(step) == pytest.approx(start) for step in (0, 10, 900))
+
+
+@pytest.mark.parametrize("name", ["lambda", "cosine", "onecycle"])
+@pytest.mark.parametrize("unknown", [False, True])
+def test_a_length_that_changes_between_two_steps_is_followed_at_once(name: str, unknown: bool) -> None:
+    """Without building the scheduler again; and to the bit as a run that is resumed there."""
+    schedule = schedule_of(name, PLAN._replace(decay=2), LR)
+    schedule.horizon.total = None if unknown else TOTAL
+    optimizer = optimizer_at()
+    scheduler = schedule.scheduler(optimizer)
+    for step in range(1, 7):
+        optimizer.step()
+        if step == 6:
+            schedule.horizon.total = 9
+        scheduler.step()
+    resumed = schedule_of(name, PLAN._replace(decay=2, total=9), LR, step=6).scheduler(optimizer_at())
+    assert [rate.hex() for rate in curve(scheduler, 3)] == [rate.hex() for rate in curve(resumed, 3)]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
-from data.layouts import Source, find_pairs
+from data.pairs import Source
+from data.splits import find_pairs
 from tests.builders import FAST, ROOT, TINY, TINY_NET, pixels, write_set
 from tests.cli import InProcess, Workplace, options, status
 from utils.eval.results import Results, read_csv
@@ -91,7 +92,7 @@ def test_train_then_test_on_demo(work: Workplace) -> None:
         assert float(row["psnr"]) == pytest.approx(peak_signal_noise_ratio(clear, output), abs=1e-6)
         assert float(row["psnr_input"]) == pytest.approx(peak_signal_noise_ratio(clear, hazy), abs=1e-6)
     psnr, of_input = done.numbers("psnr").mean(), done.numbers("psnr_input").mean()
-    assert f"PSNR {psnr:.2f} dB, doing nothing {of_input:.2f}, gain {psnr - of_input:+.2f}" in done.out
+    assert f"PSNR {psnr:.2f} dB (input {of_input:.2f}, {psnr - of_input:+.2f})" in done.out
     assert pixels(folder / "grid.png").shape[1] == 728
 
 
@@ -102,13 +103,13 @@ def test_clean_images_with_degradation_and_no_leak(work: Workplace) -> None:
     work.train("--dataroot", "clean", *degrade, *TINY_NET, *FAST, "--n_epochs", "2")
     assert work.test(*degrade, code=2).refused("trained on")
     first, second = (work.test("--dataroot", "other", *degrade).out for _ in range(2))
-    assert first == second and "doing nothing 20." in first
+    assert first == second and "(input 20." in first
 
 
 def test_aligned_val_split(work: Workplace) -> None:
     names = [f"{i}.jpg" for i in range(6)]
     write_set(work.folder / "facades", "aligned", names=names, splits=("train", "val"))
-    flags = ("--dataroot", "facades", "--direction", "BtoA", "--val_from", "train")
+    flags = ("--dataroot", "facades", "--direction", "BtoA", "--val_share", "0.2")
     assert "held out of train" in work.train(*flags, *TINY_NET, *FAST, "--n_epochs", "1").err
     assert "6 images" in work.test("--split", "val").out
     assert work.test(code=2).refused("no split 'test'", "train, val")

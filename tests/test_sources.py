@@ -10,20 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.datasets import PairDataset, check_training_sizes
+from data.datasets import ImageSpec, TrainDataset, WholeDataset, check_training_sizes
 from data.degrade import parse_degradation
 from data.folders import FOLDERS
-from data.layouts import (
-    Source,
-    detect,
-    find_pairs,
-    hold_out,
-    scan_headers,
-    shared_files,
-    splits_present,
-    validation,
-)
 from data.matching import ENDINGS, match_endings, match_names
+from data.pairs import Source
+from data.scan import scan_headers
+from data.splits import detect, find_pairs, hold_out, shared_files, splits_present, train_val_split
 from tests.test_layouts import BLUE, RED, put
 from utils.system.errors import UserError
 
@@ -171,7 +164,7 @@ def test_the_same_own_paths_are_never_train_and_val(
     put(tmp_path / "sunny", *names)
     put(tmp_path / "root/val", "unused.png")
     source = named(tmp_path / "root", *(str(tmp_path / n) if absolute else n for n in ("foggy", "sunny")))
-    train, val = validation(find_pairs(source, "train"), source, "auto", 0.2, 0)
+    train, val = train_val_split(find_pairs(source, "train"), source, "auto", 0.2, 0)
     assert (len(train.pairs), len(val.pairs)) == (8, 2)
     assert not train.files() & val.files()
 
@@ -207,7 +200,7 @@ def test_a_flag_without_a_meaning_is_refused(tmp_path: Path, layout: str, flag: 
     root = "demo:2:16" if layout == "demo" else str(tmp_path)
     refused_flag: dict[str, Any] = {flag: "x"}
     refusal = refused(Source(root, layout, **refused_flag))
-    assert refusal.what == f"--{flag} means nothing for --layout {layout}"
+    assert refusal.what == f"--{flag} has no effect with --layout {layout}"
 
 
 # ------------------------------------------------------------------------------------------------- --pair_by
@@ -250,7 +243,7 @@ def test_names_that_pair_by_does_not_find_are_listed() -> None:
     inputs = ["n1.png", *(f"none_{letter}.png" for letter in "gfedcba")]
     with pytest.raises(UserError) as caught:
         match_names(inputs, ["n1.png"], r"\d+")
-    assert caught.value.what == r"[--pair_by \d+] finds nothing in 7 names"
+    assert caught.value.what == r"[--pair_by \d+] does not match 7 names"
     assert caught.value.why == ", ".join(f"none_{letter}.png" for letter in "abcde") + " and 2 more"
 
 
@@ -422,14 +415,14 @@ def test_a_manifest_with_splits(tmp_path: Path, encoding: str) -> None:
 def test_a_manifest_with_a_val_split_is_validated_on_it(tmp_path: Path) -> None:
     rows = [f"{split},in/{i}.png,gt/{i}.png" for i, split in enumerate(["train"] * 9 + ["val"])]
     source = table(tmp_path / "pairs.csv", "split,input,target", *rows)
-    train, val = validation(find_pairs(source, "train"), source, "auto", 0.5, 0)
+    train, val = train_val_split(find_pairs(source, "train"), source, "auto", 0.5, 0)
     assert len(train.pairs) == 9 and [pair.name for pair in val.pairs] == ["in/9.png"]
 
 
 def test_a_manifest_without_splits_is_held_out_by_target(tmp_path: Path) -> None:
     rows = [f"in/{scene}_{i}.png,gt/{scene}.png" for scene in range(10) for i in range(3)]
     source = table(tmp_path / "pairs.csv", "input,target", *rows)
-    train, val = validation(find_pairs(source, "train"), source, "auto", 0.2, 0)
+    train, val = train_val_split(find_pairs(source, "train"), source, "auto", 0.2, 0)
     assert (len(train.pairs), len(val.pairs)) == (24, 6) and not train.files() & val.files()
 
 
@@ -458,15 +451,15 @@ def test_rows_without_targets_are_inputs(tmp_path: Path, header: str) -> None:
 @pytest.mark.parametrize(
     ("lines", "degraded", "what", "why"),
     [
-        (["a,b", "1,2"], False, "is no manifest", "its columns are a, b"),
-        ([""], False, "is no manifest", "its columns are none"),
-        (["target", "gt/1.png"], False, "lacks a value of 'input'", "lines 2"),
-        (["input", "in/1.png"], True, "lacks a value of 'target'", "lines 2"),
-        (["input,target", "1,2", ",2", "1,2", ",4"], False, "lacks a value of 'input'", "lines 3, 5"),
-        (["input,target", "1,2", "", "a,b,c"], False, "has rows of another length", "lines 4"),
-        (["input,target", "a,b,c", "1,2"], False, "has rows of another length", "lines 2"),
-        (["input,target", "1,2", "1"], False, "has rows of another length", "lines 3"),
-        (["input,target", *["1"] * 12], False, "another length", "lines 2, 3, 4, 5, 6 and 7 more"),
+        (["a,b", "1,2"], False, "is not a manifest", "its columns are a, b"),
+        ([""], False, "is not a manifest", "its columns are none"),
+        (["target", "gt/1.png"], False, "lacks values of 'input'", "lines 2"),
+        (["input", "in/1.png"], True, "lacks values of 'target'", "lines 2"),
+        (["input,target", "1,2", ",2", "1,2", ",4"], False, "lacks values of 'input'", "lines 3, 5"),
+        (["input,target", "1,2", "", "a,b,c"], False, "has rows of different lengths", "lines 4"),
+        (["input,target", "a,b,c", "1,2"], False, "has rows of different lengths", "lines 2"),
+        (["input,target", "1,2", "1"], False, "has rows of different lengths", "lines 3"),
+        (["input,target", *["1"] * 12], False, "different lengths", "lines 2, 3, 4, 5, 6 and 7 more"),
         (["input,target", '"1,2'], False, "cannot be read", ""),
         (["input,target"], False, "no images in", ""),
     ],
@@ -534,14 +527,14 @@ def test_pairs_of_a_scale_are_cropped_and_turned_alike(tmp_path: Path, factor: i
     listing = find_pairs(sr_set(tmp_path, factor), "train")
     assert scan_headers(listing).sizes == [(20 * factor, 14 * factor)] * 2
     crop = 4 * factor
-    dataset = PairDataset(
-        listing, input_nc=3, target_nc=3, crop_size=crop, augment="flip_rot90", mean=0.0, std=1.0
-    )
+    spec = ImageSpec(3, 3, mean=0.0, std=1.0)
+    dataset = TrainDataset(listing, spec, crop_size=crop, augment="flip_rot90")
     assert dataset.scale == factor
     places = set()
     for epoch in range(50):
-        sample = dataset[epoch, epoch % 2]
-        given, target = (sample[key].numpy().transpose(1, 2, 0) for key in ("input", "target"))
+        batch = dataset.__getitems__([(epoch, epoch % 2)])
+        assert isinstance(batch, dict)
+        given, target = (batch[key][0].numpy().transpose(1, 2, 0) for key in ("input", "target"))
         assert given.shape == (4, 4, 3) and target.shape == (crop, crop, 3)
         assert np.allclose(block_mean(target, factor), given, atol=1e-6)
         places.add(given.tobytes())
@@ -550,7 +543,7 @@ def test_pairs_of_a_scale_are_cropped_and_turned_alike(tmp_path: Path, factor: i
 
 def test_a_whole_pair_of_a_scale(tmp_path: Path) -> None:
     listing = find_pairs(sr_set(tmp_path, 2), "train")
-    whole = PairDataset(listing, input_nc=3, target_nc=3).whole(1)
+    whole = WholeDataset(listing, ImageSpec(3, 3)).whole(1)
     assert whole.target is not None
     assert np.array_equal(block_mean(whole.target, 2), whole.input)
 
@@ -590,7 +583,7 @@ def test_a_scale_where_layouts_hold_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("crop", [15, 5])
 def test_a_crop_that_is_no_multiple_of_the_scale(crop: int) -> None:
-    with pytest.raises(UserError, match=f"--crop_size {crop} is no multiple of the scale 2"):
+    with pytest.raises(UserError, match=f"--crop_size {crop} is not a multiple of the scale 2"):
         check_training_sizes([(40, 40)], 1, None, crop, scale=2)
 
 
@@ -599,19 +592,20 @@ def test_reducing_cuts_targets_to_whole_blocks(tmp_path: Path, spec: str, scale:
     values = np.random.default_rng(1).integers(0, 256, (27, 31, 3), dtype=np.uint8)
     Image.fromarray(values).save(tmp_path / "1.png")
     listing = find_pairs(Source(str(tmp_path), degraded=True), "train")
-    dataset = PairDataset(listing, input_nc=3, target_nc=3, degrade=parse_degradation(spec), crop_size=24)
-    whole = dataset.whole(0)
+    image_spec = ImageSpec(3, 3, degrade=parse_degradation(spec))
+    whole = WholeDataset(listing, image_spec).whole(0)
     height, width = 27 // scale, 31 // scale
     assert whole.target is not None and whole.input.shape == (height, width, 3)
     assert np.array_equal(whole.target, values[: height * scale, : width * scale])
-    sample = dataset[0, 0]
-    assert sample["target"].shape == (3, 24, 24) and sample["input"].shape == (3, 24 // scale, 24 // scale)
+    batch = TrainDataset(listing, image_spec, crop_size=24).__getitems__([(0, 0)])
+    assert isinstance(batch, dict) and batch["target"].shape == (1, 3, 24, 24)
+    assert batch["input"].shape == (1, 3, 24 // scale, 24 // scale)
 
 
 def test_an_image_without_a_whole_block_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "1.png", size=(3, 9))
     listing = find_pairs(Source(str(tmp_path), degraded=True), "train")
-    dataset = PairDataset(listing, input_nc=3, target_nc=3, degrade=parse_degradation("sr:4"))
+    dataset = WholeDataset(listing, ImageSpec(3, 3, degrade=parse_degradation("sr:4")))
     with pytest.raises(UserError, match="3 x 9 pixels cannot be made 4 times smaller"):
         dataset.whole(0)
 
@@ -619,13 +613,10 @@ def test_an_image_without_a_whole_block_is_refused(tmp_path: Path) -> None:
 def test_gray_inputs_have_one_channel_and_coloured_targets(tmp_path: Path) -> None:
     put(tmp_path, "1.png", colour=(250, 10, 90))
     listing = find_pairs(Source(str(tmp_path), degraded=True), "train")
-    dataset = PairDataset(
-        listing, input_nc=1, target_nc=3, degrade=parse_degradation("gray"), mean=0.0, std=1.0
-    )
-    sample = dataset[0, 0]
-    assert sample["input"].shape == (1, 6, 8) and sample["target"].shape == (3, 6, 8)
+    whole = WholeDataset(listing, ImageSpec(1, 3, degrade=parse_degradation("gray"))).whole(0)
+    assert whole.target is not None and whole.input.shape == (6, 8, 1) and whole.target.shape == (6, 8, 3)
     luma = (0.299 * 250 + 0.587 * 10 + 0.114 * 90) / 255
-    assert np.allclose(sample["input"], luma, atol=1e-6)
+    assert np.allclose(whole.input, luma, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------- shared files

@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data.datasets import PairDataset
+from data.cache import SharedImages
+from data.datasets import ImageSpec, TrainDataset
 from data.demo import render_pair
-from data.layouts import Source, find_pairs
+from data.pairs import Source
+from data.splits import find_pairs
 from tests.benchmarks.common import table
 from utils.system.compat import transforms
 
@@ -51,10 +53,11 @@ def plain(root: Path) -> Callable[[int], object]:
     return read
 
 
-def ours(root: Path, cache: int) -> Callable[[int], object]:
+def ours(root: Path, cached: bool) -> Callable[[int], object]:
     pairs = find_pairs(Source(str(root)), "train", need_targets=True)
-    data = PairDataset(pairs, input_nc=3, target_nc=3, crop_size=CROP, augment="flip", cache=cache)
-    return lambda index: data[0, index]
+    store = SharedImages(PAIRS, 6 * WIDTH * HEIGHT * PAIRS) if cached else None
+    data = TrainDataset(pairs, ImageSpec(3, 3), crop_size=CROP, augment="flip", store=store)
+    return lambda index: data.__getitems__([(0, index)])
 
 
 def rows() -> Iterator[tuple[object, ...]]:
@@ -65,8 +68,8 @@ def rows() -> Iterator[tuple[object, ...]]:
             write(root, kind)
             ways = {
                 "plain": plain(root),
-                "clearpair": ours(root, 0),
-                "decoded": ours(root, 6 * WIDTH * HEIGHT),
+                "clearpair": ours(root, cached=False),
+                "decoded": ours(root, cached=True),
             }
             rates: dict[str, list[float]] = {way: [] for way in ways}
             for _ in range(ROUNDS + 1):  # in turns; the first round warms up

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from utils.system.allocator import keep_freed_memory
 
 from models import LOSSES, build_network, own_arguments
 from models.ema import EMA
@@ -28,7 +29,6 @@ from utils.optim.optimizers import OPTIMIZERS
 from utils.optim.schedules import Plan, build_scheduler
 from utils.options.flags import parse_train
 from utils.system import distributed
-from utils.system.allocator import keep_freed_memory
 
 REPEATS = 3
 PRESET = ("--preset", "fine", "--input_nc", "1", "--output_nc", "1")

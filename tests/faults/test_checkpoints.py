@@ -14,6 +14,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 from torch import nn
 
 from tests.builders import Payload, assert_same_state, damaged, same_state, small_net, tree, words
-from tests.cli import TORCHRUN, Forks, InProcess, Job, Workplace, free_port, state, weights
+from tests.cli import TORCHRUN, Forks, InProcess, Job, Workplace, free_port, state, step_of, weights
 from tests.harness import Cases
 from tests.seams import replace_loss, wrap
 from utils.optim.schedules import SCHEDULES
@@ -48,9 +49,8 @@ THREE = (*RUN, "--max_steps", "3")
 
 
 def content(run: Path) -> dict[str, Any]:
-    """The step, weights, EMA, optimizer and the best weights."""
-    found = {part: state(run)[part] for part in ("step", "net", "ema", "optimizer", "best")}
-    return found | {"best_net": weights(run, "best") if (run / "best_net.pth").is_file() else None}
+    """All parts of the state, and the best weights."""
+    return state(run) | {"best_net": weights(run, "best") if (run / "best_net.pth").is_file() else None}
 
 
 def cut_everywhere(cli: InProcess, monkeypatch: pytest.MonkeyPatch, *flags: str) -> tuple[Path, list[Path]]:
@@ -60,14 +60,14 @@ def cut_everywhere(cli: InProcess, monkeypatch: pytest.MonkeyPatch, *flags: str)
     def save(honest: Any, value: Any, path: Path) -> None:
         honest(value, path)
         if path.name == "latest_state.pth":
-            assert value["step"] == len(cuts)
-            cuts.append(path.parent.with_name(f"cut{value['step']}"))
+            assert value["horizon"]["step"] == len(cuts)
+            cuts.append(path.parent.with_name(f"cut{len(cuts)}"))
             shutil.copytree(path.parent, cuts[-1])
 
     with monkeypatch.context() as patch:
         wrap("save", save, patch)
         whole = cli.train(*RUN, *EVERY_STEP, *flags, name="whole").run
-    assert len(cuts) == STEPS + 1 and content(whole)["step"] == STEPS
+    assert len(cuts) == STEPS + 1 and step_of(whole) == STEPS
     return whole, [cut.resolve() for cut in cuts]
 
 
@@ -117,7 +117,7 @@ def test_every_schedule_resumes_exactly(
         with monkeypatch.context() as patch:
             replace_loss(stop_after(calls), patch)
             cut = cli.train(*start, name="cut", code=143).run
-    assert content(cut)["step"] == 10
+    assert step_of(cut) == 10
     cli.train("--resume", name="cut")
     assert_same_state(content(cut), content(whole))
 
@@ -128,12 +128,12 @@ def test_a_state_with_a_part_of_another_step_differs(
 ) -> None:
     """The control: what the equalities above compare depends on each part of the file."""
     whole, cuts = cut_everywhere(cli, monkeypatch)
-    for part in ("net", "ema", "optimizer"):
+    for part in ("net", "ema", "optimizer_G"):
         cut = Path(shutil.copytree(cuts[7], whole.with_name(f"other_{part}")))
         tensorfile.save(state(cut) | {part: state(cuts[1])[part]}, cut / "latest_state.pth")
         cli.train("--resume", name=cut.name)
         same = same_state(content(cut), content(whole))
-        cases.check(content(cut)["step"] == STEPS and not same, part)
+        cases.check(step_of(cut) == STEPS and not same, part)
 
 
 @pytest.mark.risk(1)
@@ -171,7 +171,7 @@ def test_two_processes_resume_exactly(forks: Forks, work: Workplace) -> None:
         jobs[0].until_step(step)
         jobs[1].signal(signal.SIGTERM)  # to one; both stop after the same step
         assert [job.wait(None).code for job in jobs] == [143, 143]
-        assert step <= content(jobs[0].run)["step"] < STEPS
+        assert step <= step_of(jobs[0].run) < STEPS
     jobs = two_processes(forks, "--resume")
     assert [job.wait().code for job in jobs] == [0, 0]
     assert_same_state(content(jobs[0].run), content(whole))
@@ -213,9 +213,10 @@ def test_what_a_killed_process_was_writing_is_swept(cli: InProcess) -> None:
 def test_a_run_has_one_name_for_each_state(tmp_path: Path) -> None:
     """What was set aside is no state to resume from."""
     run = Run(tmp_path)
-    tensorfile.save({"format": checkpoint.FORMAT, "step": 3}, run.state("latest"))
-    run.set_latest_aside()
-    run.set_latest_aside()
+    for _ in range(2):
+        tensorfile.save({"format": checkpoint.FORMAT}, run.state("latest"))
+        with ExitStack() as cleanup:
+            run.open(cleanup, {}, 0, resumed_from=run.state("previous"))
     assert run.states() == [] and (tmp_path / "latest_state.pth.damaged").is_file()
 
 
@@ -234,7 +235,7 @@ def test_a_size_limit_ends_the_run_and_leaves_the_older_files(
     size, log = (run / "latest_state.pth").stat().st_size, run / "log.jsonl"
     for what, limit in (
         ("options.json", 100),
-        ("latest_net.pth", (run / "latest_net.pth").stat().st_size // 2),
+        ("_net.pth", (run / "latest_net.pth").stat().st_size // 2),
         ("latest_state.pth", size // 2),
         ("latest_state.pth", size - 1),
         ("checkpoints/run", 0),  # the log, which only grows
@@ -308,7 +309,7 @@ def test_a_damaged_state_is_seen_and_the_one_before_it_taken(
     cli: InProcess, tmp_path: Path, cases: Cases
 ) -> None:
     run = cli.train(*RUN, "--max_steps", "8", "--save_freq", "1").run  # epoch 1 ends with step 5
-    assert state(run, "previous")["step"] == 5
+    assert step_of(run, "previous") == 5
     other = io.BytesIO()
     torch.save({"weights": torch.ones(3), "step": 4}, other)
     forms = damaged((run / "latest_state.pth").read_bytes()) | {"another dict": other.getvalue()}
@@ -317,11 +318,11 @@ def test_a_damaged_state_is_seen_and_the_one_before_it_taken(
         for tag in ("latest", "epoch_0001"):
             (twin / f"{tag}_state.pth").write_bytes(bad)
         with pytest.raises(UserError):
-            checkpoint.readable(twin / "latest_state.pth")
+            checkpoint.read_state(twin / "latest_state.pth")
         assert cli.train("--epoch", "1", name="twin", code=2).refused("epoch_0001_state")
         said = cli.train("--resume", "--max_steps", "6", name="twin").err
         told = "skipped: " in said and "latest_state.pth" in said and "steps 5 to 6" in said
-        steps = [tensorfile.load(twin / f"{tag}_state.pth")["step"] for tag in ("latest", "previous")]
+        steps = [step_of(twin, tag) for tag in ("latest", "previous")]
         aside = (twin / "latest_state.pth.damaged").read_bytes()
         cases.check(told and steps == [6, 5] and aside == bad, f"{form}: {steps} {said[-300:]}")
         shutil.rmtree(twin)
@@ -461,7 +462,7 @@ def changes_of(net: dict[str, torch.Tensor]) -> list[tuple[dict[str, torch.Tenso
         ({f"_orig_mod.{k}": v for k, v in ddp.items()}, "stripped _orig_mod.module.", 0),
         ({"n_averaged": torch.tensor(3), **ddp}, "left out n_averaged", 0),
         (others, f"1 missing: {first}", 2),
-        ({**net, "head.bias": torch.ones(2)}, "1 left over: head.bias", 2),
+        ({**net, "head.bias": torch.ones(2)}, "1 unexpected: head.bias", 2),
         (bent | others, f"1 of another shape: {first}", 2),
     ]
 

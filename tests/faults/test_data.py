@@ -23,11 +23,13 @@ from torch.utils.data import DataLoader
 
 import test as judging
 import train as training
-from data.datasets import PairDataset
+from data.datasets import ImageSpec, TrainDataset
 from data.images import MAX_PIXELS, header, read_image, save_image
-from data.layouts import Source, find_pairs, scan_headers
 from data.loader import LoaderIterator, no_collate
 from data.matching import match_names
+from data.pairs import Source
+from data.scan import scan_headers
+from data.splits import find_pairs
 from tests.conftest import FAST, TINY, Workplace, pixels
 from tests.faults.test_running import cut_short, photo_set
 from tests.harness import Cases
@@ -299,7 +301,7 @@ def test_the_limit_holds_in_loader_processes(cases: Cases, tmp_path: Path, start
     """However they are started; files grow after the start has looked at them."""
     photo_set(tmp_path / "photos", count=3)
     listing = find_pairs(Source(str(tmp_path / "photos"), max_pixels=2000), "train")
-    data = PairDataset(listing, input_nc=3, target_nc=3, crop_size=16)
+    data = TrainDataset(listing, ImageSpec(3, 3), crop_size=16)
     for grown in ("input/train1.png", "target/train2.png"):
         picture(tmp_path / "photos/train" / grown, 48, 48)
     context = multiprocessing.get_context(start)

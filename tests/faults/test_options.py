@@ -252,7 +252,7 @@ def test_a_port_that_refuses(cli: InProcess) -> None:
 @pytest.mark.risk(22)
 def test_a_page_that_dies_in_mid_run(cli: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(visdom_plot, "PAUSE_S", 0.02)
-    monkeypatch.setattr(visdom_plot, "MOST_PAUSE_S", 0.1)
+    monkeypatch.setattr(visdom_plot, "MAX_PAUSE_S", 0.1)
     with visdom_server() as server:
 
         def die(call: int, loss: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
@@ -459,6 +459,6 @@ def test_testing_falls_back_to_tiles(cli: InProcess, monkeypatch: pytest.MonkeyP
 
     wrap("forward", greedy, monkeypatch)
     done = cli.test("--dataroot", "demo:2:200", "--tile_overlap", "16")
-    assert done.err.count("out of memory: going on with tiles of") == 1 and "PSNR" in done.out
+    assert done.err.count("out of memory: using tiles of") == 1 and "PSNR" in done.out
     limit[0] = 3
     assert cli.test("--dataroot", "demo:2:200", code=1).refused("out of memory", "--tile", code=1)

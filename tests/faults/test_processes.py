@@ -29,6 +29,7 @@ from tests.cli import (
     records,
     state,
     status,
+    step_of,
     weights,
 )
 from tests.harness import Cases
@@ -138,7 +139,7 @@ def test_parts_of_batches_in_two_processes_train_like_one(whole: Job, cli: InPro
         expected = pytest.approx(records(one, key), rel=1e-4)
         cases.check(records(whole.run, key) == expected, key)
     said, steps = whole.said, [r["step"] for r in log(whole.run) if "loss" in r]
-    cases.check(said.count("epoch 1: validation") == 1 and said.count("weights ") == 1, said)
+    cases.check(said.count("epoch 1: val PSNR") == 1 and said.count("weights ") == 1, said)
     cases.check(steps == list(range(1, 25)), f"{steps}")
     cases.check(tree(whole.run).keys() == tree(one).keys(), "files")
 
@@ -160,16 +161,19 @@ def test_two_machines_train_like_one(whole: Job, work: Workplace) -> None:
 
 @pytest.mark.dist
 @pytest.mark.risk(17)
-@pytest.mark.parametrize("norm", ["group", "batch"])
-def test_adam_and_norms_reach_the_same_psnr(cli: InProcess, work: Workplace, norm: str) -> None:
-    """Batch norm takes the statistics of the whole batch, over both processes."""
+@pytest.mark.parametrize(("norm", "tolerance_db"), [("group", 0.02), ("batch", 1.0)])
+def test_adam_and_norms_reach_the_same_psnr(
+    cli: InProcess, work: Workplace, norm: str, tolerance_db: float
+) -> None:
+    """Batch-norm statistics are per process on a CPU: a similar PSNR, and one line that says so."""
     flags = words(
         f"--dataroot demo:8:48 --model dncnn --depth 4 --width 8 --norm {norm} --amp off --gpu_ids -1 "
         "--max_steps 24 --val_freq 99"
     )
     two = work.at("two").start("train.py", *flags, *FAST, launcher=TORCHRUN)
     one = records(cli.train(*flags, *FAST).run, "val_psnr")
-    assert one == pytest.approx(records(two.wait().run, "val_psnr"), abs=0.02)
+    assert one == pytest.approx(records(two.wait().run, "val_psnr"), abs=tolerance_db)
+    assert two.said.count("batch-norm statistics are per process") == (norm == "batch")
 
 
 # -------------------------------------------------------------------------------------- a process that fails
@@ -186,7 +190,7 @@ def test_a_process_that_fails_ends_the_job(cases: Cases, work: Workplace, kinds:
     for how, job in jobs.items():
         code = job.wait(None, seconds=90).code
         took = time.time() - (job.folder / "here").stat().st_mtime
-        found, left, step = status(job.run), processes_in(job.folder), state(job.run)["step"]
+        found, left, step = status(job.run), processes_in(job.folder), step_of(job.run)
         cases.check(code != 0 and took < 5 + 10, f"{how}: {code} after {took:.1f} s: {job.said}")
         good = not left and step == (BAD_CALL - 1) // PARTS and is_sound(job.run)
         cases.check(good, f"{how}: {left}, {step}")
@@ -225,7 +229,7 @@ def test_a_signal_to_the_launcher_stops_all_on_one_step(
     for pid in sorted(processes_in(cut.folder)):  # as a scheduler does: the launcher sends it to all again
         os.kill(pid, signal.SIGTERM)
     began = time.monotonic()
-    code, found, step = cut.wait(None).code, status(cut.run), state(cut.run)["step"]
+    code, found, step = cut.wait(None).code, status(cut.run), step_of(cut.run)
     in_time = time.monotonic() - began < 10 and not processes_in(cut.folder) and is_sound(cut.run)
     cases.check(code != 0 and in_time, f"{code}: {cut.said}")
     cases.check((found["state"], found["code"], found["step"]) == ("stopped", 143, step), f"{found}")
@@ -264,7 +268,7 @@ def test_a_signal_at_a_bad_moment(
         found = status(job.run)
         cases.check("Traceback" not in said and "--resume --name run" in said, f"{how}: {said}")
         cases.check((found["state"], found["code"]) == ("stopped", 143), f"{how}: {found}")
-        first = found["step"] == state(job.run)["step"] == 1  # the step that was under way
+        first = found["step"] == step_of(job.run) == 1  # the step that was under way
         cases.check(first and is_sound(job.run), f"{how}: {found}")
         monkeypatch.chdir(job.folder)
         cli.train("--resume")

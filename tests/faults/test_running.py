@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data.datasets import PairDataset
+from data.datasets import ImageSpec, TrainDataset, WholeDataset
 from data.images import to_float
-from data.layouts import Pair, PairList, Source, find_pairs
 from data.loader import LoaderIterator, no_collate
+from data.pairs import Pair, PairList, Source
+from data.splits import find_pairs
 from tests.builders import (
     FAST,
     TINY,
@@ -27,7 +28,7 @@ from tests.builders import (
     truncate,
     write_set,
 )
-from tests.cli import InProcess, Workplace, records, state, status, weights
+from tests.cli import InProcess, Workplace, records, state, status, step_of, weights
 from tests.seams import replace_loss, wrap
 from utils.system.errors import UserError
 
@@ -60,7 +61,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
     assert done.refused("not finite at step 7", code=1) and ".png" in done.why
     assert (status(done.run)["state"], status(done.run)["code"]) == ("failed", 1)
     held = state(done.run)
-    assert finite(weights(done.run)) and finite(held["net"]) and held["step"] == 7
+    assert finite(weights(done.run)) and finite(held["net"]) and step_of(done.run) == 7
 
 
 @pytest.mark.risk(6)
@@ -95,8 +96,8 @@ def test_a_validation_of_nan_never_becomes_the_best(cli: InProcess, monkeypatch:
 
     def mean_psnr(honest: Any, *given: Any) -> Any:
         calls.append(1)
-        _, *others = given = honest(*given)
-        return given if len(calls) == 2 else (float("nan"), *others)
+        found = honest(*given)
+        return found if len(calls) == 2 else found._replace(psnr=float("nan"))
 
     wrap("mean_psnr", mean_psnr, monkeypatch)
     run = cli.train(*SHORT, "--save_freq", "1").run
@@ -168,7 +169,7 @@ def test_usr1_saves_without_stopping(work: Workplace) -> None:
     job.until_step(3)
     job.signal(signal.SIGUSR1)
     job.until(lambda: status(job.run)["step"] >= 3)
-    job.until_step(state(job.run)["step"] + 5)
+    job.until_step(step_of(job.run) + 5)
     job.signal(signal.SIGTERM)
     job.wait(143, seconds=10)
 
@@ -179,7 +180,7 @@ def test_two_processes_never_train_in_one_run(work: Workplace, cli: InProcess) -
     job.until_step(3)
     assert cli.train("--resume", code=2).refused("is in use", str(job.pid))
     job.kill()
-    cli.train("--resume", "--max_steps", str(state(job.run)["step"] + 2))  # a lock ends with its process
+    cli.train("--resume", "--max_steps", str(step_of(job.run) + 2))  # a lock ends with its process
 
 
 # ------------------------------------------------------------------------------------------------- bad images
@@ -231,12 +232,13 @@ def test_the_next_pair_replaces_an_unreadable_one(tmp_path: Path) -> None:
     for path in photos(tmp_path)[6:8]:
         truncate(path)
     listing = find_pairs(Source(str(tmp_path / "photos")), "train")
-    data = PairDataset(listing, input_nc=3, target_nc=3, replace_unreadable=True)
+    data = TrainDataset(listing, ImageSpec(3, 3), replace_unreadable=True)
+    wholes = WholeDataset(listing, ImageSpec(3, 3))
     for index, used in ((5, 5), (6, 0), (7, 0)):
-        sample, other = data[2, index], data.whole(used)
-        assert sample["name"] == other.name == f"{used}.png"
+        batch, other = data.__getitems__([(2, index)]), wholes.whole(used)
+        assert isinstance(batch, dict) and batch["name"] == [other.name] == [f"{used}.png"]
         for side, image in (("input", other.input), ("target", other.target)):
-            assert np.allclose(sample[side].permute(1, 2, 0).numpy() * 0.5 + 0.5, to_float(image), atol=1e-6)
+            assert np.allclose(batch[side][0].permute(1, 2, 0) * 0.5 + 0.5, to_float(image), atol=1e-6)
 
 
 @pytest.mark.risk(8)
@@ -300,7 +302,7 @@ def test_an_exception_that_cannot_be_pickled_comes_back_with_its_file() -> None:
         raise Unpicklable(1, 2)
 
     listing = PairList("pairs", "train", "here", [Pair("a.png", Path("x/a.png"), Path("y/a.png"), "a")], read)
-    data = PairDataset(listing, input_nc=3, target_nc=3)
+    data = TrainDataset(listing, ImageSpec(3, 3))
     loader = DataLoader(
         data, num_workers=1, timeout=20, collate_fn=no_collate, sampler=[(0, 0)], generator=torch.Generator()
     )

@@ -18,6 +18,7 @@ from tests.harness import Cases
 from tests.seams import wrap
 from tests.visdom_server import need_visdom
 from utils.vis import visdom as visdom_plot
+from utils.vis import visdom_client
 from utils.vis.visdom import VisdomPlot, Window
 
 MINI = words(
@@ -82,10 +83,10 @@ def test_nothing_of_these_names_is_installed() -> None:
 def test_a_started_page_listens_on_this_machine_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     need_visdom()
     monkeypatch.setenv("HOME", str(tmp_path))
-    plain = visdom_plot.SERVER.replace("download_scripts_and_run", "main")  # nothing is fetched by a test
-    monkeypatch.setattr(visdom_plot, "SERVER", plain)
+    plain = visdom_client.SERVER.replace("download_scripts_and_run", "main")  # nothing is fetched by a test
+    monkeypatch.setattr(visdom_client, "SERVER", plain)
     port = free_port()
-    with visdom_plot._start_server(port) as process:
+    with visdom_client.start_server(port) as process:
         try:
             wait_until(lambda: listening(port))
             assert listening(port) == ["0100007F"]  # 127.0.0.1
@@ -109,22 +110,25 @@ def test_no_markup_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     evil = '<img src=x onerror="alert(1)">&'
 
     class Client:
-        def show(self, *values: Any, **given: Any) -> str:
-            sent.append((given["win"], given["opts"]["title"]))
-            return str(given["win"])
+        def __init__(self, *given: Any) -> None:
+            pass
 
-        line = image = show
+        def line(self, window: str, *values: Any, **given: Any) -> None:
+            sent.append((window, given["opts"]["title"]))
 
-        def win_exists(self, win: str) -> bool:
+        image = line
+
+        def has_window(self, window: str) -> bool:
             return True
 
-    def connect(plot: VisdomPlot) -> None:
-        plot.client = Client()
+        def server_ended(self) -> bool:
+            return False
 
-    monkeypatch.setattr(visdom_plot, "_client_class", lambda trust_env: Client)
-    monkeypatch.setattr(VisdomPlot, "_connect", connect)
-    monkeypatch.setattr(VisdomPlot, "_server_ended", lambda plot: False)
-    monkeypatch.setattr(VisdomPlot, "_hang_up", lambda plot: None)
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(visdom_plot, "visdom_class", lambda trust_env: None)
+    monkeypatch.setattr(visdom_plot, "VisdomClient", Client)
     plot = VisdomPlot("run", {"one": Window(evil, "x", "y")}, "http://127.0.0.1", 1, say=lambda text: None)
     plot.add("one", "a", 1, 2)
     plot.picture("grid", evil, torch.zeros(3, 4, 4))

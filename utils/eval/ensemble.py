@@ -1,13 +1,15 @@
-"""Self-ensemble (Timofte et al. 2016, "x8"): the mean over eight flips and quarter turns of the input."""
+"""Self-ensemble (Timofte et al. 2016, "x8"): average over eight flips and rotations of the input."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+DIHEDRAL = [(quarters, flip) for quarters in range(4) for flip in (False, True)]
+
 
 def dihedral_mean(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`(1, C, H, W)` to `(2, C', H', W')`: the mean over the eight outputs turned back, and the plain output.
+    """Return the mean of the eight outputs and the plain output: `(1, C, H, W)` to `(2, C', H', W')`.
 
     >>> x = torch.rand(1, 1, 4, 6)
     >>> bool((dihedral_mean(lambda x: x, x) - x).abs().max() < 1e-6)
@@ -15,19 +17,17 @@ def dihedral_mean(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """
     plain = net(x).float()
     total = plain.clone()
-    for turns in range(4):
-        for flip in (False, True):
-            if turns or flip:
-                total += turned_back(net(turned(x, turns, flip)).float(), turns, flip)
+    for quarters, flip in DIHEDRAL[1:]:
+        total += undo_transform(net(transform(x, quarters, flip)).float(), quarters, flip)
     return torch.cat([total / 8, plain])
 
 
-def turned(x: Tensor, turns: int, flip: bool) -> Tensor:
-    """`x` mirrored left to right if `flip`, then turned by `turns` quarters."""
-    return torch.rot90(x.flip(3) if flip else x, turns, (2, 3))
+def transform(x: Tensor, quarters: int, flip: bool) -> Tensor:
+    """Mirror left to right if `flip`, then rotate by `quarters` quarter turns."""
+    return torch.rot90(x.flip(3) if flip else x, quarters, (2, 3))
 
 
-def turned_back(x: Tensor, turns: int, flip: bool) -> Tensor:
-    """Undo `turned`."""
-    x = torch.rot90(x, -turns, (2, 3))
+def undo_transform(x: Tensor, quarters: int, flip: bool) -> Tensor:
+    """Invert `transform`."""
+    x = torch.rot90(x, -quarters, (2, 3))
     return x.flip(3) if flip else x

@@ -1,35 +1,39 @@
-"""What a network makes of whole images, and how that compares with their targets; nothing logs or saves."""
+"""Run a network on full-size images and score the outputs. No logging, no files."""
 
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.images import max_value, quant_levels
-from data.transforms import denormalize, enlarge, to_batch
+from data.transforms import denormalize, to_batch
 from models.layers import size_of
 from utils.eval.ensemble import dihedral_mean
-from utils.eval.metrics import Protocol, Score
-from utils.eval.tiling import Tiling, bands, fitting_tile, memory_per_pixel, smaller_tile, starts
-from utils.system.distributed import Ranks, free_memory
+from utils.eval.metrics import Protocol, mse_to_psnr
+from utils.eval.scoring import ScoredOutput, input_baseline
+from utils.eval.tiling import Tiling, bands, bytes_per_pixel, first_tile, smaller_tile, starts
+from utils.system.device import free_memory
+from utils.system.distributed import Ranks
 
 if TYPE_CHECKING:
     from data.datasets import Whole
 
 Array = np.ndarray
+SMALL_IMAGE_PIXELS = 2**19  # smaller images go through the network whole, without an estimate of the memory
+EXAMPLE_SIDE = 64  # pixels, of the example that the estimate runs on
 
 
 class Prediction(NamedTuple):
-    """One image after the network; images are arrays `(H, W, C)`, the output as it is saved.
+    """The output for one image; images are arrays `(H, W, C)`, the output as it is saved.
 
-    `scores` holds `psnr`, `mae`, `ssim` of the output, with the ending `_input` those of doing nothing, and
-    `psnr_single` without the ensemble; a value is missing without a target, or where channels do not compare.
+    `scores` holds `psnr`, `mae`, `ssim` of the output, with the suffix `_input` those of the input, and
+    `psnr_single` without the ensemble; a value is missing without a target, or if channels do not match.
     """
 
     name: str
@@ -38,19 +42,19 @@ class Prediction(NamedTuple):
     target: Array | None
     scores: dict[str, float]
     seconds: float  # of the forward pass
-    tile: int | None  # None: the whole image at once
+    tile: int | None  # pixels a side; None: the whole image at once
 
 
 @dataclass
 class Evaluator:
-    """Run a network over whole images and measure each.
+    """Run a network on full-size images and score each output.
 
     Args:
-        net: the bare network, on `device`; its `size` states what it wants of its input.
+        net: the bare network, on `device`; its `size` states what it requires of its input.
         mean, std: of the Normalize that it was trained with.
-        metrics: `psnr` and `mae` are always measured; `ssim` if named here.
-        x8: average over eight flips and turns of the input.
-        say: is told each note when it arises: tiles, and what they change.
+        metrics: `psnr` and `mae` are always measured; `ssim` if listed here.
+        x8: average over eight flips and rotations of the input.
+        say: called with each note, once: the use of tiles, and by how much they change the output.
 
     Raises:
         UserError: tiles that would not advance.
@@ -66,115 +70,91 @@ class Evaluator:
     tiling: Tiling = field(default_factory=Tiling)
     x8: bool = False
     say: Callable[[str], object] = print
-    notes: list[str] = field(default_factory=list)  # what the reader of the figures should know, said once
+    notes: list[str] = field(default_factory=list)  # what a reader of the figures should know
 
     def __post_init__(self) -> None:
         self.multiple, self.minimum, self.scale = size_of(self.net)
         self.pixel_bytes: float | None = None
-        self.compared = False  # tiles with the whole
-        if self.tiling.size is not None:  # refused here, not at the first large image
+        self.compared = False  # tiles with the whole image
+        if self.tiling.size is not None:  # refuse here, not at the first large image
             starts(self.tiling.size, self.tiling.size, self.tiling.overlap, self.multiple)
 
     def __call__(self, images: "Iterable[Whole]") -> Iterator[Prediction]:
-        """Evaluator images one by one; the network is in eval mode meanwhile."""
+        """Yield the prediction of each image; the network is in eval mode meanwhile."""
         with eval_mode(self.net), torch.inference_mode():
-            yield from map(self.judge, images)  # no name here keeps a large image in memory
+            yield from map(self.predict, images)  # no name here keeps a large image in memory
 
-    def judge(self, image: "Whole") -> Prediction:
-        """Predict, and measure band by band, so that a large image needs no float copy of the whole."""
+    def predict(self, image: "Whole") -> Prediction:
+        """Run the network on one image, and score the output band by band."""
         height, width = (side * self.scale for side in image.input.shape[:2])
-        measured: list[Score] = []
-        output: Array | None = None
-        row, seconds = 0, 0.0
-        began = time.perf_counter()
-        tile, parts = self.parts(image.input)
+        with_ssim = "ssim" in self.metrics
+        output = ScoredOutput(height, width, np.dtype(image.depth), image.target, self.protocol, with_ssim)
+        seconds, began = 0.0, time.perf_counter()
+        tile, parts = self.bands(image.input)
         for band in parts:  # (1 or 2, C, h, W)
             seconds += time.perf_counter() - began
-            if output is None:
-                output = np.empty((height, width, band.shape[1]), image.depth)
-                measured = self.scores(image.target, band)
-            rows = slice(row, row + band.shape[2])
-            save_rows(band[0], output[rows])
-            if image.target is not None:
-                for score, k in zip(measured, range(len(band)), strict=False):
-                    score_rows(score, band[k], image.target[rows])
-            row = rows.stop
+            output.add(band)
             del band  # before the next one is made: it may be large
             began = time.perf_counter()
-        assert output is not None
+        assert output.array is not None
         if tile is not None and max(image.input.shape[:2]) > tile:
             self.compare_tiles(image.input, tile)
-        values = self.values(image, measured)
-        return Prediction(image.name, image.input, output, image.target, values, seconds, tile)
-
-    def scores(self, target: Array | None, band: Tensor) -> list[Score]:
-        """One Score for each prediction of a band: the output, and with x8 the one without the ensemble."""
-        if target is None or target.shape[2] != band.shape[1]:
-            return []
-        levels, wanted = quant_levels(target.dtype), "ssim" in self.metrics
-        return [
-            Score(self.protocol, len(target), levels, with_ssim=wanted and i == 0) for i in range(len(band))
-        ]
-
-    def values(self, image: "Whole", measured: list[Score]) -> dict[str, float]:
-        """The scores of one image, those of doing nothing among them."""
-        values: dict[str, float] = {}
-        for score, ending in zip(measured, ("", "_single"), strict=False):
-            values |= {name + ending: value for name, value in score.result().items()}
-        values.pop("mae_single", None)
+        scores = output.compute()
         if image.target is not None:
-            nothing = input_baseline(image.input, image.target, self.protocol, "ssim" in self.metrics)
-            values |= {f"{name}_input": value for name, value in nothing.items()}
-        return values
+            baseline = input_baseline(image.input, image.target, self.protocol, with_ssim)
+            scores |= {f"{name}_input": value for name, value in baseline.items()}
+        return Prediction(image.name, image.input, output.array, image.target, scores, seconds, tile)
 
-    # -------------------------------------------------------------------------------------------- predicting
-
-    def parts(self, image: Array) -> tuple[int | None, Iterator[Tensor]]:
-        """(tile, bands of rows) of a prediction; smaller tiles where the memory does not suffice."""
-        wanted = tile = self.first_tile(image)
+    def bands(self, image: Array) -> tuple[int | None, Iterator[Tensor]]:
+        """Return the tile and the output in bands of rows; use smaller tiles when out of memory."""
+        first_try = tile = self.choose_tile(image)
         while True:
-            found = bands(self.forward, image, tile, self.tiling.overlap, self.multiple, self.scale)
+            parts = self.tiled(image, tile)
             try:
-                first = next(found)  # every tile needs as much memory as the first
+                first = next(parts)  # every tile needs as much memory as the first
+                break
             except torch.OutOfMemoryError:
                 longest = max(image.shape[:2])
                 tile = smaller_tile(min(tile or longest, longest), self.tiling.overlap, self.multiple)
                 if tile is None:
                     raise
-                torch.cuda.empty_cache()
-                continue
-            if tile != wanted:
-                self.note(f"out of memory: going on with tiles of {tile}")
-            return tile, _chain(first, found)
+            torch.cuda.empty_cache()
+        if tile != first_try:
+            self.note(f"out of memory: using tiles of {tile}")
+        return tile, chain(iter([first]), parts)
 
-    def first_tile(self, image: Array) -> int | None:
-        """The tile to try first: the one asked for, or 512 where the whole image would not fit."""
-        if self.tiling.size is not None:
+    def tiled(self, image: Array, tile: int | None) -> Iterator[Tensor]:
+        return bands(self.forward, image, tile, self.tiling.overlap, self.multiple, self.scale)
+
+    def choose_tile(self, image: Array) -> int | None:
+        """Return the tile to try first: the requested one, or 512 where the whole image would not fit."""
+        height, width, channels = image.shape
+        if self.tiling.size is not None or height * width < SMALL_IMAGE_PIXELS:
             return self.tiling.size
-        pixels = image.shape[0] * image.shape[1]
-        if pixels < 2**19:  # not worth asking
-            return None
         if self.pixel_bytes is None:
-            side = -(-max(64, self.minimum) // self.multiple) * self.multiple
-            example = torch.zeros(1, image.shape[2], side, side, device=self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-                self.pixel_bytes = memory_per_pixel(self.net, example)
-        needed, available = self.pixel_bytes * pixels, free_memory(self.device)
-        tile = fitting_tile(self.tiling, needed, available, self.multiple)
+            side = -(-max(EXAMPLE_SIDE, self.minimum) // self.multiple) * self.multiple
+            with self.autocast():
+                example = torch.zeros(1, channels, side, side, device=self.device)
+                self.pixel_bytes = bytes_per_pixel(self.net, example)
+        needed, free = self.pixel_bytes * height * width, free_memory(self.device)
+        tile = first_tile(self.tiling, needed, free, self.multiple)
         if tile:
-            gib = f"about {needed / 2**30:.1f} GiB needed for the whole, {available / 2**30:.1f} free"
-            self.note(f"{image.shape[1]} x {image.shape[0]} pixels go in tiles of {tile}: {gib}")
+            memory = f"the whole image needs about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
+            self.note(f"{width} x {height} pixels: using tiles of {tile} ({memory})")
         return tile
 
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp)
+
     def forward(self, part: Array) -> Tensor:
-        """`(h, w, C)` of any depth to `(1, C, h, w)` of full scale 1, not clamped; with x8 `(2, C, h, w)`."""
-        given = to_batch([part], self.mean, self.std).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            outputs = dihedral_mean(self.net, given) if self.x8 else self.net(given)
+        """Map `(h, w, C)` of any depth to `(1, C, h, w)` in [0, 1], not clamped; with x8 `(2, C, h, w)`."""
+        x = to_batch([part], self.mean, self.std).to(self.device)
+        with self.autocast():
+            outputs = dihedral_mean(self.net, x) if self.x8 else self.net(x)
         return denormalize(outputs.float(), self.mean, self.std).cpu()
 
     def compare_tiles(self, image: Array, tile: int) -> None:
-        """Say once by how much tiles differ from the whole, on a part of one and a half tiles."""
+        """Note, once, how much tiles change the output, on a part of 1.5 x 1.5 tiles."""
         if self.compared:
             return
         self.compared = True
@@ -184,15 +164,12 @@ class Evaluator:
             whole = self.forward(part)[0]
         except torch.OutOfMemoryError:
             return
-        tiled = torch.cat(
-            list(bands(self.forward, part, tile, self.tiling.overlap, self.multiple, self.scale)), 2
-        )[0]
-        mse = (whole - tiled).double().square().mean().item()
-        decibel = f"{-10 * math.log10(mse):.1f} dB" if mse else "none"
-        most = (whole - tiled).abs().max().item()
+        error = whole - torch.cat(list(self.tiled(part, tile)), 2)[0]
+        between = mse_to_psnr(error.double().square().mean().item())
         self.note(
-            f"tiles of {tile}, overlap {self.tiling.overlap}, differ from the whole by at most {most:.1e} "
-            f"(PSNR between the two: {decibel}), on {part.shape[1]} x {part.shape[0]} pixels"
+            f"tiles of {tile}, overlap {self.tiling.overlap}, differ from the whole image by at most "
+            f"{error.abs().max().item():.1e} (PSNR between the two: {between:.1f} dB), "
+            f"on {part.shape[1]} x {part.shape[0]} pixels"
         )
 
     def note(self, text: str) -> None:
@@ -201,68 +178,23 @@ class Evaluator:
             self.say(text)
 
 
-def _chain(first: Tensor, rest: Iterator[Tensor]) -> Iterator[Tensor]:
-    yield first
-    yield from rest
+class MeanPSNR(NamedTuple):
+    """Mean PSNR in dB of the outputs and of the inputs, and the predictions that were kept."""
+
+    psnr: float
+    psnr_input: float
+    shown: list[Prediction]
 
 
-def save_rows(image: Tensor, saved: Array) -> None:
-    """Fill `saved`, `(h, w, C)` of a file's depth, from `(C, h, w)` of full scale 1; NaN becomes 0."""
-    levels = quant_levels(saved.dtype)
-    for part in strips(saved):
-        rows = image[:, part].clamp(0, 1).nan_to_num().permute(1, 2, 0)
-        if levels:  # in float64, as the scores are, or ties would round elsewhere
-            rows = rows.double().mul(levels).round().to(torch.int32)
-        saved[part] = rows.numpy()
+def mean_psnr(predictions: Iterable[Prediction], ranks: Ranks, keep: set[int]) -> MeanPSNR:
+    """Average the PSNR over all processes, and keep this process's predictions at positions `keep`.
 
-
-def score_rows(score: Score, image: Tensor, target: Array) -> None:
-    """Score rows `(C, h, W)` of full scale 1 against `(h, W, C)` of any depth."""
-    for part in strips(target):
-        score.add(image[:, part], tensor_of(target[part]))
-
-
-def strips(image: Array) -> Iterator[slice]:
-    """Rows of `(h, W, C)` at a time, such that a copy of them in float64 takes about 4 MB."""
-    rows = max(16, 2**19 // (image.shape[1] * image.shape[2]))
-    return (slice(top, top + rows) for top in range(0, len(image), rows))
-
-
-def tensor_of(image: Array) -> Tensor:
-    """`(h, W, C)` of any depth to float64 `(C, h, W)` of full scale 1."""
-    scaled = image.astype(np.float64) / max_value(image.dtype)
-    return torch.from_numpy(scaled).permute(2, 0, 1)
-
-
-def input_baseline(
-    given: Array, target: Array, protocol: Protocol, with_ssim: bool = False
-) -> dict[str, float]:
-    """Scores of the input as given: not clamped, not rounded; gray repeated where the target has colours.
-
-    A smaller input is enlarged by bicubic interpolation. Empty where the channels have no counterpart.
+    Each process evaluates its own part of the set; sums and counts are added, so no image counts twice.
+    Images that equal their target (inf) are left out of the mean; it is inf where all of them do.
     """
-    if given.shape[2] not in (1, target.shape[2]):
-        return {}
-    if given.shape[:2] != target.shape[:2]:
-        given = enlarge(given, *target.shape[:2])
-    score = Score(protocol, len(target), quant_levels(target.dtype), clean=False, with_ssim=with_ssim)
-    for part in strips(target):
-        goal = tensor_of(target[part])
-        score.add(tensor_of(given[part]).expand_as(goal), goal)
-    return score.result()
-
-
-def mean_psnr(
-    judged: Iterable[Prediction], ranks: Ranks, keep: set[int]
-) -> tuple[float, float, list[Prediction]]:
-    """(mean PSNR, mean PSNR of doing nothing) over all processes; and the images at `keep` of this one.
-
-    Each process brings its own part of the set; sums and counts are added, so no image counts twice. The mean
-    is that of the images that differ from their target; inf where none does.
-    """
-    sums = torch.zeros(4, dtype=torch.float64)  # PSNR and its count, doing nothing and its count
+    sums = torch.zeros(4, dtype=torch.float64)  # PSNR and its count, the input's PSNR and its count
     shown: list[Prediction] = []
-    for i, image in enumerate(judged):
+    for i, image in enumerate(predictions):
         values = image.scores["psnr"], image.scores.get("psnr_input", math.nan)
         for at, value in zip((0, 2), values, strict=True):
             if value != math.inf:
@@ -271,13 +203,15 @@ def mean_psnr(
             shown.append(image)
     if ranks.world > 1:
         sums = ranks.reduce(sums.to(ranks.device)).cpu()
-    total, count, nothing, compared = sums.tolist()
-    return total / count if count else math.inf, nothing / compared if compared else math.inf, shown
+    total, count, total_input, count_input = sums.tolist()
+    return MeanPSNR(
+        total / count if count else math.inf, total_input / count_input if count_input else math.inf, shown
+    )
 
 
 @contextmanager
 def eval_mode(net: nn.Module) -> Iterator[None]:
-    """Switch to eval mode, and each layer back to what it was."""
+    """Switch to eval mode, then restore the mode of each layer."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:

@@ -4,10 +4,13 @@ An image may arrive in bands of rows, so that a metric needs no more memory than
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from data.transforms import denormalize
 
 WINDOW, SIGMA = 11, 1.5  # SSIM's Gaussian window (Wang et al. 2004, section III-C)
 C1, C2 = 0.01**2, 0.03**2  # (K1 L)^2 and (K2 L)^2 at full scale L = 1
@@ -17,8 +20,8 @@ class Protocol(NamedTuple):
     """How an output is compared with its target.
 
     Args:
-        channel: `rgb`: all channels; `y`: the luma of colour images (see `luma`), gray as it is.
-        border: rows and columns left out on each side.
+        channel: `rgb`: all channels; `y`: the luma of color images (see `luma`), gray unchanged.
+        border: rows and columns cropped on each side, in pixels.
         quantize: round the output to the target's bit depth; it is clamped in any case.
     """
 
@@ -27,7 +30,7 @@ class Protocol(NamedTuple):
     quantize: bool = True
 
     def describe(self) -> str:
-        """The convention in words.
+        """Describe the protocol in words.
 
         >>> Protocol("y", 4).describe()
         'per image, Y of BT.601 (16..235), clamped, rounded to the bit depth, border of 4 left out'
@@ -39,7 +42,7 @@ class Protocol(NamedTuple):
 
 
 def quantize(image: Tensor, levels: int | None = 255) -> Tensor:
-    """Clamp to [0, 1] and round to the grid of an integer image, as saving it would.
+    """Clamp to [0, 1] and round to the levels of an integer image, as saving to a file would.
 
     Args:
         image: any shape, nominally in [0, 1].
@@ -53,7 +56,7 @@ def quantize(image: Tensor, levels: int | None = 255) -> Tensor:
 
 
 def luma(image: Tensor) -> Tensor:
-    """Y of `(..., 3, H, W)` in [0, 1] as MATLAB's rgb2ycbcr has it, 16/255 to 235/255; gray as it is.
+    """Compute Y of `(..., 3, H, W)` in [0, 1] as MATLAB's rgb2ycbcr does, 16/255 to 235/255; keep gray.
 
     ITU-R BT.601 in 8-bit units: Y = 16 + 65.481 R + 128.553 G + 24.966 B; not rounded.
 
@@ -67,53 +70,49 @@ def luma(image: Tensor) -> Tensor:
 
 
 def psnr(image: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each image, 10 log10(1 / MSE); inf where the two are equal.
+    """Compute the PSNR in dB of each image in float32, for training logs; inf where the two are equal.
+
+    Exact figures come from `Score`; this runs on every device and never synchronizes with the host.
 
     Args:
-        image, target: `(N, C, H, W)` in [0, 1]; `image` is taken as it is (see `quantize`).
+        image, target: `(N, C, H, W)` in [0, 1]; `image` is used as given (see `quantize`).
 
     Returns:
-        `(N,)` float64. The mean of several images is the mean of these, never the PSNR of a mean MSE.
+        `(N,)` float32. Average these values; never compute the PSNR of a mean MSE.
 
     >>> psnr(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.1)).round(decimals=3).tolist()
     [20.0]
     """
-    _same_shape(image, target)
-    mse = (image - target).double().square().flatten(1).mean(1)  # (N,)
-    return -10 * mse.log10()
+    _check_same_shape(image, target)
+    return -10 * (image - target).float().square().flatten(1).mean(1).log10()
 
 
-def mae(image: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute error of each image `(N, C, H, W)`; `(N,)` float64, in units of full scale.
-
-    >>> mae(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5)).item()
-    0.5
-    """
-    _same_shape(image, target)
-    return (image.double() - target.double()).abs().flatten(1).mean(1)
-
-
-def ssim(image: Tensor, target: Tensor) -> Tensor:
-    """Structural similarity of each image, mean over channels and all whole windows; NaN under 11 pixels.
-
-    Wang et al. 2004, eq. 13: Gaussian window, 11 x 11, sigma 1.5, K1 0.01, K2 0.03, population statistics.
+def mean_train_psnr(batches: Sequence[Mapping[str, Tensor]], mean: float, std: float) -> Tensor:
+    """Compute the mean PSNR in dB of network outputs, clamped but not rounded, for training logs.
 
     Args:
-        image, target: `(N, C, H, W)` in [0, 1].
-
-    Returns:
-        `(N,)` float64.
-
-    >>> x = torch.rand(1, 3, 16, 16)
-    >>> ssim(x, x).item(), ssim(x[..., :10], x[..., :10]).item()
-    (1.0, nan)
+        batches: `output` and `target`, `(N, C, H, W)` in the network's range.
+        mean, std: of the Normalize that made this range.
     """
-    _same_shape(image, target)
-    return ssim_map(image.double(), target.double()).flatten(1).mean(1)
+    images = [denormalize(batch["output"].detach(), mean, std).clamp(0, 1) for batch in batches]
+    targets = [denormalize(batch["target"], mean, std) for batch in batches]
+    return torch.cat([psnr(image, target) for image, target in zip(images, targets, strict=True)]).mean()
+
+
+def mse_to_psnr(mse: float) -> float:
+    """Compute 10 log10(1 / MSE) in dB, at full scale 1.
+
+    >>> mse_to_psnr(0.01), mse_to_psnr(0.0), mse_to_psnr(math.nan)
+    (20.0, inf, nan)
+    """
+    return math.inf if mse == 0 else -10 * math.log10(mse)
 
 
 def ssim_map(image: Tensor, target: Tensor) -> Tensor:
-    """SSIM of each whole window of `(N, C, H, W)`: `(N, C, H - 10, W - 10)`, empty under 11 pixels."""
+    """Compute the SSIM of each whole window of `(N, C, H, W)`: `(N, C, H - 10, W - 10)`; empty under 11 px.
+
+    Wang et al. 2004, eq. 13: Gaussian window, 11 x 11, sigma 1.5, K1 0.01, K2 0.03, population statistics.
+    """
     if min(image.shape[-2:]) < WINDOW:
         return image.new_empty((*image.shape[:2], 0, 0))
     offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
@@ -136,12 +135,12 @@ def ssim_map(image: Tensor, target: Tensor) -> Tensor:
 
 
 class Score:
-    """PSNR, MAE and, if asked for, SSIM of one image that arrives in bands of rows, from top to bottom.
+    """PSNR, MAE and optionally SSIM, in float64, of one image that arrives in bands of rows, top to bottom.
 
     Args:
         height: rows of the whole image.
         levels: largest integer value of the target's bit depth, None for float targets.
-        clean: clamp and round the image first, as outputs are; inputs are taken as they are.
+        clean: clamp and round the image first, as for outputs; inputs are scored as given.
     """
 
     def __init__(
@@ -152,39 +151,41 @@ class Score:
         self.top = 0
         self.squares = self.absolutes = self.similarity = 0.0
         self.count = self.windows = 0
-        self.above: tuple[Tensor, Tensor] | None = None  # the last rows, which the next windows begin with
+        self.above: tuple[Tensor, Tensor] | None = None  # the last rows, where the next windows begin
 
-    def add(self, image: Tensor, target: Tensor) -> None:
-        """Take the next rows, `(C, h, W)` each in [0, 1]; it makes a dozen copies of them in float64."""
-        _same_shape(image, target)
+    def update(self, image: Tensor, target: Tensor) -> None:
+        """Add the next rows, `(C, h, W)` each in [0, 1]; allocates a dozen float64 copies of them."""
+        _check_same_shape(image, target)
         image, target = image.double(), target.double()
-        border, height = self.protocol.border, image.shape[1]
-        keep = slice(max(0, self.rows.start - self.top), max(0, self.rows.stop - self.top))
-        columns = slice(border, max(border, image.shape[2] - border))
-        self.top += height
         if self.clean:
             image = quantize(image, self.levels if self.protocol.quantize else None)
         if self.protocol.channel == "y":
             image, target = luma(image), luma(target)
-        image, target = image[:, keep, columns], target[:, keep, columns]
+        border, height = self.protocol.border, image.shape[1]
+        rows = slice(max(0, self.rows.start - self.top), max(0, self.rows.stop - self.top))
+        columns = slice(border, max(border, image.shape[2] - border))
+        self.top += height
+        image, target = image[:, rows, columns], target[:, rows, columns]
         difference = image - target
         self.squares += difference.square().sum().item()
         self.absolutes += difference.abs().sum().item()
         self.count += difference.numel()
         if self.with_ssim:
-            if self.above:
-                image, target = (torch.cat(pair, 1) for pair in zip(self.above, (image, target), strict=True))
-            similarity = ssim_map(image[None], target[None])
-            self.similarity += similarity.sum().item()
-            self.windows += similarity.numel()
-            first = max(0, image.shape[1] - WINDOW + 1)
-            self.above = image[:, first:], target[:, first:]
+            self._update_ssim(image, target)
 
-    def result(self) -> dict[str, float]:
-        """`psnr` in dB (inf: identical; NaN: no pixel left), `mae`, and `ssim` (NaN under 11 pixels)."""
-        mse = self.squares / self.count if self.count else math.nan
+    def _update_ssim(self, image: Tensor, target: Tensor) -> None:
+        if self.above:
+            image, target = (torch.cat(pair, 1) for pair in zip(self.above, (image, target), strict=True))
+        similarity = ssim_map(image[None], target[None])
+        self.similarity += similarity.sum().item()
+        self.windows += similarity.numel()
+        first = max(0, image.shape[1] - WINDOW + 1)
+        self.above = image[:, first:], target[:, first:]
+
+    def compute(self) -> dict[str, float]:
+        """Return `psnr` in dB (inf: identical, NaN: no pixel left), `mae`, and `ssim` (NaN under 11 px)."""
         values = {
-            "psnr": math.inf if mse == 0 else -10 * math.log10(mse),
+            "psnr": mse_to_psnr(self.squares / self.count if self.count else math.nan),
             "mae": self.absolutes / self.count if self.count else math.nan,
         }
         if self.with_ssim:
@@ -192,6 +193,6 @@ class Score:
         return values
 
 
-def _same_shape(image: Tensor, target: Tensor) -> None:
+def _check_same_shape(image: Tensor, target: Tensor) -> None:
     if image.shape != target.shape:
         raise ValueError(f"image {tuple(image.shape)} and target {tuple(target.shape)} differ in shape")

@@ -1,4 +1,4 @@
-"""What a test leaves on the disk: `results/<name>/<dataset>/`."""
+"""Files of one test: outputs, `metrics.csv`, `summary.json` and a grid in `results/<name>/<dataset>/`."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from data.images import output_suffix
 from utils.system.atomic import write_text
 from utils.system.errors import UserError
 
-# the order of the columns; those without a value are left out
+# columns in order; those without a value are left out
 COLUMNS = (
     "name",
     "psnr",
@@ -31,15 +31,15 @@ COLUMNS = (
     "lpips_input",
     "seconds",
 )
-HIGH_IS_GOOD = ("psnr", "ssim", "gain")
+HIGHER_IS_BETTER = ("psnr", "ssim", "gain")
 
 
 class Results:
-    """Outputs, one CSV, one summary and one grid of a test on one data set.
+    """The rows of a test on one data set, their statistics, and the paths of its files.
 
     Args:
         folder: `results/<run name>`.
-        dataroot: what was tested; its last part names the data set.
+        dataroot: the data set; the last part of its path names it.
     """
 
     def __init__(self, folder: Path, dataroot: str):
@@ -51,15 +51,15 @@ class Results:
         self.csv, self.grid = self.folder / "metrics.csv", self.folder / "grid.png"
         self.summary, self.page = self.folder / "summary.json", self.folder / "index.html"
         self.rows: list[dict[str, Any]] = []
-        self.sums: dict[str, tuple[float, int]] = {}  # of the finite values of a column, and their number
+        self.sums: dict[str, tuple[float, int]] = {}  # by column: sum and count of the finite values
         self.written: set[Path] = set()
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def output(self, name: str, depth: Any) -> Path:
-        """Where the output of image `name` goes: below `outputs/`, sub-folder included; see `output_suffix`.
+        """Return the path of the output of image `name`, below `outputs/`; create its folder.
 
         Raises:
-            UserError: two images would get the same file, or one outside the folder.
+            UserError: another image has the same output, or it would lie outside `outputs/`.
         """
         root = self.folder / "outputs"
         path = (root / name).with_suffix(output_suffix(name, depth))
@@ -72,20 +72,18 @@ class Results:
         return path
 
     def check_names(self, names: Iterable[str]) -> None:
-        """Refuse, before the first image, names of which two would become one output."""
+        """Raise UserError if two images would have the same output; called before the first image."""
         outputs = Counter(str(Path(name).with_suffix(output_suffix(name, "u1"))) for name in names)
-        double = [name for name, count in outputs.items() if count > 1]
-        if double:
-            raise UserError(
-                "several images would be written to one file", ", ".join(double[:5]), "rename them"
-            )
+        if shared := [name for name, count in outputs.items() if count > 1]:
+            what = "several images would be written to one file"
+            raise UserError(what, ", ".join(shared[:5]), "rename them")
 
     def add(self, name: str, scores: Mapping[str, float], seconds: float) -> None:
-        """Note the scores of one image."""
+        """Add the row of one image."""
         row: dict[str, Any] = {"name": name, **scores, "seconds": seconds}
         if {"psnr", "psnr_input"} <= scores.keys():
-            inputs = scores["psnr_input"]
-            row["gain"] = scores["psnr"] - inputs if math.isfinite(inputs) else math.nan
+            baseline = scores["psnr_input"]
+            row["gain"] = scores["psnr"] - baseline if math.isfinite(baseline) else math.nan
         self.rows.append({column: row[column] for column in COLUMNS if column in row})
         for column, value in row.items():
             if column != "name" and math.isfinite(value):
@@ -96,14 +94,14 @@ class Results:
         return [column for column in COLUMNS if any(column in row for row in self.rows)]
 
     def values(self, column: str) -> list[float]:
-        """The values of a column; NaN (an empty one) where an image has none."""
+        """Return the values of a column; NaN (an empty cell) where an image has none."""
         return [row.get(column, math.nan) for row in self.rows]
 
     def stats(self, column: str) -> dict[str, Any]:
-        """`mean`, `median`, `worst` with `worst_name`, `std` (of the population) of a column.
+        """Return `mean`, `median`, `worst`, `worst_name` and `std` (of the population) of a column.
 
         Over the finite values; `identical` counts the infinite ones (PSNR of equal images), `empty` those
-        that could not be measured (SSIM under 11 pixels). `mean` is None where nothing is left.
+        that could not be measured (SSIM under 11 pixels). `mean` is None where no finite value is left.
         """
         values = self.values(column)
         finite = [(value, i) for i, value in enumerate(values) if math.isfinite(value)]
@@ -113,7 +111,7 @@ class Results:
             "empty": sum(math.isnan(value) for value in values),
         }
         if finite:
-            worst, at = (min if column.startswith(HIGH_IS_GOOD) else max)(finite)
+            worst, at = (min if column.startswith(HIGHER_IS_BETTER) else max)(finite)
             numbers = [value for value, _ in finite]
             found |= {
                 "mean": statistics.fmean(numbers),
@@ -125,12 +123,12 @@ class Results:
         return found
 
     def mean(self, column: str) -> float:
-        """Mean of the finite values of a column so far; NaN where it holds none."""
+        """Return the mean of the finite values of a column so far; NaN without any."""
         total, count = self.sums.get(column, (math.nan, 1))
         return total / count
 
     def write(self, facts: Mapping[str, Any]) -> None:
-        """Write `metrics.csv` and `summary.json`; `facts` say what was measured and how (`protocol`)."""
+        """Write `metrics.csv` and `summary.json`; `facts` describe the test (`protocol`, `weights`, ...)."""
         columns = self.columns()
         stats = {column: self.stats(column) for column in columns if column not in ("name", "seconds")}
         total = sum(self.values("seconds"))
@@ -138,7 +136,7 @@ class Results:
         write_text(json.dumps(summary, indent=2, allow_nan=False), self.summary)
 
         text = io.StringIO()
-        text.write(f"# {'; '.join(origin(facts))}\n")
+        text.write(f"# {'; '.join(conditions(facts))}\n")
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         for row in self.rows:
@@ -146,8 +144,8 @@ class Results:
         write_text(text.getvalue(), self.csv)
 
 
-def origin(facts: Mapping[str, Any]) -> list[str]:
-    """What was measured and how, for the first line of the CSV."""
+def conditions(facts: Mapping[str, Any]) -> list[str]:
+    """Return the conditions of the test, for the first line of the CSV."""
     words = [facts["protocol"], facts["degrade"] or "input as given", facts["weights"]]
     words += [f"{key} {facts[key]}" for key in ("split", "seed") if key in facts]
     words += ["self-ensemble x8"] if facts.get("x8") else []
@@ -156,14 +154,14 @@ def origin(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _cell(value: float | str) -> str:
-    """Six decimals; empty where there is no value; `inf` for the PSNR of equal images."""
+    """Format with six decimals; empty for NaN, `inf` for the PSNR of equal images."""
     if isinstance(value, str):
         return value
     return "" if math.isnan(value) else f"{value:.6f}"
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a `metrics.csv`; its first line is the comment with the protocol."""
+    """Return the rows of a `metrics.csv`; its first line is the comment with the protocol."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         next(file)
         return list(csv.DictReader(file))

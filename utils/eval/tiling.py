@@ -1,31 +1,33 @@
-"""Whole images in bounded memory: overlapping tiles, blended, handed on in bands of rows."""
+"""Process full-size images in bounded memory: overlapping tiles, blended, returned in bands of rows."""
 
-import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from utils.system.errors import UserError
 
 Array = np.ndarray
-RAMP = 16  # pixels over which one tile fades into the next, in the middle of what they share
-AUTO_TILE, SMALLEST_TILE = 512, 64
+MAX_RAMP = 16  # pixels over which one tile fades into the next, in the middle of their overlap
+AUTO_TILE, MIN_TILE, MAX_RETRY_TILE = 512, 64, 1024  # pixels a side
+# The peak memory of a forward pass is estimated as 4 times the input and output of the largest layer, plus 6
+# float32 copies of the image. Measured on one CPU (float32, 1 to 4 megapixels), the peak was 1.5 (dncnn), 1.7
+# (resnet), 2.4 (unet) and 2.9 (resunet) times the former; tests/test_tiling.py repeats the measurement.
+PEAK_LAYERS, IMAGE_COPIES = 4, 6
 
 
 class Tiling(NamedTuple):
-    """How to cut an image.
+    """How to cut an image into tiles.
 
     Args:
-        size: side of a tile; None: the whole image where it fits into memory, else 512.
-        overlap: pixels that neighbours share. Tiles give what the whole image gives where this is at least
-            the network's receptive field + 16: only the middle 16 are blended, the rest is thrown away. With
-            a self-ensemble the sides of the image have to be multiples of the network's for that as well.
+        size: side of a tile in pixels; None: the whole image where it fits into memory, else 512.
+        overlap: pixels that neighbors share. Tiles reproduce the whole-image output where this is at least
+            the network's receptive field + 16: only the middle 16 are blended, the rest is discarded. With
+            a self-ensemble, the sides of the image must also be multiples of the network's `multiple`.
     """
 
     size: int | None = None
@@ -40,12 +42,12 @@ def bands(
     multiple: int,
     scale: int,
 ) -> Iterator[Tensor]:
-    """Yield what `forward` makes of an image, from top to bottom in bands of rows `(K, C, h, W * scale)`.
+    """Yield the output for an image from top to bottom, in bands of rows `(K, C, h, W * scale)`.
 
     Args:
-        forward: `(h, w, C)` part of the image to `(K, C, h * scale, w * scale)`, on the CPU.
+        forward: maps an `(h, w, C)` part of the image to `(K, C, h * scale, w * scale)`, on the CPU.
         image: `(H, W, C)`.
-        tile: largest side of a part, or None for the whole image at once.
+        tile: largest side of a part in pixels, or None for the whole image at once.
         multiple: parts begin at multiples of this, so that strided networks see the grid of the whole image.
     """
     height, width = image.shape[:2]
@@ -56,12 +58,12 @@ def bands(
     tops, lefts = starts(height, tile, overlap, multiple), starts(width, tile, overlap, multiple)
     across = [torch.from_numpy(w) for w in blending(lefts, width, tile, overlap, scale)]
     down = [torch.from_numpy(w)[:, None] for w in blending(tops, height, tile, overlap, scale)]
-    pending = rest = None  # rows in the making; those of them that the next tiles will add to
+    pending = rest = None  # rows being summed; those of them that the next tiles will add to
     done = 0
-    for top, following, weight in zip(tops, [*tops[1:], height], down, strict=True):
+    for top, following, row_weight in zip(tops, [*tops[1:], height], down, strict=True):
         bottom = min(top + tile, height) * scale
-        for left, share in zip(lefts, across, strict=True):
-            part = forward(image[top : top + tile, left : left + tile]) * (weight * share)
+        for left, column_weight in zip(lefts, across, strict=True):
+            part = forward(image[top : top + tile, left : left + tile]) * (row_weight * column_weight)
             if pending is None:
                 pending = part.new_zeros(*part.shape[:2], bottom - done, width * scale)
                 if rest is not None:
@@ -75,19 +77,19 @@ def bands(
 
 
 def starts(length: int, tile: int, overlap: int, multiple: int) -> list[int]:
-    """Where tiles begin: at multiples of `multiple`, sharing at least `overlap`, the last reaching the end.
+    """Return where tiles begin: multiples of `multiple`, at least `overlap` shared, the last at the end.
 
     >>> starts(100, 40, 8, 4), starts(30, 40, 8, 4)
     ([0, 32, 60], [0])
 
     Raises:
-        UserError: tiles that would not advance.
+        UserError: tiles of this size would not advance.
     """
     step = (tile // multiple * multiple - overlap) // multiple * multiple
     if step < 1:
         raise UserError(
             f"--tile {tile} with --tile_overlap {overlap} does not advance",
-            f"tiles begin at multiples of {multiple}, as the network wants it",
+            f"tiles begin at multiples of {multiple}, which the network requires",
             f"--tile {-(-overlap // multiple) * multiple + multiple} or more",
         )
     last = -(-max(0, length - tile) // multiple) * multiple
@@ -95,12 +97,12 @@ def starts(length: int, tile: int, overlap: int, multiple: int) -> list[int]:
 
 
 def blending(begin: list[int], length: int, tile: int, overlap: int, scale: int) -> list[Array]:
-    """Weights `(w * scale,)` float32 of each tile along one side; over all tiles they add up to 1 everywhere.
+    """Return the weights `(w * scale,)`, float32, of each tile along one side; they sum to 1 everywhere.
 
-    Each fades into the next in the middle of what the two share, and is 0 outside.
+    Each tile fades into the next in the middle of their overlap and is 0 outside.
     """
     position = np.arange(length * scale) + 0.5
-    ramp = max(min(RAMP, overlap) * scale, 1e-6)
+    ramp = max(min(MAX_RAMP, overlap) * scale, 1e-6)
     middles = [(a + tile + b) / 2 * scale for a, b in pairwise(begin)]
     rising = [np.clip((position - middle) / ramp + 0.5, 0, 1) for middle in middles]
     rising = [np.ones_like(position), *rising, np.zeros_like(position)]
@@ -110,13 +112,13 @@ def blending(begin: list[int], length: int, tile: int, overlap: int, scale: int)
     ]
 
 
-# ---------------------------------------------------------------------------------------- the largest tile
+# ------------------------------------------------------------------------------------------ choosing the tile
 
 
-def fitting_tile(tiling: Tiling, needed: float, available: float, multiple: int) -> int | None:
-    """The tile to begin with: the one asked for; or None (whole) where `needed` bytes are there, else 512.
+def first_tile(tiling: Tiling, needed: float, available: float, multiple: int) -> int | None:
+    """Return the tile to try first: None (whole) where `needed` bytes are available, else 512.
 
-    More than 512 where the overlap asked for takes more than half of that.
+    Larger than 512 where the requested overlap takes more than half of that.
     """
     if tiling.size is not None or needed <= available:
         return tiling.size
@@ -124,72 +126,30 @@ def fitting_tile(tiling: Tiling, needed: float, available: float, multiple: int)
 
 
 def smaller_tile(tile: int, overlap: int, multiple: int) -> int | None:
-    """Half of `tile`, 1024 at most; None where it is the smallest one that is worth trying already."""
-    smallest = -(-max(SMALLEST_TILE, overlap + multiple) // multiple) * multiple
-    return None if tile <= smallest else max(smallest, min(tile // 2, 1024) // multiple * multiple)
+    """Return half of `tile`, at most 1024; None where `tile` already is the smallest useful size."""
+    smallest = -(-max(MIN_TILE, overlap + multiple) // multiple) * multiple
+    return None if tile <= smallest else max(smallest, min(tile // 2, MAX_RETRY_TILE) // multiple * multiple)
 
 
-def memory_per_pixel(net: torch.nn.Module, example: Tensor) -> float:
-    """Bytes that a forward pass holds at most for each further input pixel, counted on two small examples.
-
-    Counts the tensors alive at each operation, and once more those it reads and makes, for the copies in
-    which libraries rearrange them. On a CPU (float32, 1000 x 1000 and 1500 x 1500) that was 1.2 times the
-    measured peak for resnet, 1.5 to 1.9 for unet, 1.3 for dncnn and 1.1 for resunet.
+def bytes_per_pixel(net: nn.Module, example: Tensor) -> float:
+    """Estimate the peak bytes of a forward pass per input pixel, from one pass over a small example.
 
     Args:
-        example: `(1, C, H, W)`; the second one is twice as high and wide. What does not grow with the
-            image cancels.
+        example: `(1, C, H, W)`, on the network's device.
     """
-    pixels = example.shape[2] * example.shape[3]
-    with torch.inference_mode():
-        return (_peak_bytes(net, example.repeat(1, 1, 2, 2)) - _peak_bytes(net, example)) / (3 * pixels)
+    largest = 0
 
+    def measure(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        nonlocal largest
+        if not any(layer.children()):
+            tensors = [value for value in (*inputs, output) if isinstance(value, Tensor)]
+            largest = max(largest, sum(tensor.nbytes for tensor in tensors))
 
-def _peak_bytes(net: torch.nn.Module, example: Tensor) -> int:
-    counter = _LiveBytes(example)
-    with counter:
-        net(example)
-    return counter.peak
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Bytes of the storages that are alive while it is on, beside those that were there before."""
-
-    def __init__(self, given: Tensor):
-        super().__init__()
-        self.now = self.peak = 0
-        self.held: set[int] = set()
-        self.given = given  # so that its storage lives as long as its number is in use
-        self.hold(given.untyped_storage())
-
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        output = func(*args, **(kwargs or {}))
-        given = tensors_in((args, kwargs))
-        read = [tensor for tensor in given if id(tensor.untyped_storage()) in self.held]
-        if given and not read:  # weights, cast to another type
-            return output
-        made = sum(self.hold(tensor.untyped_storage()) for tensor in tensors_in(output))
-        if made:  # neither a view nor in place
-            self.peak = max(self.peak, self.now + made + sum(tensor.nbytes for tensor in read))
-        return output
-
-    def hold(self, storage: torch.UntypedStorage) -> int:
-        """Count a storage until it dies; its bytes if it is a new one."""
-        if id(storage) in self.held:
-            return 0
-        size = storage.nbytes()
-        self.held.add(id(storage))
-        self.now += size
-        weakref.finalize(storage, self.release, id(storage), size)
-        return size
-
-    def release(self, key: int, size: int) -> None:
-        self.held.discard(key)
-        self.now -= size
-
-
-def tensors_in(values: Any) -> list[Tensor]:
-    """The tensors of nested tuples, lists and dicts."""
-    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+    hook = register_module_forward_hook(measure)
+    try:
+        with torch.inference_mode():
+            output = net(example)
+    finally:
+        hook.remove()
+    images = IMAGE_COPIES * 4 * max(example.numel(), output.numel())
+    return (PEAK_LAYERS * largest + images) / (example.shape[2] * example.shape[3])

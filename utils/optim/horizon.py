@@ -1,20 +1,122 @@
-"""How many steps fit into `--minutes`: measured at the start, and then a number like any other.
+"""Where a run is and how long it is: step, total, epoch; and `--minutes` as a number of steps.
 
-The speed of a machine wavers, though. Whenever half of the steps that are left have been taken, the time says
-whether the rest still fits; where it does not, the run is made shorter, never longer.
+The speed of a machine varies. Whenever half of the remaining steps have been taken, `Deadline` checks whether
+the rest still fits; if not, the run becomes shorter, never longer.
 """
 
+import math
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-LEAST, MOST = 25, 1000  # steps that are timed before the length is fixed
-SHARE = 0.1  # of all steps that are timed, between these two: the speed of a machine wavers
-SAFETY_MARGIN = 0.03  # of the time, when the length is fixed, for what the measured steps did not show
-LEAST_EPOCH = 500  # steps of an epoch that ends with a validation and a save
-UNKNOWN = 10**9  # steps of a run whose length is still to be measured: its schedule stands at its beginning
+from utils.system.distributed import Ranks, all_reduce_max
+from utils.system.errors import UserError
+
+MIN_TIMED_STEPS, MAX_TIMED_STEPS = 25, 1000  # steps that are timed before the length is set
+TIMED_SHARE = 0.1  # of all steps, within these two
+SAFETY_MARGIN = 0.03  # of the time, when the length is set, for what the timed steps did not show
+
+
+class Horizon:
+    """The position of a run. Steps are optimizer updates; epochs count from 0.
+
+    Args:
+        steps_per_epoch: steps in one pass of the sampler.
+
+    Attributes:
+        step: steps taken.
+        total: steps of the whole run; None while `--minutes` is still being measured.
+        stop_after: end at this step already, as a dry run does; None: at `total`.
+        validated: the step at which the end of an epoch was last handled (validation, saves).
+    """
+
+    def __init__(self, steps_per_epoch: int):
+        self.steps_per_epoch = steps_per_epoch
+        self.step = self.validated = 0
+        self.total: int | None = None
+        self.stop_after: int | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next step."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def offset(self) -> int:
+        """The batch of that epoch which comes next."""
+        return self.step % self.steps_per_epoch
+
+    @property
+    def epochs_done(self) -> float:
+        return self.step / self.steps_per_epoch
+
+    @property
+    def last(self) -> float:
+        """The step after which this process ends; infinite while the length is unknown."""
+        total = math.inf if self.total is None else self.total
+        return total if self.stop_after is None else min(total, self.stop_after)
+
+    @property
+    def done(self) -> bool:
+        return self.step >= self.last
+
+    @property
+    def epoch_ended(self) -> bool:
+        """Whether an epoch, or the run, has ended and was not validated and saved yet."""
+        return self.validated < self.step and (self.offset == 0 or self.done)
+
+    def validation_due(self, every: int) -> bool:
+        """Whether the epoch that ended is one of those that are validated; the last one always is."""
+        return self.done or math.ceil(self.epochs_done) % every == 0
+
+    def kept_epoch(self, every: int) -> int:
+        """The number of the epoch that just ended, where its checkpoint is to be kept; else 0."""
+        kept = every and self.validated == self.step and self.offset == 0 and self.epoch % every == 0
+        return self.epoch if kept else 0
+
+    def in_steps(self, epochs: float) -> float:
+        return round(epochs * self.steps_per_epoch, 6)  # 1.1 epochs of 50 steps are 55, not 55.00000000000001
+
+    @property
+    def title(self) -> str:
+        """Such as "epoch 2/40", of the last step."""
+        count = "?" if self.total is None else math.ceil(self.total / self.steps_per_epoch)
+        return f"epoch {math.ceil(self.epochs_done) or 1}/{count}"
+
+    @property
+    def steps_left(self) -> float:
+        return math.inf if self.total is None else self.total - self.step
+
+    def describe(self) -> str:
+        return f"at step {self.step}"
+
+    def __str__(self) -> str:
+        """Such as "steps 0 to 400, 20 an epoch"."""
+        until = f"to {self.total}" if self.total is not None else "to the end of --minutes"
+        return f"steps {self.step} {until}, {self.steps_per_epoch} an epoch"
+
+    def set_length(self, n_epochs: int, max_steps: int | None, warmup: float) -> None:
+        """Let the run end after `n_epochs` epochs, or after `max_steps` steps if that is earlier.
+
+        Raises:
+            UserError: a warm-up, in epochs, that is as long as the run.
+        """
+        self.total = min(n_epochs * self.steps_per_epoch, max_steps or sys.maxsize)
+        if (steps := self.in_steps(warmup)) >= self.total:
+            what, why = f"--warmup {warmup:g} is as long as the run", f"{steps:g} of {self.total} steps"
+            raise UserError(what, why, "lower it, or train longer")
+
+    def advance(self) -> None:
+        self.step += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "validated": self.validated, "total": self.total}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step, self.validated, self.total = state["step"], state["validated"], state["total"]
 
 
 class StepCost(NamedTuple):
@@ -23,9 +125,9 @@ class StepCost(NamedTuple):
     Args:
         step: one step, with its data and its share of the validations and saves.
         last: the validation and the save at the end of the run.
-        decode: what the data of a step costs beyond that where images have to be decoded, in the first
+        decode: what the data of a step costs in addition while images have to be decoded, in the first
             `decoding` steps.
-        spare: share of the time that is kept for what was not seen.
+        spare: share of the time that is kept for what was not measured.
     """
 
     step: float
@@ -35,7 +137,7 @@ class StepCost(NamedTuple):
     spare: float = 0
 
 
-def steps_within(seconds: float, costs: StepCost) -> int:
+def steps_within(seconds: float, cost: StepCost) -> int:
     """How many steps fit; at least one.
 
     >>> steps_within(100, StepCost(step=0.1, last=0))
@@ -43,34 +145,56 @@ def steps_within(seconds: float, costs: StepCost) -> int:
     >>> steps_within(100, StepCost(step=0.1, last=5, decode=0.1, decoding=100))
     850
     """
-    left = seconds * (1 - costs.spare) - costs.last
-    decoding = min(costs.decoding, left / (costs.step + costs.decode))  # all of it may be spent decoding
-    return max(1, round((left - decoding * costs.decode) / costs.step))
+    left = seconds * (1 - cost.spare) - cost.last
+    decoding = min(cost.decoding, left / (cost.step + cost.decode))  # all of it may be spent decoding
+    return max(1, round((left - decoding * cost.decode) / cost.step))
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """How long `work` takes when it is done again: the first time may load, plan and allocate."""
+    """How long `work` takes the second time: the first time may load, plan and allocate."""
     work()
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
-class StepTimer:
-    """Times the steps of a run: until they suffice to fix its length, and then whether it keeps to its time.
+class EpochWork(NamedTuple):
+    """What a run does besides the steps that are timed at its start.
 
     Args:
-        on: or it is never due.
+        load: loads one batch whose images were decoded before.
+        predict: runs the network on one validation image.
+        images: validation images of this process.
+        decoding_steps: steps after which every training image was decoded once.
+    """
+
+    load: Callable[[], object]
+    predict: Callable[[], object]
+    images: int
+    decoding_steps: int
+
+
+class Saves(Protocol):
+    """What a deadline asks of the checkpoints."""
+
+    seconds: float  # of the last save
+
+
+class StepTimer:
+    """Times the steps of a run, first to set its length, then to see whether it keeps to it.
+
+    Args:
+        on: without it, it is never due.
     """
 
     def __init__(self, on: bool) -> None:
         self.taken = 0  # steps
-        self.due = LEAST if on else 0  # how many of them have been taken when it is to be read
-        self.ends: list[tuple[float, float]] = []  # of each: when, and the wait for data up to then
-        self.fixed: tuple[int, float, StepCost] | None = None  # when and by what the length was: steps, time
+        self.due = MIN_TIMED_STEPS if on else 0  # read it after this many steps
+        self.ends: list[tuple[float, float]] = []  # of each step: when, and the wait for data until then
+        self.fixed: tuple[int, float, StepCost] | None = None  # step, time and cost when the length was set
 
     def step(self, waited_s: float) -> bool:
-        """Count a step, before which the run has waited `waited_s` for data; True where it is due."""
+        """Count a step, before which the run has waited `waited_s` for data; True where it is to be read."""
         if not self.due:
             return False
         self.taken += 1
@@ -79,32 +203,90 @@ class StepTimer:
         return self.taken == self.due
 
     def read(self) -> tuple[float, float]:
-        """Seconds of a step without its wait, and of the wait, before the length is fixed.
+        """Seconds of a step without its wait, and of the wait, before the length is set.
 
-        Medians of the later half, as the first ones are slow, and a step during which the machine was busy
-        elsewhere says nothing about the others.
+        Medians over the later half: the first steps are slow, and a stall tells nothing about other steps.
         """
         timed = list(pairwise(self.ends[len(self.ends) // 2 :]))
         waits = [after[1] - before[1] for before, after in timed]
         steps = [after[0] - before[0] - wait for (before, after), wait in zip(timed, waits, strict=True)]
         return statistics.median(steps), statistics.median(waits)
 
-    def since(self) -> StepCost:
-        """What the rest costs, by the time since the length was fixed, validations included."""
-        assert self.fixed
-        steps, then, costs = self.fixed
-        return StepCost((time.perf_counter() - then) / (self.taken - steps), costs.last)
-
-    def settled(self, left: int, costs: StepCost) -> bool:
-        """Whether the steps timed suffice to fix, or to change, the length to `left` more; sets `due`.
+    def cost(self, work: EpochWork, epoch_steps: int, save_s: float) -> StepCost:
+        """What the rest costs before the length is set, by the steps that were timed.
 
         Args:
-            costs: by which `left` steps fit.
+            work: what the timed steps did not include; it is done twice to be timed.
+            epoch_steps: steps between two validations.
+            save_s: seconds of a save; an epoch may save two (latest and best).
         """
-        wanted = min(MOST, round(SHARE * (self.taken + left)))
+        step_s, wait_s = self.read()
+        load_s = min(wait_s, seconds_of(work.load))
+        epoch_end_s = seconds_of(work.predict) * work.images + 2 * save_s
+        each = step_s + load_s + epoch_end_s / epoch_steps
+        decoding_steps = max(0, work.decoding_steps - self.taken)
+        return StepCost(each, epoch_end_s, wait_s - load_s, decoding_steps, SAFETY_MARGIN)
+
+    def since(self) -> StepCost:
+        """What the rest costs, by the time since the length was set, validations included."""
+        assert self.fixed
+        steps, then, cost = self.fixed
+        return StepCost((time.perf_counter() - then) / (self.taken - steps), cost.last)
+
+    def ready(self, left: int, cost: StepCost) -> bool:
+        """Whether enough steps were timed to set, or to change, the length to `left` more; sets `due`."""
+        wanted = min(MAX_TIMED_STEPS, round(TIMED_SHARE * (self.taken + left)))
         if not self.fixed and self.taken < wanted:
             self.due = wanted
             return False
-        self.fixed = self.fixed or (self.taken, self.ends[-1][0], costs)
-        self.due = self.taken + left // 2 if left // 2 >= LEAST else 0
+        self.fixed = self.fixed or (self.taken, self.ends[-1][0], cost)
+        self.due = self.taken + left // 2 if left // 2 >= MIN_TIMED_STEPS else 0
         return True
+
+
+class Deadline:
+    """Sets `horizon.total` so that the command ends in time, and lowers it where the machine slows down.
+
+    Without `--minutes`, or once a resumed run has a total, it is never due.
+
+    Args:
+        minutes: from `started` to the end of the command; None: no deadline.
+        started: `time.monotonic()` at the start of the command.
+        work: what an epoch does besides its steps.
+        saves: knows how long a save takes.
+    """
+
+    def __init__(
+        self,
+        minutes: float | None,
+        started: float,
+        horizon: Horizon,
+        ranks: Ranks,
+        work: EpochWork,
+        saves: Saves,
+    ):
+        self.minutes, self.started, self.horizon, self.ranks = minutes, started, horizon, ranks
+        self.work, self.saves = work, saves
+        self.timer = StepTimer(on=horizon.total is None and horizon.stop_after is None)
+
+    def step(self, waited_s: float) -> str:
+        """Count a step; may change `horizon.total`, and then returns the line that says so, else ""."""
+        if not self.timer.step(waited_s):
+            return ""
+        assert self.minutes is not None
+        timer, horizon = self.timer, self.horizon
+        cost = timer.since() if timer.fixed else self.first_cost()
+        left_s = 60 * self.minutes - (time.monotonic() - self.started)
+        fits = horizon.step - all_reduce_max(
+            -steps_within(left_s, cost), self.ranks
+        )  # in the slowest process
+        known = horizon.total is not None
+        fits = min(fits, horizon.total) if horizon.total is not None else fits
+        if not timer.ready(fits - horizon.step, cost) or fits == horizon.total:
+            return ""
+        horizon.total = fits
+        slower = ", fewer because the machine became slower" if known else ""
+        return f"length  {fits} steps{slower}, to end {self.minutes:g} minutes after the start"
+
+    def first_cost(self) -> StepCost:
+        return self.timer.cost(self.work, self.horizon.steps_per_epoch, self.saves.seconds)

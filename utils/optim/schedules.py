@@ -1,24 +1,28 @@
 """Learning rates as pure functions of (step, total steps), wrapped in torch's own schedulers.
 
-Each entry of SCHEDULES maps a position to a factor of the base learning rate. A position is counted in
-optimizer steps; what users give in epochs has been turned into steps. No factor is 0 at a step that is taken.
+Each entry of SCHEDULES maps a step to a factor of the base learning rate. No factor is 0 at a step that is
+taken.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
+    from utils.optim.horizon import Horizon
 
-LEAST = 1e-9  # of any factor: no step is taken at a learning rate of 0
+
+MIN_LR_FACTOR = 1e-9  # no step is taken at a learning rate of 0
 
 
 class Plan(NamedTuple):
     """The numbers that a schedule may use; all lengths in optimizer steps."""
 
-    total: int  # steps of the whole run
+    total: float  # steps of the whole run; infinite while --minutes is being measured
     decay: float  # where `lambda` begins to fall
     step_size: float = 1  # `step`, `multiplicative`: steps between two cuts
     milestones: tuple[float, ...] = ()  # `multistep`: where to cut
@@ -32,7 +36,7 @@ def linear_decay(step: int, plan: Plan) -> float:
     >>> [round(linear_decay(s, Plan(total=8, decay=4)), 2) for s in (0, 4, 6, 7)]
     [1.0, 1.0, 0.5, 0.25]
     """
-    if step <= plan.decay:
+    if step <= plan.decay or math.isinf(plan.total):
         return 1.0
     return max(plan.total - step, 1) / max(plan.total - plan.decay, 1)
 
@@ -95,32 +99,72 @@ def factor(name: str, step: int, plan: Plan) -> float:
     >>> factor("lambda", 0, Plan(total=100, decay=50, warmup=4))
     0.2
     """
+    last = step if math.isinf(plan.total) else int(plan.total) - 1
     warm = min(1.0, (step + 1) / (plan.warmup + 1)) if plan.warmup else 1.0
-    return warm * max(SCHEDULES[name](min(step, plan.total - 1), plan), LEAST)
+    return warm * max(SCHEDULES[name](min(step, last), plan), MIN_LR_FACTOR)
 
 
-def build_scheduler(optimizer: "Optimizer", name: str, plan: Plan, lr: float, step: int) -> "LRScheduler":
-    """Build the scheduler as it stands before optimizer step `step`, whatever lr the optimizer holds.
+@dataclass(frozen=True)
+class Schedule:
+    """A learning rate over a run whose length may still change: it reads the horizon at every step.
 
-    `multiplicative` multiplies step by step (MultiplicativeLR); all others are LambdaLR. Nothing of an
-    earlier run is needed, so a longer `plan.total` recomputes the whole curve.
+    Args:
+        name: a key of SCHEDULES.
+        lr: base learning rate.
+        decay_epoch, step_size, milestones, warmup: in epochs; a `decay_epoch` of None is half of the run.
+        gamma: factor of a decay.
     """
-    from torch.optim.lr_scheduler import LambdaLR, MultiplicativeLR
 
-    for group in optimizer.param_groups:
-        group["initial_lr"] = lr
-    if name != "multiplicative":
-        return LambdaLR(optimizer, lambda s: factor(name, s, plan), last_epoch=step - 1)
+    name: str
+    lr: float
+    horizon: "Horizon"
+    decay_epoch: float | None = None
+    step_size: float = 10.0
+    milestones: Sequence[float] = ()
+    gamma: float = 0.5
+    warmup: float = 0.0
 
-    def ratio(s: int) -> float:
-        return factor(name, s, plan) / factor(name, s - 1, plan)
+    @property
+    def plan(self) -> Plan:
+        """The same lengths in steps, as the horizon stands now."""
+        in_steps = self.horizon.in_steps
+        total = math.inf if self.horizon.total is None else self.horizon.total
+        return Plan(
+            total=total,
+            decay=total / 2 if self.decay_epoch is None else in_steps(self.decay_epoch),
+            step_size=in_steps(self.step_size),
+            milestones=tuple(in_steps(epoch) for epoch in self.milestones),
+            gamma=self.gamma,
+            warmup=in_steps(self.warmup),
+        )
 
-    scheduler = MultiplicativeLR(optimizer, ratio)
-    reached = lr * factor(name, 0, plan)
-    for s in range(1, step + 1):  # the same products in the same order as an unbroken run: the same bits
-        reached *= ratio(s)
-    for group in optimizer.param_groups:
-        group["lr"] = reached
-    position = {"last_epoch": step, "_last_lr": [reached] * len(optimizer.param_groups)}
-    scheduler.load_state_dict(scheduler.state_dict() | position)
-    return scheduler
+    def factor(self, step: int) -> float:
+        """Factor of the base learning rate at `step`."""
+        return factor(self.name, step, self.plan)
+
+    def ratio(self, step: int) -> float:
+        """Factor of the learning rate of the step before."""
+        return self.factor(step) / self.factor(step - 1)
+
+    def scheduler(self, optimizer: "Optimizer") -> "LRScheduler":
+        """The scheduler as it stands before the horizon's step, whatever lr the optimizer holds.
+
+        `multiplicative` multiplies step by step (MultiplicativeLR); all others are LambdaLR. It needs no
+        state of an earlier run, so a longer or shorter run recomputes the whole curve.
+        """
+        from torch.optim.lr_scheduler import LambdaLR, MultiplicativeLR
+
+        step = self.horizon.step
+        for group in optimizer.param_groups:
+            group["initial_lr"] = self.lr
+        if self.name != "multiplicative":
+            return LambdaLR(optimizer, self.factor, last_epoch=step - 1)
+        scheduler = MultiplicativeLR(optimizer, self.ratio)
+        reached = self.lr * self.factor(0)
+        for s in range(1, step + 1):  # the same products in the same order as an uninterrupted run: same bits
+            reached *= self.ratio(s)
+        for group in optimizer.param_groups:
+            group["lr"] = reached
+        position = {"last_epoch": step, "_last_lr": [reached] * len(optimizer.param_groups)}
+        scheduler.load_state_dict(scheduler.state_dict() | position)
+        return scheduler

@@ -1,1 +1,25 @@
-"""Command-line flags: one row each, parsed once, resolved against presets and saved runs."""
+"""Command-line flags: one row each, parsed once, resolved with presets and saved runs. Imports no torch."""
+
+from utils.options.parser import parse_or_exit
+from utils.options.resolve import (
+    Options,
+    data_settings,
+    describe,
+    parse_test,
+    parse_train,
+    saved_options,
+    source_of,
+    source_to_test,
+)
+
+__all__ = [
+    "Options",
+    "data_settings",
+    "describe",
+    "parse_or_exit",
+    "parse_test",
+    "parse_train",
+    "saved_options",
+    "source_of",
+    "source_to_test",
+]

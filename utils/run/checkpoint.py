@@ -1,29 +1,140 @@
-"""Files of tensors that are either whole or not there, and that are checked before they are believed."""
+"""Checkpoints: the named parts of a run are saved and restored by one list."""
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from utils.run.run import Run
-from utils.system.errors import UserError
-from utils.system.tensorfile import load
+from torch import nn
 
-FORMAT = 1
+from utils.optim.horizon import Horizon
+from utils.run.run import Run
+from utils.run.status import Status
+from utils.system import tensorfile
+from utils.system.errors import UserError
+
+FORMAT = 2  # of a state file; older ones are upgraded when they are read
 
 
 class Stateful(Protocol):
+    """A part of a run."""
+
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> Any: ...
 
 
-def collect(**parts: Stateful) -> dict[str, Any]:
-    """The state of several named objects."""
-    return {name: part.state_dict() for name, part in parts.items()}
+class MeanPSNR(Protocol):
+    """A validation: mean PSNR in dB of the outputs and of the inputs."""
+
+    @property
+    def psnr(self) -> float: ...
+    @property
+    def psnr_input(self) -> float: ...
 
 
-def restore(state: dict[str, Any], **parts: Stateful) -> None:
-    """Give each named object its state back.
+class Best:
+    """The best validation so far.
+
+    Attributes:
+        psnr, psnr_input: of the outputs and of the inputs, in dB; None before the first validation, and in a
+            run that does not validate.
+        step: after how many optimizer steps.
+    """
+
+    def __init__(self) -> None:
+        self.psnr: float | None = None
+        self.psnr_input: float | None = None
+        self.step = 0
+
+    def update(self, found: MeanPSNR | None, step: int) -> bool:
+        """Take a validation if it is better (NaN never is); return whether it was.
+
+        Without validation images (None) the latest step is the best.
+        """
+        if found is None:
+            self.psnr, self.psnr_input, self.step = None, None, step
+            return True
+        if not found.psnr > (-math.inf if self.psnr is None else self.psnr):
+            return False
+        self.psnr, self.psnr_input, self.step = found.psnr, found.psnr_input, step
+        return True
+
+    def describe(self) -> str:
+        """Such as "val PSNR 21.56 dB (input 12.45, +9.11) at step 1200"."""
+        if self.psnr is None or self.psnr_input is None:
+            return "nothing validated"
+        gain = self.psnr - self.psnr_input
+        return f"val PSNR {self.psnr:.2f} dB (input {self.psnr_input:.2f}, {gain:+.2f}) at step {self.step}"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"psnr": self.psnr, "psnr_input": self.psnr_input, "step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.psnr, self.psnr_input, self.step = state["psnr"], state["psnr_input"], state["step"]
+
+
+class Checkpoints:
+    """Saves a run: weights of `net` to `<tag>_net.pth`, the state of all parts to `<tag>_state.pth`.
+
+    Args:
+        parts: by name; `restore` takes the same.
+        net: the network to evaluate, whose weights are saved by themselves.
+        status: is kept up to date.
+        every_minutes: between two saves within an epoch.
+        keep: how many epoch states stay (0: all).
+        enabled: false on all processes but the first.
+
+    Attributes:
+        seconds: how long the last save took; 0 before the first.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        parts: Mapping[str, Stateful],
+        net: nn.Module,
+        status: Status,
+        every_minutes: float,
+        keep: int,
+        enabled: bool,
+    ):
+        self.run, self.parts, self.net, self.status = run, parts, net, status
+        self.every_s, self.keep, self.enabled = 60 * every_minutes, keep, enabled
+        self.seconds = 0.0
+        self.saved_at = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether the last save is too long ago."""
+        return time.monotonic() - self.saved_at > self.every_s
+
+    def save(self, step: int, best: bool = False, epoch: int = 0) -> None:
+        """Save as `latest`, and the weights as `best` if `best`, and all as `epoch_<epoch>` if not 0.
+
+        Raises:
+            OSError: the disk is full or read-only; older complete files are kept.
+        """
+        began = time.monotonic()
+        self.status.step = step
+        if self.enabled:
+            weights = self.net.state_dict()
+            if best:
+                tensorfile.save(weights, self.run.net("best"))
+            state = {name: part.state_dict() for name, part in self.parts.items()} | {"format": FORMAT}
+            self.run.keep_previous()
+            for tag in ["latest"] + ([f"epoch_{epoch:04d}"] if epoch else []):
+                tensorfile.save(weights, self.run.net(tag))
+                tensorfile.save(state, self.run.state(tag))
+            self.run.drop_old_states(self.keep)
+            self.status.write("running")
+        self.saved_at = time.monotonic()
+        self.seconds = self.saved_at - began
+
+
+def restore(state: dict[str, Any], parts: Mapping[str, Stateful]) -> None:
+    """Load the state of every part.
 
     Raises:
         UserError: the state is of another network or optimizer.
@@ -36,43 +147,51 @@ def restore(state: dict[str, Any], **parts: Stateful) -> None:
             raise UserError(
                 f"{state.get('file', 'the state')} does not fit the run's {name}",
                 f"{type(error).__name__}: {' '.join(lines)[:200]}",
-                "go on from another --epoch, or start again under another --name",
+                "continue from another --epoch, or start again under another --name",
             ) from None
 
 
+def restore_newest(
+    run: Run, parts: Mapping[str, Stateful], epoch: int, horizon: Horizon, say: Callable[[str], None]
+) -> Path:
+    """Restore all parts, the horizon among them, from the state that `find_state` finds; returns its file."""
+    state = find_state(run, epoch, horizon.steps_per_epoch, say)
+    restore(state, parts)
+    return Path(state["file"])
+
+
 def find_state(run: Run, epoch: int, epoch_steps: int, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """The state to go on from: that after `epoch` epochs, or for 0 the newest sound one.
+    """The state to continue from: that after `epoch` epochs, or for 0 the newest intact one.
 
     Args:
-        say: is told which newer states were skipped, and why.
+        say: prints which newer states were skipped, and why.
 
     Raises:
-        UserError: no sound state, no state of that epoch (lists those that exist), or another format.
+        UserError: no intact state, no state of that epoch (lists those that exist), or an unknown format.
     """
     if epoch:
         return state_after(run, epoch, epoch_steps)
-    paths = run.states()
     reasons = []
-    for path in paths:
+    for path in run.states():
         try:
-            state = readable(path)
-        except UserError as refusal:
-            reasons.append(f"{refusal.what} ({refusal.why})")
+            state = read_state(path)
+        except UserError as error:
+            reasons.append(f"{error.what} ({error.why})")
             continue
         for reason in reasons:
             say(f"skipped: {reason}")
         return state
     why = "; ".join(reasons) or f"{run.state('latest')} is not there"
     raise UserError(
-        f"{run.name} has no sound state to go on from [--resume]", why, "start again under another --name"
+        f"{run.name} has no intact state to continue from [--resume]", why, "start again under another --name"
     )
 
 
 def state_after(run: Run, epoch: int, epoch_steps: int) -> dict[str, Any]:
-    """The state after `epoch` epochs; `latest` where it stands exactly there."""
+    """The state after `epoch` epochs; `latest` if it stands exactly there."""
     own = run.state(f"epoch_{epoch:04d}")
-    state = readable(own if own.is_file() else run.state("latest"))
-    if not own.is_file() and state.get("step") != epoch * epoch_steps:
+    state = read_state(own if own.is_file() else run.state("latest"))
+    if not own.is_file() and state["horizon"]["step"] != epoch * epoch_steps:
         saved = ", ".join(map(str, run.epochs_saved())) or "none"
         raise UserError(
             f"no state after epoch {epoch} [--epoch]", f"saved: {saved}", "one of these, or --resume"
@@ -80,10 +199,20 @@ def state_after(run: Run, epoch: int, epoch_steps: int) -> dict[str, Any]:
     return state
 
 
-def readable(path: Path) -> dict[str, Any]:
-    """A sound state of this format; UserError otherwise."""
-    state = load(path)
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        found = state.get("format") if isinstance(state, dict) else type(state).__name__
-        raise UserError(f"{path} has another format of checkpoint", f"{found}, here {FORMAT}")
-    return state | {"file": str(path)}
+def read_state(path: Path) -> dict[str, Any]:
+    """An intact state in the present format, with its path as `file`; UserError otherwise."""
+    state = tensorfile.load(path)
+    found = state.get("format") if isinstance(state, dict) else type(state).__name__
+    if found not in range(1, FORMAT + 1):
+        raise UserError(f"{path} has an unknown checkpoint format", f"{found}, known are 1 to {FORMAT}")
+    return upgrade(state) | {"file": str(path)}
+
+
+def upgrade(state: dict[str, Any]) -> dict[str, Any]:
+    """A state of any known format in the present one."""
+    if state["format"] == 1:  # one optimizer; step, total and best beside it
+        horizon = {"step": state["step"], "validated": state["closed"], "total": state["total"]}
+        if horizon["total"] >= 10**9:  # a run with --minutes whose length was not measured yet
+            horizon["total"] = None
+        state = state | {"horizon": horizon, "objective": {}, "optimizer_G": state["optimizer"]}
+    return state

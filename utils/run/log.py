@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tqdm import tqdm
 
-from utils.run.run import Run
 from utils.system.atomic import write_text
 from utils.system.errors import first_sentence
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from utils.run.run import Run
 
 
 class Sink(Protocol):
@@ -39,7 +40,7 @@ class Logger:
         sinks: who else gets them.
     """
 
-    def __init__(self, run: Run | None, sinks: list[Sink]):
+    def __init__(self, run: "Run | None", sinks: list[Sink]):
         self.file = run.log.open("a", encoding="utf-8") if run else None
         self.sinks = sinks
 

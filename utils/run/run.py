@@ -1,16 +1,21 @@
-"""A run on disk: `checkpoints/<name>/` and what lies in it. No torch: the option parser reads runs too."""
+"""The folder of a run, `checkpoints/<name>/`: its files, its lock, its options. Imports no torch."""
 
 import fcntl
 import json
 import os
+import platform
 import re
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from utils.system.errors import UserError, first_sentence
+from utils.run.log import cut_log
+from utils.system.atomic import write_text
+from utils.system.errors import UserError
+from utils.system.jsonfile import read_object
 
 ROOT = Path("checkpoints")
 
@@ -44,11 +49,91 @@ class Run:
             )
         return cls(ROOT / name)
 
-    def lock(self) -> IO[str]:
-        """Hold the run for this process, until the file is closed or the process ends in any way.
+    @classmethod
+    def temporary(cls, cleanup: ExitStack) -> "Run":
+        """A run in a temporary folder, which `cleanup` removes."""
+        return cls(Path(cleanup.enter_context(tempfile.TemporaryDirectory())))
+
+    # -------------------------------------------------------------------------------------------- its files
+
+    def net(self, tag: str) -> Path:
+        """Weights of `latest`, `best` or `epoch_0010`."""
+        return self.folder / f"{tag}_net.pth"
+
+    def state(self, tag: str) -> Path:
+        """Everything that a resume needs, at `latest` or `epoch_0010`."""
+        return self.folder / f"{tag}_state.pth"
+
+    def exists(self) -> bool:
+        return self.options_file.is_file()
+
+    def taken(self) -> bool:
+        """Whether another run in this folder would overwrite anything."""
+        return any(self.folder.glob("*.pth"))
+
+    def options(self) -> dict[str, Any]:
+        """The saved options.
 
         Raises:
-            UserError: another process holds it.
+            UserError: no such run (lists those that exist), or no JSON object in the file.
+        """
+        if not self.exists():
+            raise UserError(
+                f"no run '{self.name}' [--name]", f"{ROOT}/ holds {runs_present()}", "train it first"
+            )
+        return read_object(self.options_file, fix="restore a copy of it, or start again under another --name")
+
+    def states(self) -> list[Path]:
+        """Every state on the disk: the latest, then the others from the newest on."""
+        latest = self.state("latest")
+        others = [path for path in self.folder.glob("*_state.pth") if path != latest]
+        others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        return [latest] * latest.is_file() + others
+
+    def epochs_saved(self) -> list[int]:
+        return sorted(int(path.name[6:10]) for path in self.folder.glob("epoch_????_state.pth"))
+
+    def resume_command(self) -> str:
+        return f"python train.py --resume --name {self.name}"
+
+    # ------------------------------------------------------------------------------------------- opening it
+
+    def open(
+        self, cleanup: ExitStack, options: Mapping[str, Any], step: int, resumed_from: Path | None
+    ) -> None:
+        """Create and lock the folder, write its options, cut its log back to `step`.
+
+        Args:
+            resumed_from: the state that a resumed run continues from; a newer, damaged one is set aside.
+
+        Raises:
+            UserError: another process trains in the folder, or it cannot be written.
+        """
+        with self._creating():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            cleanup.enter_context(self.lock())
+            for part in self.folder.glob(".*.part"):  # what a killed process was writing
+                part.unlink(missing_ok=True)
+            latest = self.state("latest")
+            if resumed_from not in (None, latest) and latest.is_file():
+                latest.replace(latest.with_name(f"{latest.name}.damaged"))
+            write_text(json.dumps(options, indent=2), self.options_file)
+            cut_log(self.log, step)
+
+    @contextmanager
+    def _creating(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            why = f"{error.strerror or error}: {error.filename or self.folder}"
+            fix = "fix the permissions or free disk space, or use another --name"
+            raise UserError(f"cannot write the run's folder {self.folder} [--name]", why, fix) from None
+
+    def lock(self) -> IO[str]:
+        """Lock the run for this process, until the file is closed or the process ends in any way.
+
+        Raises:
+            UserError: another process holds the lock.
         """
         file = (self.folder / ".lock").open("a+", encoding="utf-8")
         try:
@@ -67,64 +152,10 @@ class Run:
         file.flush()
         return file
 
-    def exists(self) -> bool:
-        return self.options_file.is_file()
-
-    def taken(self) -> bool:
-        """Whether anything here would be lost if another run began."""
-        return any(self.folder.glob("*.pth"))
-
-    @contextmanager
-    def refused(self) -> Iterator[None]:
-        """Around all that is written before the first step: a folder that cannot be is refused.
-
-        Raises:
-            UserError: instead of the OSError.
-        """
-        try:
-            yield
-        except OSError as error:
-            why = f"{error.strerror or error}: {error.filename or self.folder}"
-            fix = "mend its permissions or make room, choose another --name, or start elsewhere"
-            raise UserError(f"cannot write the run's folder {self.folder} [--name]", why, fix) from None
-
-    def net(self, tag: str) -> Path:
-        """Weights of `latest`, `best` or `epoch_0010`."""
-        return self.folder / f"{tag}_net.pth"
-
-    def state(self, tag: str) -> Path:
-        """All that a resume needs, at `latest` or `epoch_0010`."""
-        return self.folder / f"{tag}_state.pth"
-
-    def options(self) -> dict[str, Any]:
-        """The run's options, resolved.
-
-        Raises:
-            UserError: no such run, listing those that exist; or no JSON object in the file.
-        """
-        if not self.exists():
-            raise UserError(
-                f"no run '{self.name}' [--name]", f"{ROOT}/ holds {runs_present()}", "train it first"
-            )
-        fix = "put its copy back, or start again under another --name"
-        try:
-            options = json.loads(self.options_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            why = f"{type(error).__name__}: {first_sentence(error)}"
-            raise UserError(f"cannot read {self.options_file}", why, fix) from None
-        if not isinstance(options, dict):
-            raise UserError(f"cannot read {self.options_file}", "it holds no JSON object", fix)
-        return options
-
-    def states(self) -> list[Path]:
-        """Every state on the disk: the latest, then the others from the newest on."""
-        latest = self.state("latest")
-        others = [path for path in self.folder.glob("*_state.pth") if path != latest]
-        others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        return [latest] * latest.is_file() + others
+    # ------------------------------------------------------------------------------------------ its states
 
     def keep_previous(self) -> None:
-        """Let the latest state stay as `previous_state.pth` when a newer one takes its name.
+        """Keep the latest state as `previous_state.pth` when a newer one takes its name.
 
         A second name of the same file: nothing is copied, and at no instant is there no state.
         """
@@ -137,29 +168,12 @@ class Run:
                 part.replace(previous)
             except OSError:  # a file system without hard links
                 pass
-            part.unlink(missing_ok=True)  # it stays where both names were of one file: the last save failed
-
-    def set_latest_aside(self) -> None:
-        """Rename a damaged latest state, lest it takes the place of the sound previous one."""
-        latest = self.state("latest")
-        if latest.is_file():
-            latest.replace(latest.with_name(f"{latest.name}.damaged"))
-
-    def sweep(self) -> None:
-        """Remove what a killed process was writing."""
-        for part in self.folder.glob(".*.part"):
-            part.unlink(missing_ok=True)
-
-    def epochs_saved(self) -> list[int]:
-        return sorted(int(path.name[6:10]) for path in self.folder.glob("epoch_????_state.pth"))
+            part.unlink(missing_ok=True)  # left over where both names are of one file: the last save failed
 
     def drop_old_states(self, keep: int) -> None:
-        """Remove all but the newest `keep` states of an epoch (0 keeps all)."""
+        """Remove all but the newest `keep` epoch states (0 keeps all)."""
         for epoch in self.epochs_saved()[:-keep] if keep else []:
             self.state(f"epoch_{epoch:04d}").unlink()
-
-    def resume_command(self) -> str:
-        return f"python train.py --resume --name {self.name}"
 
 
 def runs_present() -> str:
@@ -169,8 +183,6 @@ def runs_present() -> str:
 
 def versions() -> dict[str, str]:
     """Versions that a result depends on, and the git revision of this checkout."""
-    import platform
-
     import torch
 
     git = subprocess.run(

@@ -1,4 +1,4 @@
-"""`status.json`: how a run stands, for scripts that watch it."""
+"""`status.json`: the state of a run, for scripts that watch it (torchrun turns every exit code into 1)."""
 
 import json
 import os
@@ -10,18 +10,21 @@ from utils.system.atomic import write_text
 
 
 class Status:
-    """`status.json`, kept up to date for scripts (torchrun swallows exit codes); records how the script ends.
+    """Writes `status.json`; as a context, an exception that leaves it becomes state `failed`.
 
-    Used as a context: an exception on its way out becomes state `failed`.
+    Args:
+        enabled: false on all processes but the first.
     """
 
     def __init__(self, run: Run, enabled: bool = True):
         self.run, self.enabled, self.step = run, enabled, 0
+        self.started = False
 
     def write(self, state: str, code: int | None = None, reason: str = "") -> None:
         """Write `running`, `stopped`, `failed` or `done`, with the exit code and its reason."""
         if not self.enabled:
             return
+        self.started = True
         record = {
             "state": state,
             "reason": reason,
@@ -35,11 +38,10 @@ class Status:
         write_text(json.dumps(record, indent=2), self.run.status_file)
 
     def __enter__(self) -> "Status":
-        self.write("running")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is not None and self.run.folder.is_dir():
+        if error is not None and self.started and self.run.folder.is_dir():
             reason = str(error).splitlines()[0] if str(error) else repr(error)
-            with suppress(OSError):  # on a full disk the error that is on its way says more
+            with suppress(OSError):  # on a full disk the first error is the informative one
                 self.write("failed", getattr(error, "code", 1), reason)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic file writes, and disk errors as messages."""
 
 import errno
 import os
@@ -9,15 +9,15 @@ from typing import IO
 
 from utils.system.errors import UserError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file beside `path` that becomes `path` in one step, durable, when the block ends well.
+    """Open a file beside `path` that replaces `path`, synced to the disk, when the block ends without error.
 
-    A crash at any instant leaves the older complete file. An OSError on the way names `path`.
+    A crash at any instant leaves the older complete file. An OSError in between names `path`.
     """
     part = path.with_name(f".{path.name}.part")
     try:
@@ -40,10 +40,10 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn what a full or shut disk raises in this block into one message.
+    """Turn the OSError of a full or read-only disk in this block into a UserError.
 
     Args:
-        folder: is named where the error does not know its file.
+        folder: named in the message if the error does not name a file.
 
     Raises:
         UserError: instead of the OSError.
@@ -51,18 +51,18 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (*FULL, *BARRED):
+        if error.errno not in (*DISK_FULL, *NOT_WRITABLE):
             raise
-        fix = "free some space" if error.errno in FULL else "see to its permissions and its disk"
+        fix = "free disk space" if error.errno in DISK_FULL else "check its permissions and its disk"
         raise UserError(
             f"cannot write {error.filename or folder}",
             error.strerror or str(error),
-            f"{fix}; files that were complete are still there",
+            f"{fix}; files that were complete are kept",
             code=1,
         ) from None
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write a UTF-8 text file, whole or not at all; file names that are no UTF-8 keep their bytes."""
+    """Write a UTF-8 text file atomically; file names in it that are not UTF-8 keep their bytes."""
     with atomic_write(path) as file:
         file.write(text.encode(errors="surrogateescape"))

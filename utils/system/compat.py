@@ -1,8 +1,8 @@
-"""The one place that imports torchvision, so that its Python parts work with any torch.
+"""Import torchvision so that its Python parts work with any torch; nothing else imports torchvision.
 
-A torchvision wheel built against CUDA cannot load its compiled operators into a CPU-only torch; its import
-then fails on `register_fake` of two operators that do not exist. They are not used here, so exactly that
-complaint is forgiven during the import. Where the two fit, nothing is changed.
+A torchvision wheel built against CUDA cannot load its compiled operators into a CPU-only torch: its import
+fails on `register_fake` of two operators that do not exist. They are not used here, so exactly this error is
+ignored during the import. With a matching torch nothing changes.
 """
 
 from collections.abc import Callable

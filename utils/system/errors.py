@@ -1,7 +1,5 @@
-"""What a user is told when something cannot go on: what, why, and how to mend it."""
+"""User-facing errors: what failed, why, and how to fix it."""
 
-import io
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -10,7 +8,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """Something the user can mend.
+    """An error that the user can fix.
 
     Args:
         what: one line that names the flag or the file.
@@ -20,9 +18,7 @@ class UserError(Exception):
     """
 
     def __init__(self, what: str, why: str = "", fix: str = "", code: int = 2):
-        super().__init__(
-            what, why, fix, code
-        )  # all of them in args, so that it survives pickling by a worker
+        super().__init__(what, why, fix, code)  # all of them in args: a loader process pickles it
         self.what, self.why, self.fix, self.code = what, why, fix, code
 
     def __str__(self) -> str:
@@ -33,69 +29,16 @@ class UserError(Exception):
 
 
 def first_sentence(error: BaseException) -> str:
-    """The beginning of a library's message, on one line."""
+    """The first sentence of a library's message, on one line."""
     lines = str(error).strip().splitlines() or ["no details"]
     return lines[0].partition(". ")[0]
 
 
-class Stream(io.TextIOWrapper):
-    """stdout or stderr that a reader may leave: what nobody can read any more is no reason to end.
-
-    Args:
-        stream: is taken over.
-        gone: what a write raises then; any other OSError is refused.
-    """
-
-    def __init__(self, stream: io.TextIOWrapper, gone: type[OSError]):
-        encoding, by_line, at_once = stream.encoding, stream.line_buffering, stream.write_through
-        super().__init__(stream.detach(), encoding, "backslashreplace", None, by_line, at_once)
-        self.gone = gone
-
-    def write(self, text: str) -> int:
-        try:
-            return super().write(text)
-        except OSError as error:
-            self._leave(error)
-            return len(text)
-
-    def flush(self) -> None:
-        try:
-            super().flush()
-        except OSError as error:
-            self._leave(error)
-
-    def _leave(self, error: OSError) -> None:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.fileno())
-        os.close(nowhere)
-        if not isinstance(error, self.gone):
-            fix = "what was computed is on the disk all the same"
-            raise UserError("cannot write to stdout", str(error), fix, code=1) from None
-
-
-def fix_streams() -> None:
-    """Make stdin, stdout and stderr usable: open those that are closed, outlive those that break.
-
-    A closed one is None, on which much fails; and the next file that is opened would take its place.
-    """
-    for number, mode in enumerate(("r", "w", "w")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
-            name = ("stdin", "stdout", "stderr")[number]
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
-    sys.stdout = _lasting(sys.stdout, BrokenPipeError)  # what could not be written to a disk is an error
-    sys.stderr = _lasting(sys.stderr, OSError)
-
-
-def _lasting(stream: Any, gone: type[OSError]) -> Any:
-    return Stream(stream, gone) if type(stream) is io.TextIOWrapper else stream
-
-
 def run_script(main: Callable[[Any, ExitStack], int], opt: Any) -> int:
-    """Call `main(opt, cleanup)` and return an exit code; a failure becomes a message, no traceback (unless
-    --debug). What main registers with `cleanup` is undone however it ends."""
+    """Call `main(opt, cleanup)` and return its exit code; a failure is printed as a UserError.
+
+    `opt.debug` adds the traceback. `cleanup` is unwound however main ends.
+    """
     try:
         with ExitStack() as cleanup:
             code = main(opt, cleanup)

@@ -11,25 +11,25 @@ from utils.system.errors import UserError, first_sentence
 
 
 def save(value: Any, path: Path) -> None:
-    """Write `value` with torch.save, whole or not at all.
+    """Write `value` with torch.save, atomically.
 
-    It goes through our own file object: only then a full disk is reported as such.
+    torch writes to our own file object, which keeps the OSError of a full disk.
 
     Raises:
-        OSError: it cannot be written; torch would say so by a RuntimeError without the reason.
+        OSError: it cannot be written (torch raises a RuntimeError without the reason).
     """
     with atomic_write(path) as file:
-        told = ErrorKeepingFile(file)
+        keeper = ErrorKeepingFile(file)
         try:
-            torch.save(value, cast(IO[bytes], told))  # all that torch calls
+            torch.save(value, cast(IO[bytes], keeper))  # all that torch calls
         except RuntimeError:
-            if told.error:
-                raise told.error from None
+            if keeper.error:
+                raise keeper.error from None
             raise
 
 
 class ErrorKeepingFile:
-    """A file to write, which remembers why a write failed."""
+    """File wrapper that keeps the OSError that torch.save hides."""
 
     def __init__(self, file: IO[bytes]):
         self.file = file
@@ -49,14 +49,14 @@ class ErrorKeepingFile:
 def load(path: Path, older: bool = False) -> Any:
     """Read a file of plain types and tensors onto the CPU, after checking the checksums that its zip holds.
 
-    torch itself does not check them, and loads a damaged file with wrong values.
+    torch does not check them and loads a damaged file with wrong values.
 
     Args:
-        older: also accept the format without a zip that torch wrote before 1.6. It has no checksums: of its
-            damages only a missing end is noticed.
+        older: also accept the format that torch wrote before 1.6, which has no checksums: only a missing
+            end is detected.
 
     Raises:
-        UserError: not there, damaged, or holding anything that wants to run code.
+        UserError: no such file, a damaged one, or one that would run code.
     """
     if not path.is_file():
         raise UserError(f"no such file: {path}")
@@ -77,6 +77,6 @@ def damaged_member(path: Path) -> str | None:
 
 
 def starts_as_zip(path: Path) -> bool:
-    """By its first bytes, as torch decides it: a zip without its end is still no older format."""
+    """By its first bytes, as torch decides: a zip without its end is not the older format either."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\3\4"

@@ -1,60 +1,69 @@
-"""A bar on a terminal, plain lines elsewhere, and the figures that they show."""
+"""A progress bar on a terminal, lines elsewhere, and numbers in words."""
 
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.loader import LoaderIterator
-from utils.system.distributed import Ranks
-
-QUIET_S = 10.0  # between two plain lines
+PLAIN_LINE_S = 10.0  # between two lines where stderr is no terminal
 
 
 class Progress:
-    """One bar an epoch on stderr, or a line now and then where stderr is no terminal.
+    """One bar for the whole run on stderr, or a line now and then where stderr is no terminal.
 
     Args:
-        title: what stands before the bar.
-        done, total: steps of it.
+        title: in front of the bar.
+        done, total: steps; infinite while the total is unknown.
+        quiet: show nothing.
     """
 
-    def __init__(self, title: str, done: int, total: int, quiet: bool = False):
-        self.title, self.done, self.total, self.quiet = title, done, total, quiet
+    def __init__(self, title: str, done: int, total: float, quiet: bool = False):
+        self.title, self.done, self.quiet = title, done, quiet
         self.terminal = sys.stderr.isatty()
-        self.spoke = time.monotonic()
+        self.printed_at = time.monotonic()
         self.bar = tqdm(
-            desc=title,
-            initial=done,
-            total=total,
-            disable=quiet or not self.terminal,
-            leave=True,
-            dynamic_ncols=True,
+            desc=title, initial=done, disable=quiet or not self.terminal, leave=True, dynamic_ncols=True
         )
+        self.resize(title, total)
 
-    def step(self) -> None:
+    def step(self, title: str = "", total: float | None = None) -> None:
+        """Count a step; the title and the total may have changed."""
+        self.resize(title or self.title, self.total if total is None else total)
         self.done += 1
         self.bar.update()
 
-    def rename(self, title: str) -> None:
-        self.title = title
-        self.bar.set_description_str(title, refresh=False)
+    def resize(self, title: str, total: float) -> None:
+        """Change the title and the total."""
+        self.title, self.total = title, total
+        if not self.bar.disable:
+            self.bar.total = None if math.isinf(total) else total
+            self.bar.set_description_str(title, refresh=False)
 
     def show(self, text: str) -> None:
-        """Show the latest figures."""
-        self.bar.set_postfix_str(text, refresh=False)
-        due = time.monotonic() - self.spoke >= QUIET_S or self.done == self.total
+        """Show the latest figures behind the bar, or print them at most every 10 s and at the end."""
+        if not self.bar.disable:
+            self.bar.set_postfix_str(text, refresh=False)
+        due = time.monotonic() - self.printed_at >= PLAIN_LINE_S or self.done == self.total
         if not self.terminal and not self.quiet and due:
-            self.spoke = time.monotonic()
-            print(f"{self.title} {self.done}/{self.total} {text}", file=sys.stderr, flush=True)
+            self.printed_at = time.monotonic()
+            total = "?" if math.isinf(self.total) else self.total
+            print(f"{self.title} {self.done}/{total} {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self.bar.close()
+
+
+def describe_step(values: Mapping[str, float], lr: float, images_left: float) -> str:
+    """One line of running means, with the time that is left; `images_left` is infinite if unknown."""
+    left = "?" if math.isinf(images_left) else clock(images_left / values["images_s"])
+    return (
+        f"loss {values['loss']:.4f} PSNR {values['train_psnr']:.2f} lr {lr:.1e} "
+        f"{values['images_s']:.1f} images/s wait {values['wait']:.0%} ETA {left}"
+    )
 
 
 def millions(parameters: Iterable[Tensor]) -> str:
@@ -71,41 +80,6 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-class Meter:
-    """What a printed line says of the steps since the last one; summed on the device and read only then."""
-
-    def __init__(self, batch_size: int, batches: LoaderIterator, ranks: Ranks):
-        self.batch_size, self.batches, self.ranks = batch_size, batches, ranks
-        self.restart()
-
-    def restart(self) -> None:
-        self.sums = torch.zeros(3, device=self.ranks.device)
-        self.steps = 0
-        self.since, self.waited_s = time.perf_counter(), self.batches.waited_s
-
-    def add(self, loss: Tensor, psnr: Tensor, skipped: bool = False) -> None:
-        """Add the loss of a step and the `(N,)` PSNR of its images; of a skipped one only the time counts."""
-        self.steps += 1
-        if skipped:
-            return
-        self.sums += torch.stack([loss.detach().float(), psnr.mean().float(), torch.ones_like(self.sums[0])])
-
-    def read(self) -> dict[str, float]:
-        """Mean loss and PSNR over all processes, images/s, and the share of time spent waiting for data."""
-        loss, psnr, steps = self.ranks.reduce(self.sums).tolist()
-        counted = steps or math.nan  # every step may have been skipped
-        seconds = max(time.perf_counter() - self.since, 1e-9)
-        waited = self.batches.waited_s - self.waited_s
-        images = self.steps * self.batch_size
-        self.restart()
-        return {
-            "loss": loss / counted,
-            "train_psnr": psnr / counted,
-            "images_s": round(images / seconds, 2),
-            "wait": round(waited / seconds, 4),
-        }
 
 
 def say_on(first: bool) -> Callable[[str], None]:

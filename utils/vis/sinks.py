@@ -1,4 +1,4 @@
-"""Where logged values are shown: visdom and TensorBoard."""
+"""Sinks of the logger: visdom and TensorBoard."""
 
 import math
 import threading
@@ -13,7 +13,7 @@ from utils.vis.visdom import VisdomPlot
 
 
 class VisdomSink:
-    """Training curves in visdom; starts with what the log already holds, so a resumed run goes on."""
+    """Plot training curves in visdom; starts with the logged history, so that a resumed run is complete."""
 
     name = "visdom"
 
@@ -34,12 +34,12 @@ class VisdomSink:
 
 
 def training_points(record: dict[str, Any]) -> list[tuple[str, str, float, float]]:
-    """The (window, curve, x, y) that one record of the log becomes."""
+    """Convert one record of the log to points (window, curve, x, y)."""
     axes = (
         ("loss", "loss", "train", "step"),
         ("lr", "lr", "lr", "step"),
         ("psnr", "val_psnr", "validation", "epoch"),
-        ("psnr", "val_psnr_input", "doing nothing", "epoch"),
+        ("psnr", "val_psnr_input", "input", "epoch"),
     )
     return [
         (window, curve, record[x], math.nan if record[key] is None else record[key])
@@ -49,7 +49,7 @@ def training_points(record: dict[str, Any]) -> list[tuple[str, str, float, float
 
 
 class TensorBoardSink:
-    """The same as TensorBoard events; what an earlier run wrote after `step` is purged."""
+    """Write TensorBoard events; purge what an earlier run wrote after `step`."""
 
     name = "TensorBoard"
 
@@ -60,7 +60,7 @@ class TensorBoardSink:
             raise UserError(
                 "tensorboard is not installed [--tensorboard]", fix="pip install tensorboard"
             ) from None
-        _hush("_AsyncWriterThread")
+        _silence("_AsyncWriterThread")
         self.writer = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
 
     def record(self, record: dict[str, Any]) -> None:
@@ -75,19 +75,19 @@ class TensorBoardSink:
         self.writer.close()
 
 
-def _hush(kind: str) -> None:
-    """No traceback from threads of this class: whoever uses them gets the exception at its next call."""
-    others = threading.excepthook
+def _silence(thread_class: str) -> None:
+    """Print no traceback from threads of this class: their user gets the exception at its next call."""
+    previous = threading.excepthook
 
     def hook(failure: Any) -> None:
-        if type(failure.thread).__name__ != kind:
-            others(failure)
+        if type(failure.thread).__name__ != thread_class:
+            previous(failure)
 
     threading.excepthook = hook
 
 
 def open_logger(run: Run, step: int, plot: VisdomPlot | None, tensorboard: bool) -> Logger:
-    """The logger of the process that logs; the log must have been cut back to `step` before."""
+    """Open the run's logger; the log must have been cut back to `step` before."""
     sinks: list[Sink] = []
     if plot:
         sinks.append(VisdomSink(plot, read_log(run.log)))

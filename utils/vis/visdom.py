@@ -1,51 +1,33 @@
-"""Curves and pictures on a visdom server that may be absent, slow, frozen, killed or restarted.
+"""Plot curves and images on a visdom server that may be absent, slow, frozen, killed or restarted.
 
 The caller only appends to memory; one thread talks to the server. Every curve is kept, thinned, so a server
-that comes (back) is given the whole of it, and a picture replaces the one before it. Training never waits
-for a server.
+that starts later, or again, receives all of it; an image replaces the one before it. Training never waits.
 """
 
-import logging
 import math
-import socket
-import subprocess
-import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import numpy as np
+
+from data.images import from_float
+from utils.vis.visdom_client import VisdomClient, start_server, visdom_class
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 RETRY_S = 5.0  # between two attempts to reach a server
-PAUSE_S, MOST_PAUSE_S = 0.5, 10.0  # between two rounds of sending: points that come faster travel together
-SHARE = 0.01  # of the time that is spent sending, within these two: it is taken from what the cores train
-TIMEOUT_S = 2.0  # of one HTTP request; visdom itself would wait for ever
-MAX_POINTS = 1000  # a window: what a round costs the server, and drawing the page, grows with it
-LOCAL = ("localhost", "127.0.0.1", "::1")
-
-# Ends when its stdin does, that is with this process, however that ends. visdom imports torch where it can,
-# and its server never uses it: without, it starts in half a second and takes 50 MB, not 500.
-SERVER = """
-import os, sys, threading
-def end_with_stdin():
-    sys.stdin.read()
-    os._exit(0)
-threading.Thread(target=end_with_stdin, daemon=True).start()
-sys.modules["torch"] = None
-from visdom.server.run_server import download_scripts_and_run
-download_scripts_and_run()
-"""
+PAUSE_S, MAX_PAUSE_S = 0.5, 10.0  # between two rounds of sending: points that come faster are sent together
+SENDING_FRACTION = 0.01  # of the time, within these two pauses: it is taken from the cores that train
+MAX_POINTS = 1000  # of a window: the cost of a round for the server, and of drawing the page, grows with it
 
 
 class Window(NamedTuple):
-    """How a window of curves looks; `opts` are visdom's. `curves` share MAX_POINTS."""
+    """The look of a window of curves; `opts` are visdom's. Its `curves` share MAX_POINTS."""
 
     title: str
     xlabel: str
@@ -54,10 +36,10 @@ class Window(NamedTuple):
     curves: int = 1
 
 
-POWERS = {"layoutopts": {"plotly": {"yaxis": {"title": "lr", "exponentformat": "e"}}}}  # not 200µ
+EXPONENTS = {"layoutopts": {"plotly": {"yaxis": {"title": "lr", "exponentformat": "e"}}}}  # not 200µ
 TRAINING = {
     "loss": Window("loss", "step", "loss"),
-    "lr": Window("learning rate", "step", "lr", POWERS),
+    "lr": Window("learning rate", "step", "lr", EXPONENTS),
     "psnr": Window("validation PSNR", "epoch", "PSNR (dB)", {"markers": True, "markersize": 6}, curves=2),
 }
 TEST_OPTS = {"markers": True, "markersize": 6, "ytickmin": 0, "ytickmax": 90, "ytickstep": 10}
@@ -65,7 +47,7 @@ TEST = Window("PSNR", "i", "PSNR", TEST_OPTS)  # the curve `mean` is a single po
 
 
 class Curve:
-    """Points in order, fewer than `limit`: when full, every second one goes and half as many come in.
+    """Points in order, fewer than `limit`: when full, every second one is dropped, and from then on added.
 
     >>> curve = Curve(limit=4)
     >>> for x in range(9):
@@ -81,7 +63,7 @@ class Curve:
 
     def add(self, x: float, y: float) -> None:
         if self.seen % self.stride == 0:
-            finite = math.isfinite(y)  # Infinity would kill the window in the browser
+            finite = math.isfinite(y)  # Infinity would break the window in the browser
             self.points.append((x, y if finite else math.nan))
         self.seen += 1
         if len(self.points) >= self.limit:
@@ -89,14 +71,17 @@ class Curve:
 
 
 class VisdomPlot:
-    """A bounded memory of curves and pictures, and the thread that keeps a server up to date with it.
+    """Curves and images in bounded memory, and the thread that keeps a server up to date with them.
 
     Args:
-        env: visdom environment, one a run.
+        env: visdom environment, one per run.
         server, port: such as `http://localhost`, 8097.
         windows: the windows of curves by their stable name.
         start: start a server on 127.0.0.1 that ends with this process.
         say: prints a line to the user.
+
+    Raises:
+        ImportError: visdom is not installed.
     """
 
     def __init__(
@@ -109,26 +94,24 @@ class VisdomPlot:
         say: Callable[[str], None] = print,
     ):
         self.env, self.windows, self.server, self.port, self.say = env, windows, server, port, say
-        self.host = urlsplit(server if "://" in server else f"//{server}").hostname or ""
         # shared with the thread, under the lock
         self.lock = threading.Lock()
         self.curves: dict[str, dict[str, Curve]] = {}  # by window, then by name
         self.pictures: dict[str, tuple[str, np.ndarray]] = {}  # by window: title, pixels
-        self.given = 0  # changes so far
+        self.changes = 0  # so far
         self.delivered = -1  # changes that the server has
         self.wake, self.closing = threading.Event(), threading.Event()
         # the thread's own
-        self.client: Any = None
-        self.line: socket.socket | None = None  # carries nothing: its end tells of the server's end
+        self.client: VisdomClient | None = None
         self.shown: dict[str, Any] = {}  # what this client has put into each window
-        self.failed = -math.inf  # when it last failed
+        self.failed = -math.inf  # time of the last failure
         self.said: set[str] = set()
-        self.new_client = _client_class(trust_env=self.host not in LOCAL)  # ImportError without visdom
-        self.process = _start_server(port) if start else None
-        self.thread = threading.Thread(target=self._serve, name="visdom", daemon=True)
+        visdom_class(trust_env=True)  # ImportError without visdom
+        self.process = start_server(port) if start else None
+        self.thread = threading.Thread(target=self._run, name="visdom", daemon=True)
         self.thread.start()
 
-    # --------------------------------------------------------------------- called by the script, never waits
+    # ------------------------------------------------------------------ called by the script, returns at once
 
     def add(self, window: str, curve: str, x: float, y: float) -> None:
         with self.lock:
@@ -136,25 +119,25 @@ class VisdomPlot:
             if curve not in curves:
                 curves[curve] = Curve(MAX_POINTS // self.windows[window].curves)
             curves[curve].add(x, y)
-            self.given += 1
+            self.changes += 1
         self.wake.set()
 
     def picture(self, name: str, title: str, image: "Tensor") -> None:
-        """Show `(3, H, W)` in [0, 1] instead of the picture before it."""
-        pixels = image.clamp(0, 1).mul(255).round().byte().cpu().numpy()
+        """Show `(3, H, W)` in [0, 1] in place of the previous picture `name`."""
+        pixels = from_float(image.cpu().numpy(), np.uint8)
         with self.lock:
             self.pictures[name] = title, pixels
-            self.given += 1
+            self.changes += 1
         self.wake.set()
 
     @property
     def complete(self) -> bool:
-        """Whether the server has everything given so far."""
+        """Whether the server has everything added so far."""
         with self.lock:
-            return self.delivered == self.given
+            return self.delivered == self.changes
 
     def close(self, timeout_s: float = 5.0) -> bool:
-        """Give the server at most `timeout_s` for the rest; return whether it has everything."""
+        """Send the rest within `timeout_s`; return whether the server has everything."""
         self.closing.set()
         self.wake.set()
         self.thread.join(timeout_s)
@@ -165,7 +148,7 @@ class VisdomPlot:
 
     # -------------------------------------------------------------------------------------------- the thread
 
-    def _serve(self) -> None:
+    def _run(self) -> None:
         while not self.closing.is_set():
             began = time.monotonic()
             retry_s = PAUSE_S if self.process and not self.said else RETRY_S  # a server that is just starting
@@ -174,86 +157,74 @@ class VisdomPlot:
             took = time.monotonic() - began if self.client else 0
             self.wake.wait(retry_s)
             self.wake.clear()
-            self.closing.wait(min(max(PAUSE_S, took / SHARE), MOST_PAUSE_S))
+            self.closing.wait(min(max(PAUSE_S, took / SENDING_FRACTION), MAX_PAUSE_S))
         connected = self.client is not None
         if connected or time.monotonic() > self.failed + PAUSE_S:  # not again what failed just now
             self._update()
-        if connected and not self.complete:  # it was restarted since the last round
+        if connected and not self.complete:  # the server was restarted since the last round
             self._update()
-        self._hang_up()
+        if self.client:
+            self.client.close()
+            self.client = None
 
     def _update(self) -> None:
-        """Bring the server up to date. Whatever goes wrong with it is no concern of the script."""
+        """Bring the server up to date; never raise, since plots must not stop the script."""
         try:
             if self.client is None:
-                self._connect()
-            self._send_all()
+                self.client = VisdomClient(self.server, self.port, self.env)
+                self._say_once("address", f"visdom: {self.server}:{self.port}/env/{quote(self.env)}")
+            self._send_all(self.client)
         except Exception as error:
             self._forget()
             self.failed = time.monotonic()
             self._explain(error)
 
-    def _connect(self) -> None:
-        self.line = socket.create_connection((self.host, self.port), TIMEOUT_S)
-        self.line.setblocking(False)
-        self.client = self.new_client(
-            server=self.server, port=self.port, env=self.env, raise_exceptions=True, use_incoming_socket=False
-        )
-        self.client.win_exists("any")  # raises unless it is visdom that answers
-        self._say_once("address", f"visdom: {self.server}:{self.port}/env/{quote(self.env)}")
-
-    def _hang_up(self) -> None:
-        if self.line:
-            self.line.close()
-        if self.client:
-            self.client.session.close()
-        self.line = self.client = None
-
     def _forget(self) -> None:
-        """Nothing is known of what the server has."""
-        self._hang_up()
-        self.shown = {}
+        """Close the connection; the next one sends everything."""
+        if self.client:
+            self.client.close()
+        self.client, self.shown = None, {}
         with self.lock:
             self.delivered = -1
 
-    def _send_all(self) -> None:
+    def _send_all(self, client: VisdomClient) -> None:
         with self.lock:
-            given, pictures = self.given, dict(self.pictures)
+            changes, pictures = self.changes, dict(self.pictures)
             windows = {
                 window: {name: (curve.stride, curve.points[:]) for name, curve in curves.items()}
                 for window, curves in self.curves.items()
             }
         for window, curves in windows.items():
-            self._send_curves(window, curves)
+            self._send_curves(client, window, curves)
         for name, picture in pictures.items():
             if self.shown.get(name) is not picture:
                 title, pixels = picture
-                opts = {"title": escape(title), "jpgquality": 90}
-                _check(self.client.image(pixels, win=name, opts=opts), name)
+                client.image(name, pixels, opts={"title": escape(title), "jpgquality": 90})
                 self.shown[name] = picture
-        if self._server_ended():  # a new one may have taken the last points, and lack those before
+        if client.server_ended():  # a new one may have received the last points without those before
             self._forget()
             self.wake.set()
         else:
             with self.lock:
-                self.delivered = given
+                self.delivered = changes
 
-    def _send_curves(self, window: str, curves: dict[str, tuple[int, list[tuple[float, float]]]]) -> None:
-        """Append what a window lacks; replace all of it where a curve was thinned since, or it was closed."""
+    def _send_curves(
+        self, client: VisdomClient, window: str, curves: dict[str, tuple[int, list[tuple[float, float]]]]
+    ) -> None:
+        """Append what a window lacks; replace all of it if a curve was thinned, or the window was closed."""
         now = {name: (stride, len(points)) for name, (stride, points) in curves.items()}
         before = self.shown.get(window, {})
         if now == before:
             return
         thinned = any(now[name][0] != stride for name, (stride, _) in before.items())
-        if thinned or not self.client.win_exists(window):
+        if thinned or not client.has_window(window):
             before = {}
         update = "append" if before else None  # None: instead of what the window held
         for name, (_, points) in curves.items():
             _, count = before.get(name, (1, 0))
             if points[count:]:
                 x, y = np.array(points[count:], dtype=np.float64).T
-                opts = self._opts(window)
-                _check(self.client.line(Y=y, X=x, win=window, update=update, name=name, opts=opts), window)
+                client.line(window, Y=y, X=x, update=update, name=name, opts=self._opts(window))
                 update = "append"
         self.shown[window] = now
 
@@ -261,73 +232,24 @@ class VisdomPlot:
         title, xlabel, ylabel, opts, _ = self.windows[window]
         return {"title": escape(title), "xlabel": xlabel, "ylabel": ylabel, "showlegend": True, **opts}
 
-    def _server_ended(self) -> bool:
-        assert self.line is not None
-        try:
-            return not self.line.recv(1)
-        except BlockingIOError:
-            return False
-
     def _explain(self, error: Exception) -> None:
-        place, visdom = f"{self.server}:{self.port}", f"`visdom -port {self.port} -bind_local`"
+        place, command = f"{self.server}:{self.port}", f"`visdom -port {self.port} -bind_local`"
         reason = str(error).partition("\n")[0] or type(error).__name__
         if self.process and self.process.poll() is not None:
-            text = (
-                f"the server that was started ended with code {self.process.returncode}; {visdom} shows why"
-            )
+            code = self.process.returncode
+            text = f"the server that was started ended with code {code}; {command} shows why"
         elif "address" in self.said:
-            text = f"lost {place} ({reason}); it gets all plots when it is back"
+            text = f"lost {place} ({reason}); it will receive all plots when it is back"
         elif self.process:
             return  # still starting
         else:
-            how = f"{visdom} starts one (or --visdom start), and gets all plots when it comes"
-            text = f"no server at {place} ({reason}); {how}"
+            text = f"no server at {place} ({reason}); start one with {command} or --visdom start"
         self._say_once("trouble", f"visdom: {text}")
 
     def _say_once(self, kind: str, text: str) -> None:
         if kind not in self.said:
             self.said.add(kind)
             self.say(text)
-
-
-def _check(answer: object, window: str) -> None:
-    """An error of the server itself comes as an empty answer, without an exception."""
-    if answer != window:
-        raise RuntimeError("the server answered with an error")
-
-
-def _start_server(port: int) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-c", SERVER, "-port", str(port), "-bind_local"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for the script, which still has its last points to send
-    )
-
-
-def _client_class(trust_env: bool) -> Any:
-    """visdom's client with a time limit; `trust_env` lets it use the proxy of the environment."""
-    # its own calls of Logger.warn, where warnings are errors
-    warnings.filterwarnings("ignore", category=DeprecationWarning, module="visdom")
-    import visdom
-
-    logging.getLogger("visdom").setLevel(logging.CRITICAL)
-
-    class Client(visdom.Visdom):
-        session: Any
-
-        def _handle_post(self, url: str, data: Any = None) -> str:
-            self.session.trust_env = trust_env
-            return self.session.post(url, data=data or {}, timeout=TIMEOUT_S).text
-
-        def win_exists(self, win: str, env: str | None = None) -> bool:
-            answer = self._send({"win": win, "eid": env}, endpoint="win_exists", quiet=True)
-            if answer not in ("true", "false"):
-                raise RuntimeError("what answers there is not visdom, or wants a login")
-            return answer == "true"
-
-    return Client
 
 
 def open_plot(
@@ -338,11 +260,11 @@ def open_plot(
     port: int,
     say: Callable[[str], None] = print,
 ) -> VisdomPlot | None:
-    """The plot that `--visdom auto|start|off` asks for; None when off, or without visdom (said)."""
+    """Return the plot for `--visdom auto|start|off`; None if off, or without visdom, and say so."""
     if mode == "off":
         return None
     try:
         return VisdomPlot(env, windows, server, port, start=mode == "start", say=say)
-    except Exception as error:  # not installed, or not in order
+    except Exception as error:  # not installed, or broken
         say(f"visdom: no live plots ({error}); the README's first command installs it")
         return None

@@ -15,12 +15,13 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-import data.layouts
+import data.scan
+import data.splits
 import test as script
 from data.check import check_data, sha256
 from data.degrade import parse_degradation
 from data.images import Header, save_image
-from data.layouts import Source
+from data.pairs import Source
 from models import build_network
 from tests.conftest import Workplace
 from utils.options.flags import parse_test
@@ -84,7 +85,7 @@ def tree(root: Path) -> dict[str, str]:
 
 def test_a_sound_set_has_nothing_wrong(tmp_path: Path) -> None:
     code, said = check(pairs_set(tmp_path, ("train", "val", "test")))
-    assert code == 0 and said[-1] == "nothing wrong found"
+    assert code == 0 and said[-1] == "no problems found"
     assert [line.split(":")[0] for line in said if " images of " in line] == ["train", "val", "test"]
     assert "3 images of 3 targets, pairs" in said[0]
     assert len(lines_with("headers of 3 pairs: 32 x 24; 3 RGB 8 bit", said)) == 3
@@ -99,7 +100,7 @@ def test_the_psnr_of_doing_nothing_is_the_mean_over_the_images(tmp_path: Path) -
         values.append(peak_signal_noise_ratio(target, given))
     _, said = check(source)
     expected = f"PSNR {np.mean(values):.2f} dB, {min(values):.2f} to {max(values):.2f}"
-    assert lines_with("doing nothing", said) == [f"  doing nothing: {expected}"]
+    assert lines_with("input PSNR", said) == [f"  input {expected}"]
 
 
 def test_psnr_of_16_bits_is_of_their_full_scale(tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_targets_of_another_size_with_their_scale(tmp_path: Path, factor: int) -
     save(picture(2, (32 * factor, 24 * factor)), tmp_path / "train/HR/1.png")
     code, said = check(Source(str(tmp_path), scale=factor))
     assert code == 0 and lines_with(f"{32 * factor} x {24 * factor}; 1 RGB 8 bit", said)
-    assert lines_with("doing nothing: PSNR", said)
+    assert lines_with("input PSNR", said)
     code, said = check(Source(str(tmp_path)))
     assert code == 2 and lines_with("problem: train: 1 pairs cannot be used", said)
     assert "32 x 24" in lines_with("problem", said)[0]
@@ -178,8 +179,8 @@ def test_a_file_cut_in_its_middle_is_found(tmp_path: Path, side: str, suffix: st
             save(picture(10 * i + j), tmp_path / split / folder / f"1{suffix}")
     path = tmp_path / "test" / side / f"1{suffix}"
     cut(path, 0.6)
-    assert data.layouts.header(path)[:2] == SIZE
-    data.layouts.scan_headers(data.layouts.find_pairs(Source(str(tmp_path)), "test"))
+    assert data.scan.header(path)[:2] == SIZE
+    data.scan.scan_headers(data.splits.find_pairs(Source(str(tmp_path)), "test"))
     code, said = check(Source(str(tmp_path)))
     (line,) = lines_with("problem:", said)
     assert code == 2 and line.startswith("problem: test: 1 pairs cannot be used: ")
@@ -221,12 +222,12 @@ def test_validation_needs_targets_and_a_test_does_not(tmp_path: Path) -> None:
     save(picture(77), tmp_path / "test/input/1.png")
     code, said = check(source)
     assert code == 0 and lines_with("test: 1 images of 1 targets, inputs", said)
-    assert len(lines_with("doing nothing", said)) == 1
+    assert len(lines_with("input PSNR", said)) == 1
     rows = ["split,input,target", "test,test/input/1.png,"]
     rows += [f"train,train/input/{i}.png,train/target/{i}.png" for i in range(3)]
     (tmp_path / "a.csv").write_text("\n".join(rows))
     code, said = check(Source(str(tmp_path / "a.csv")))
-    assert code == 0 and lines_with("test: 1 images", said) and len(lines_with("doing nothing", said)) == 1
+    assert code == 0 and lines_with("test: 1 images", said) and len(lines_with("input PSNR", said)) == 1
     (tmp_path / "b.csv").write_text("\n".join(rows).replace("test,", "val,"))
     code, said = check(Source(str(tmp_path / "b.csv")))
     assert code == 2 and lines_with("problem: val:", said) and lines_with("without a target", said)
@@ -271,7 +272,7 @@ def test_inputs_that_equal_their_targets_are_noted(tmp_path: Path) -> None:
     given, target = (np.asarray(Image.open(tmp_path / f"train/{s}/2.png")) for s in ("input", "target"))
     code, said = check(source)
     assert code == 0 and lines_with("note: 2 inputs equal their targets", said)
-    assert lines_with("note: 1 times byte-identical files", said)
+    assert lines_with("note: 1 groups of byte-identical files", said)
     assert lines_with(
         f"PSNR {peak_signal_noise_ratio(target, given):.2f} dB", said
     )  # of the one that differs
@@ -351,7 +352,7 @@ def test_doing_nothing_is_what_a_test_says(
     with (tmp_path / "results/net/set/metrics.csv").open() as file:
         rows = csv.DictReader(line for line in file if not line.startswith("#"))
         values = [float(row["psnr_input"]) for row in rows]
-    lines = lines_with("doing nothing", said)
+    lines = lines_with("input PSNR", said)
     assert len(values) == 3 and len(lines) == 2
     assert f"PSNR {np.mean(values):.2f} dB, {min(values):.2f} to {max(values):.2f}" in lines[1]
 
@@ -366,7 +367,7 @@ def test_noise_is_that_of_the_seed(tmp_path: Path) -> None:
 def test_targets_are_cut_to_whole_blocks_before_they_are_compared(tmp_path: Path) -> None:
     save(picture(1, (33, 25)), tmp_path / "1.png")
     code, said = check(Source(str(tmp_path), degraded=True), "sr:4")
-    assert code == 0 and lines_with("doing nothing: PSNR", said)
+    assert code == 0 and lines_with("input PSNR", said)
     save(picture(2, (3, 25)), tmp_path / "2.png")
     code, said = check(Source(str(tmp_path), degraded=True), "sr:4")
     assert code == 2 and "3 x 25 pixels cannot be made 4 times smaller" in lines_with("problem", said)[0]
@@ -383,7 +384,7 @@ def test_the_command_leaves_no_trace_and_says_by_its_code(work: Workplace) -> No
     (run / "options.json").write_text("{}")
     before = tree(work.folder)
     done = work.train("--dataroot", "set", "--check_data", "--gpu_ids", "-1")
-    assert "nothing wrong found" in done.stderr and "train: 3 images" in done.stderr
+    assert "no problems found" in done.stderr and "train: 3 images" in done.stderr
     assert tree(work.folder) == before
     cut(work.folder / "set/test/input/1.png", 0.5)
     before = tree(work.folder)
@@ -398,7 +399,7 @@ def test_the_command_leaves_no_trace_and_says_by_its_code(work: Workplace) -> No
 def count_headers(monkeypatch: pytest.MonkeyPatch) -> "Counter[Path]":
     """Counts the headers that are read, and fails the test where a file is hashed."""
     count: Counter[Path] = Counter()
-    real = data.layouts.header
+    real = data.scan.header
 
     def header(path: Path, max_pixels: int) -> Header:
         count[path] += 1
@@ -407,7 +408,7 @@ def count_headers(monkeypatch: pytest.MonkeyPatch) -> "Counter[Path]":
     def no_hash(path: Path) -> str:
         raise AssertionError(f"{path} was hashed")
 
-    monkeypatch.setattr(data.layouts, "header", header)
+    monkeypatch.setattr(data.scan, "header", header)
     monkeypatch.setattr("data.check.sha256", no_hash)
     return count
 
@@ -456,7 +457,7 @@ def test_at_most_a_thousand_headers_are_read(
         os.link(first, tmp_path / f"train/B/{i:04d}.png")
     count = count_headers(monkeypatch)
     source = Source(str(tmp_path), layout, degraded=layout == "clean")
-    found = data.layouts.scan_headers(data.layouts.find_pairs(source, "train"))
+    found = data.scan.scan_headers(data.splits.find_pairs(source, "train"))
     assert count.total() == 1000 and max(count.values()) == 1
     assert len(found.sizes) == pairs and f"headers of {pairs} pairs" in found.describe()
 

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 COUNT = """
 import resource, sys
 import numpy as np
-from utils.system.allocator import keep_freed_memory
+from utils.system.memory import keep_freed_memory
 
 def faults():  # of a block of 64 MiB that is allocated, written to and freed, after the first time
     before = None
@@ -45,7 +45,7 @@ def test_the_pages_of_freed_tensors_are_not_cleared_anew() -> None:
 def test_another_malloc_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     import ctypes
 
-    from utils.system.allocator import keep_freed_memory
+    from utils.system.memory import keep_freed_memory
 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())  # without mallopt
     keep_freed_memory()

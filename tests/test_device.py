@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.system import distributed
-from utils.system.distributed import available_cores, free_memory, set_float32
+from utils.system import device
+from utils.system.device import available_cores, free_memory, set_float32
 
 CPU = torch.device("cpu")
 
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder in which Linux says what a container may use."""
-    monkeypatch.setattr(distributed, "CONTAINER", tmp_path)
+    monkeypatch.setattr(device, "CONTAINER", tmp_path)
     return tmp_path
 
 

@@ -1,0 +1,146 @@
+"""Pairs of images: Source (where they come from), Pair, PairList, and the functions that read one pair."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data.folders import links_in
+from data.images import MAX_PIXELS, read_image
+from utils.system.errors import UserError
+
+Array = np.ndarray
+
+
+class Source(NamedTuple):
+    """Where pairs come from; the fields are named after their flags.
+
+    Args:
+        root: a folder, one image, a manifest (`.csv`), or `demo`.
+        degraded: inputs are made from clean images.
+        scale: target size / input size.
+        max_pixels: images with more pixels are refused.
+    """
+
+    root: str
+    layout: str = "auto"
+    direction: str = "AtoB"
+    degraded: bool = False
+    input_dir: str | None = None
+    target_dir: str | None = None
+    pair_by: str | None = None
+    scale: int = 1
+    max_pixels: int = MAX_PIXELS
+
+
+class Pair(NamedTuple):
+    """The files of one sample."""
+
+    name: str  # of the output file
+    input: Path | None
+    target: Path | None
+    group: str  # the same for all inputs of one target
+
+
+class PairList(NamedTuple):
+    """The pairs of one split.
+
+    Args:
+        layout: a name in `data.layouts.LAYOUTS`.
+        where: folder or file, for messages.
+        read: returns (input, target) of a pair as arrays of `data.images`; can be pickled.
+        scale: target size / input size.
+    """
+
+    layout: str
+    split: str
+    where: str
+    pairs: list[Pair]
+    read: Callable[[Pair], tuple[Array, Array | None]]
+    scale: int = 1
+    max_pixels: int = MAX_PIXELS
+
+    def describe(self) -> str:
+        """Such as "train: 12 images of 4 targets, pairs (data/train/A -> B)"."""
+        targets = len({pair.group for pair in self.pairs})
+        return f"{self.split}: {len(self.pairs)} images of {targets} targets, {self.layout} ({self.where})"
+
+    def files(self) -> set[str]:
+        """Return the real paths of all files of the pairs."""
+        folder, links = functools.cache(os.path.realpath), functools.cache(links_in)
+        paths = (path for pair in self.pairs for path in (pair.input, pair.target) if path)
+        return {
+            os.path.realpath(path)
+            if path.name in links(path.parent)
+            else f"{folder(path.parent)}/{path.name}"
+            for path in paths
+        }
+
+
+# --------------------------------------------------------------------------------------------- reading a pair
+
+
+def one_file(source: Source, pair: Pair) -> tuple[Array, Array | None]:
+    """Read a clean image as both input and target; the input is degraded later."""
+    assert pair.target is not None
+    image = read_image(pair.target, source.max_pixels)
+    return image, image
+
+
+def two_files(source: Source, pair: Pair) -> tuple[Array, Array | None]:
+    """Read input and target from one file each; the target is `scale` times as large."""
+    input, _ = input_alone(source, pair)
+    if pair.target is None:  # a manifest may have no target in a row
+        return input, None
+    target = read_image(pair.target, source.max_pixels)
+    check_sizes(pair, input.shape[1::-1], target.shape[1::-1], source.scale)
+    return input, target
+
+
+def two_halves(source: Source, pair: Pair) -> tuple[Array, Array | None]:
+    """Read input and target from the two halves of one file."""
+    assert pair.input is not None
+    both = read_image(pair.input, source.max_pixels)
+    half = half_width(pair.input, both.shape[1])
+    left, right = both[:, :half], both[:, half:]
+    return (left, right) if source.direction == "AtoB" else (right, left)
+
+
+def input_alone(source: Source, pair: Pair) -> tuple[Array, None]:
+    """Read an input without a target."""
+    assert pair.input is not None
+    return read_image(pair.input, source.max_pixels), None
+
+
+def rendered(source: Source, first: int, size: int, pair: Pair) -> tuple[Array, Array | None]:
+    """Render a scene of the demo; `first` is the number of the first scene of the split."""
+    from data.demo import render_pair
+
+    scene, level = Path(pair.name).stem.split("_")
+    hazy, clear = render_pair(first + int(scene), int(level), size)
+    return (clear, clear) if source.degraded else (hazy, clear)
+
+
+def check_sizes(pair: Pair, input: tuple[int, ...], target: tuple[int, ...], scale: int) -> None:
+    """Refuse a pair of sizes (width, height) unless the target is exactly `scale` times as large."""
+    if (input[0] * scale, input[1] * scale) == tuple(target):
+        return
+    factor, rest = divmod(target[0], input[0])
+    hint = f"add --scale {factor}" if not rest and input[1] * factor == target[1] else ""
+    what = "the two images of a pair differ in size"
+    if scale > 1:
+        what = f"a target is not {scale} times the size of its input"
+        hint = f"--degrade sr:{scale} makes inputs from clean images" if factor == 1 else hint
+    sizes = "{} is {} x {}, {} is {} x {}".format(pair.input, *input, pair.target, *target)
+    raise UserError(what, sizes, hint or "crop, resize or remove them")
+
+
+def half_width(path: Path, width: int) -> int:
+    """Return the width of one of two images side by side; UserError if `width` is odd."""
+    half, odd = divmod(width, 2)
+    if odd:
+        raise UserError(f"{path} has an odd width", f"{width} pixels cannot be halved")
+    return half

@@ -1,0 +1,44 @@
+"""What the flags say about the data of a training run. Imports no torch."""
+
+from dataclasses import dataclass
+
+from data.degrade import Degradation
+from data.pairs import Source
+
+MIN_EPOCH_STEPS = 500  # of a run with --minutes: every epoch ends with a validation and a save
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What the flags say about the data of a run.
+
+    Args:
+        source, degrade: where pairs come from, and how inputs are made from clean images, if they are.
+        input_nc, target_nc, scale: None takes what the files have.
+        batch_size: images per step, over all processes.
+        repeat: passes over the pairs per epoch; None: as many as `min_epoch_steps` need.
+        val_share: of the targets to hold out; None: the val split where there is one, else 0.1.
+        max_val_images: measure at most this many; None: all.
+        cache, workers, timeout_s, skip_unreadable: as --cache, --num_workers, --timeout, --on_bad_image skip.
+    """
+
+    source: Source
+    degrade: Degradation | None
+    input_nc: int | None
+    target_nc: int | None
+    scale: int | None
+    size: int | None
+    mean: float
+    std: float
+    seed: int
+    crop_size: int | None
+    augment: str
+    batch_size: int
+    repeat: int | None
+    min_epoch_steps: int
+    val_share: float | None
+    max_val_images: int | None
+    cache: str
+    workers: int | None
+    timeout_s: float
+    skip_unreadable: bool

@@ -1,0 +1,136 @@
+"""The data of a training run: pairs, loaders and validation images, opened from one object of settings."""
+
+import math
+import sys
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import torch
+
+from data.cache import CachePlan, plan_cache
+from data.datasets import ImageSpec, TrainDataset, WholeDataset, check_training_sizes
+from data.loader import LoaderIterator, default_workers, train_loader, whole_loader
+from data.sampler import EpochSampler
+from data.scan import HeaderScan, scan_headers
+from data.settings import DataSettings
+from data.splits import find_pairs, train_val_split
+from utils.system.distributed import Ranks
+from utils.system.errors import UserError
+
+
+def image_spec(settings: DataSettings, scan: HeaderScan) -> ImageSpec:
+    """What every image becomes; channels are those of the files where no flag says otherwise."""
+    gray = settings.degrade is not None and settings.degrade.gray
+    return ImageSpec(
+        input_nc=settings.input_nc or (1 if gray else scan.input_nc),
+        target_nc=settings.target_nc or scan.target_nc,
+        size=settings.size,
+        degrade=settings.degrade,
+        mean=settings.mean,
+        std=settings.std,
+        seed=settings.seed,
+    )
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The sets of a run, ready to iterate in this process.
+
+    Args:
+        val_count: validation images over all processes; `val_indices` are those of this one.
+    """
+
+    scan: HeaderScan
+    spec: ImageSpec
+    cache: CachePlan
+    train_set: TrainDataset
+    sampler: EpochSampler
+    batches: LoaderIterator
+    val_set: WholeDataset
+    val_count: int
+    val_indices: range
+    val_images: LoaderIterator
+
+    def options(self) -> dict[str, Any]:
+        """What the files decided, as options of the run."""
+        return {
+            "input_nc": self.spec.input_nc,
+            "output_nc": self.spec.target_nc,
+            "scale": self.train_set.scale,
+            "repeat": self.train_set.repeat,
+            "data": [self.train_set.pairs.describe(), self.val_set.pairs.describe()],
+        }
+
+    def describe(self) -> list[str]:
+        """Two lines: the pairs and what is cached, and what the headers say."""
+        both = "; ".join(each.pairs.describe() for each in (self.train_set, self.val_set))
+        return [f"data    {both}; {self.cache.describe()}", f"        {self.scan.describe()}"]
+
+    @property
+    def decoding_steps(self) -> int:
+        """Steps after which every training image was decoded once."""
+        return len(self.train_set) // self.train_set.repeat // self.sampler.batch_size
+
+    def load_batch(self) -> None:
+        """Load one batch of the sampler's epoch in this process, as a loader process would."""
+        self.train_set.__getitems__(list(islice(self.sampler, self.sampler.batch_size // self.sampler.world)))
+
+
+def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
+    """Find the pairs, hold out the validation images, and build the loaders of this process.
+
+    Raises:
+        UserError: no pairs, pairs that do not match, or sizes that cannot be trained on.
+    """
+    pairs = find_pairs(settings.source, "train", need_targets=True)
+    scan = scan_headers(pairs)
+    train_pairs, val_pairs = train_val_split(pairs, settings.source, settings.val_share, settings.seed)
+    spec, count = image_spec(settings, scan), len(train_pairs.pairs)
+    cache = plan_cache(settings.cache, ranks.device, scan, spec, count, len(val_pairs.pairs))
+    train_set = TrainDataset(
+        train_pairs,
+        spec,
+        crop_size=settings.crop_size,
+        augment=settings.augment,
+        repeat=settings.repeat or max(1, math.ceil(settings.min_epoch_steps * settings.batch_size / count)),
+        store=cache.train_store(),
+        replace_unreadable=settings.skip_unreadable,
+    )
+    if settings.scale not in (None, train_set.scale):
+        degraded = spec.degrade.spec if spec.degrade else None
+        what = f"--scale {settings.scale} and --degrade {degraded} contradict each other"
+        raise UserError(what, fix="leave one out")
+    per_process = settings.batch_size // ranks.world
+    names = [pair.name for pair in pairs.pairs]
+    check_training_sizes(scan.sizes, per_process, spec.size, settings.crop_size, train_set.scale, names)
+    sampler = EpochSampler(len(train_set), settings.batch_size, spec.seed, ranks.rank, ranks.world)
+    on_device = settings.cache == "device"
+    workers = default_workers(ranks.device, on_device) if settings.workers is None else settings.workers
+    batches = train_loader(
+        train_set,
+        sampler,
+        batch_size=per_process,
+        workers=workers,
+        device=ranks.device,
+        timeout_s=settings.timeout_s,
+        pin=not on_device,
+    )
+    val_set = WholeDataset(val_pairs, spec, cache.val_store())
+    val_count = (
+        len(val_set) if settings.max_val_images is None else min(len(val_set), settings.max_val_images)
+    )
+    val_indices = range(ranks.rank, val_count, ranks.world)  # not padded: each image once over all processes
+    skip = partial(print, file=sys.stderr) if settings.skip_unreadable else None
+    val_images = whole_loader(val_set, val_indices, skip=skip)
+    return TrainingData(
+        scan, spec, cache, train_set, sampler, batches, val_set, val_count, val_indices, val_images
+    )
+
+
+def split_batch(batch: dict[str, Any], parts: int, device: torch.device) -> list[dict[str, Any]]:
+    """The `input` and `target` of a batch on the device in `parts` parts, with the share of each."""
+    inputs, targets = (batch[key].to(device, non_blocking=True) for key in ("input", "target"))
+    chunks = zip(inputs.chunk(parts), targets.chunk(parts), strict=True)
+    return [{"input": input, "target": target, "share": len(input) / len(inputs)} for input, target in chunks]

@@ -1,0 +1,53 @@
+"""Turns: the optimizers of a step, each with its parameters, losses and scheduler."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from utils.optim.schedules import Schedule
+
+
+class Spec(Protocol):
+    """What an objective says of a turn; see `models.objectives.TurnSpec`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def module(self) -> nn.Module: ...
+    @property
+    def parameters(self) -> list[nn.Parameter]: ...
+    @property
+    def losses(self) -> Callable[[dict[str, Any]], dict[str, Tensor]]: ...
+
+
+class Turn(NamedTuple):
+    """One of the optimizers that step after all gradients are computed; a plain run has one."""
+
+    name: str
+    module: nn.Module
+    parameters: list[nn.Parameter]
+    losses: Callable[[dict[str, Any]], dict[str, Tensor]]
+    optimizer: Optimizer
+    scheduler: LRScheduler
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the step that comes next, or, before the scheduler steps, that was just taken."""
+        return float(self.scheduler.get_last_lr()[0])
+
+
+def build_turns(specs: Sequence[Spec], optimizers: Mapping[str, Optimizer], schedule: Schedule) -> list[Turn]:
+    """The turns of a run; each learning rate stands where the schedule's horizon stands.
+
+    Args:
+        optimizers: by the names of the turns.
+    """
+    turns = []
+    for spec in specs:
+        optimizer = optimizers[spec.name]
+        scheduler = schedule.scheduler(optimizer)
+        turns.append(Turn(spec.name, spec.module, spec.parameters, spec.losses, optimizer, scheduler))
+    return turns

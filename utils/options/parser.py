@@ -1,0 +1,319 @@
+"""argparse for tables of flags: defaults apart from the parse, help on two levels, errors that name a fix."""
+
+import argparse
+import difflib
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from utils.system.errors import UserError
+
+MAX_INT = 2**31 - 1  # largest size or seed that torch takes
+SWITCH, ON_OFF = "switch", "on_off"  # kinds of flags without a value: --x, and --x or --no-x
+
+SYNONYMS = {  # what other tools call it -> our flag
+    "epochs": "n_epochs",
+    "num_epochs": "n_epochs",
+    "max_epochs": "n_epochs",
+    "niter": "n_epochs",
+    "steps": "max_steps",
+    "iterations": "max_steps",
+    "total_iter": "max_steps",
+    "bs": "batchSize",
+    "batch": "batchSize",
+    "learning_rate": "lr",
+    "data": "dataroot",
+    "dataset": "dataroot",
+    "data_dir": "dataroot",
+    "gpu": "gpu_ids",
+    "gpus": "gpu_ids",
+    "device": "gpu_ids",
+    "workers": "num_workers",
+    "patch_size": "crop_size",
+    "fine_size": "crop_size",
+    "load_size": "size",
+    "arch": "model",
+    "net": "model",
+    "network": "model",
+    "netG": "model",
+    "wd": "weight_decay",
+    "pretrained": "weights",
+    "checkpoint": "weights",
+    "ckpt": "weights",
+    "continue_train": "resume",
+    "output": "results_dir",
+    "output_dir": "results_dir",
+    "out": "results_dir",
+    "phase": "split",
+    "upscale": "scale",
+    "time": "minutes",
+    "port": "visdom_port",
+    "display_port": "visdom_port",
+    "val_split": "val_share",
+    "scheduler": "schedule",
+    "lr_policy": "schedule",
+    "criterion": "loss",
+}
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One row of a table of flags.
+
+    Args:
+        names: of one flag, the first one is the key of its value.
+        kind: `SWITCH`, `ON_OFF`, a list of choices, or a function from text to a value.
+        common: whether plain `--help` shows it.
+    """
+
+    names: tuple[str, ...]
+    default: Any
+    kind: Any
+    help: str
+    common: bool = False
+
+    @property
+    def dest(self) -> str:
+        return self.names[0].removeprefix("--")
+
+    def add_to(self, group: Any) -> None:
+        """Add the flag to a group of an argparse parser, without its default."""
+        default = ",".join(map(str, self.default)) if isinstance(self.default, list) else self.default
+        text = f"{self.help} (default: {default})" if default else self.help
+        how: dict[str, Any] = {"help": text, "dest": self.dest, "default": argparse.SUPPRESS}
+        if self.kind == SWITCH:
+            how["action"] = "store_true"
+        elif self.kind == ON_OFF:
+            how["action"] = argparse.BooleanOptionalAction
+        elif isinstance(self.kind, (list, tuple)):
+            how |= {"choices": list(self.kind), "type": type(self.kind[0])}
+        else:
+            how |= {"type": self.kind, "metavar": getattr(self.kind, "metavar", None)}
+        group.add_argument(*self.names, **how)
+
+
+def flag(names: str, default: Any, kind: Any, help: str) -> Flag:
+    """A flag that `--help all` shows."""
+    return Flag(tuple(names.split()), default, kind, help)
+
+
+def common(names: str, default: Any, kind: Any, help: str) -> Flag:
+    """A flag that plain `--help` shows, too."""
+    return Flag(tuple(names.split()), default, kind, help, common=True)
+
+
+Table = dict[str, list[Flag]]  # title of a group -> its flags
+
+
+class Parser(argparse.ArgumentParser):
+    """Parses one command line once: what was typed comes back apart from the defaults.
+
+    Args:
+        table: the flags by group.
+        usage: the line after "usage:".
+        examples: lines at the end of the help; without them there is one level of help.
+    """
+
+    def __init__(self, prog: str, description: str, table: Table, usage: str = "", examples: str = ""):
+        super().__init__(
+            prog=prog,
+            description=description,
+            usage=usage or f"{prog} [flags]",
+            epilog=examples,
+            allow_abbrev=False,
+            add_help=False,
+            formatter_class=_Help,
+        )
+        self.table, self.two_levels = table, bool(examples)
+        self.defaults = {each.dest: each.default for flags in table.values() for each in flags}
+        for title, flags in table.items():
+            group = self.add_argument_group(title)
+            for each in flags:
+                each.add_to(group)
+        self.add_argument(
+            "-h", "--help", nargs="?", metavar="all", action=_ShowHelp, help="this, or every flag"
+        )
+
+    def parse(self, argv: Sequence[str]) -> dict[str, Any]:
+        """The options on a command line by name, and no others.
+
+        Raises:
+            UserError: an unknown flag (names the nearest one), a bad or an empty value.
+        """
+        found, extra = self.parse_known_args(argv)
+        if extra:
+            raise UserError(f"unknown argument {extra[0]}", fix=self._suggestion(extra[0], argv))
+        typed = vars(found)
+        if empty := [name for name, value in typed.items() if value == ""]:
+            raise UserError(f"--{empty[0]} is empty", fix="give it a value, or leave it out")
+        return typed
+
+    def options(self, argv: Sequence[str]) -> argparse.Namespace:
+        """The options on a command line over the defaults; UserError as in `parse`."""
+        return argparse.Namespace(**(self.defaults | self.parse(argv)))
+
+    def group_names(self, *titles: str) -> set[str]:
+        """Names of the options in the groups of these titles."""
+        return {each.dest for title in titles for each in self.table[title]}
+
+    def help_text(self, everything: bool) -> str:
+        """The help: all flags, or those marked as common."""
+        if everything or not self.two_levels:
+            return self.format_help()
+        kept = {
+            title: [replace(each, names=each.names[:1]) for each in flags if each.common]
+            for title, flags in self.table.items()
+        }
+        count = len(self.defaults)
+        short = Parser(
+            self.prog,
+            f"{self.description}\nThe most used flags; --help all shows all {count}.",
+            {title: flags for title, flags in kept.items() if flags},
+            self.usage or "",
+            self.epilog or "",
+        )
+        return short.format_help()
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message, fix=f"{self.prog} --help lists the flags")
+
+    def _suggestion(self, word: str, argv: Sequence[str]) -> str:
+        """A fix for an unknown argument."""
+        actions = {name: action for action in self._actions for name in action.option_strings}
+        before = argv[argv.index(word) - 1] if word in argv[1:] else ""
+        if before in actions and actions[before].nargs == 0 and not word.startswith("-"):
+            return f"{before} takes no value: remove {word!r}"
+        word = word.split("=")[0]
+        synonym = f"--{SYNONYMS.get(word.lstrip('-').replace('-', '_'), '')}"
+        if synonym in actions:
+            return f"did you mean {synonym}?"
+        begun = [name for name in actions if word.startswith("--") and name.startswith(word)]
+        near = begun or difflib.get_close_matches(word, actions, n=1, cutoff=0.5)
+        return (
+            f"did you mean {near[0]}?"
+            if word.startswith("-") and near
+            else f"{self.prog} --help lists the flags"
+        )
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        choices = [str(choice) for choice in action.choices or ()]
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        if near and value not in (action.choices or ()):
+            names = "/".join(action.option_strings)
+            what = f"argument {names}: invalid choice: {value!r} (choose from {', '.join(choices)})"
+            raise UserError(what, fix=f"did you mean {near[0]}?")
+        super()._check_value(action, value)
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=26, width=80)
+
+
+class _ShowHelp(argparse.Action):
+    def __call__(self, parser: Any, namespace: object, values: Any, option: str | None = None) -> NoReturn:
+        if values not in (None, "all"):
+            parser.error(f"argument --help: {values!r} is unknown; --help all shows every flag")
+        sys.stdout.write(parser.help_text(everything=values == "all"))
+        sys.exit()
+
+
+def parse_or_exit(parse: Callable[[Sequence[str]], Any]) -> Any:
+    """Parse the command line of this process; a UserError ends it with its message and exit code."""
+    try:
+        return parse(sys.argv[1:])
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.code)
+
+
+# ------------------------------------------------------------------------------------------- kinds of values
+
+
+def path(text: str) -> str:
+    return text
+
+
+path.metavar = "PATH"  # type: ignore[attr-defined]
+
+
+def number(kind: Callable[[str], Any], low: float = 0.0, high: float = math.inf, above: bool = False) -> Any:
+    """A kind of flag: a finite number of at least `low` (or above it) and at most `high`."""
+    limit = MAX_INT if kind is int else sys.float_info.max
+    bounded, high = high < limit, min(high, limit)
+
+    def convert(text: str) -> Any:
+        value = kind(text)
+        if not low <= value <= high or (above and value == low):  # NaN fails as well
+            bounds = f"above {low:g}" if above else f"at least {low:g}"
+            most = f", at most {high if kind is int else format(high, 'g')}"
+            raise argparse.ArgumentTypeError(
+                f"{text[:40]} must be {bounds}" + most * (bounded or value > high)
+            )
+        return value
+
+    convert.__name__ = kind.__name__
+    convert.metavar = "N" if kind is int else "X"  # type: ignore[attr-defined]
+    return convert
+
+
+COUNT, NATURAL = number(int, 0), number(int, 1)
+NONNEGATIVE, POSITIVE, FRACTION = number(float), number(float, above=True), number(float, 0, 1)
+
+
+def gpu_list(text: str) -> str:
+    """`0`, `0,1`, `-1` or `cpu`, `mps`; blanks are ignored, repeated ids count once."""
+    compact = text.replace(" ", "")
+    if compact in ("cpu", "-1"):
+        return "-1"
+    if compact == "mps" or re.fullmatch(r"\d+(,\d+)*", compact):
+        return ",".join(dict.fromkeys(compact.split(",")))
+    raise argparse.ArgumentTypeError(f"{text!r} is no list of ids such as 0 or 0,1 (-1: CPU)")
+
+
+gpu_list.metavar = "IDS"  # type: ignore[attr-defined]
+
+
+def milestones(text: str) -> list[float]:
+    """Epochs separated by commas."""
+    try:
+        found = [NONNEGATIVE(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        found = []
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of epochs such as 20,30")
+    return found
+
+
+def server(text: str) -> str:
+    """`http://localhost`, or without `http://`."""
+    parts = urlsplit(text if "://" in text else f"//{text}")
+    if parts.scheme not in ("", "http", "https") or not parts.hostname:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address such as http://localhost")
+    if parts.port is not None:
+        raise argparse.ArgumentTypeError(f"{text!r} has a port: give it by --visdom_port")
+    return text
+
+
+def one_of_each(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """A kind of flag: a list of these names, separated by commas."""
+
+    def convert(text: str) -> list[str]:
+        found = [part.strip() for part in text.split(",") if part.strip()]
+        if not found or set(found) - set(names):
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of {', '.join(names)}")
+        return found
+
+    return convert
+
+
+def regex(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+    return text

@@ -1,0 +1,272 @@
+"""From a command line to options: defaults, then the preset, then the saved run, then what was typed."""
+
+import importlib.util
+import os
+import re
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.degrade import parse_degradation
+from data.pairs import Source
+from data.settings import MIN_EPOCH_STEPS, DataSettings
+from models import UNIT_RANGE, network_defaults
+from utils.options.flags import NETWORK_FLAGS, TEST, TEST_EXAMPLES, TRAIN, TRAIN_EXAMPLES
+from utils.options.parser import Parser
+from utils.options.presets import PRESETS
+from utils.run.run import Run
+from utils.system.errors import UserError
+
+FIXED_GROUPS = ("data", "network")  # a resumed run keeps these, and
+FIXED = {"batchSize", "seed", "preset"}
+NOT_SAVED = {"epoch", "resume", "dry_run", "check_data"}  # asked of one command, not of a run
+
+
+class Options(Namespace):
+    """Options by the names of their flags.
+
+    Attributes:
+        changed: names of those that differ from the defaults, or of a resumed run from what it had.
+    """
+
+    __slots__ = ("changed",)
+
+    def __init__(self, values: Mapping[str, Any], changed: set[str]):
+        super().__init__(**values)
+        self.changed = changed
+
+
+def train_parser() -> Parser:
+    return Parser("train.py", "Train an image-to-image network.", TRAIN, examples=TRAIN_EXAMPLES)
+
+
+def test_parser() -> Parser:
+    return Parser("test.py", "Measure a trained network on whole images.", TEST, examples=TEST_EXAMPLES)
+
+
+def parse_train(argv: Sequence[str]) -> Options:
+    """The options of train.py; a resumed run has its saved options, overridden by those typed.
+
+    Raises:
+        UserError: a wrong flag or value, a run that exists or does not, a change that would make a resumed
+            run another one.
+    """
+    parser = train_parser()
+    typed = parser.parse(argv)
+    base = parser.defaults | PRESETS.get(typed.get("preset", ""), {})
+    asked = base | typed
+    run = Run.named(asked["name"] or default_name(asked["dataroot"], asked["model"]))
+    resumes = asked["resume"] or asked["epoch"] > 0
+    before = base
+    if resumes:
+        saved = upgrade(run.options())
+        before = {key: value for key, value in saved.items() if key in parser.defaults.keys() - NOT_SAVED}
+    elif asked["weights"]:
+        _check_weights(asked["weights"])
+    changed = {key for key, value in typed.items() if key in before and value != before[key]}
+    if resumes:
+        _refuse_another_run(
+            run, changed & (parser.group_names(*FIXED_GROUPS) - {"max_pixels"} | FIXED), before
+        )
+    elif run.taken() and not (asked["dry_run"] or asked["check_data"]):
+        raise UserError(f"{run.folder} exists", fix="continue with --resume, or choose another --name")
+    opt = Options(base | before | typed | {"name": run.name}, changed)
+    _resolve_network(opt, changed)
+    _check_train(opt)
+    return opt
+
+
+def parse_test(argv: Sequence[str]) -> Options:
+    """The options of test.py.
+
+    Raises:
+        UserError: a wrong flag or value, or network flags beside a run that has its own.
+    """
+    parser = test_parser()
+    typed = parser.parse(argv)
+    opt = Options(parser.defaults | typed, set(typed))
+    if not re.fullmatch(r"best|latest|\d+", opt.load):
+        raise UserError(f"bad checkpoint [--load {opt.load}]", fix="best, latest, or the number of an epoch")
+    network = {key for title in TEST if title.startswith("network") for key in parser.group_names(title)}
+    if opt.model:
+        if not (opt.weights and opt.dataroot):
+            raise UserError("--model needs --weights and --dataroot", fix="or name a run by --name")
+        opt.input_nc = opt.input_nc or 3
+        opt.output_nc = opt.output_nc or opt.input_nc
+        _resolve_network(opt, opt.changed)
+        opt.name = opt.name or re.sub(r"[^\w.\-=+]", "_", Path(opt.weights).stem)
+    elif flags := sorted((network - {"weights"}) & opt.changed):
+        raise UserError(f"--{flags[0]} comes from the run", fix="leave it out, or give --model and --weights")
+    elif not opt.name:
+        raise UserError("which run?", fix="--name RUN, or --weights FILE with --model")
+    if opt.tile and opt.tile_overlap >= opt.tile:
+        raise UserError(
+            f"--tile_overlap {opt.tile_overlap} is not smaller than --tile {opt.tile}", fix="lower it"
+        )
+    if opt.weights:
+        _check_weights(opt.weights)
+    return opt
+
+
+def saved_options(run: Run) -> Options:
+    """The options of a run, older ones included; what an older run did not know has its default.
+
+    Raises:
+        UserError: no such run.
+    """
+    return Options(train_parser().defaults | upgrade(run.options()), set())
+
+
+def upgrade(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of any older version as this one has them."""
+    options = dict(saved)
+    if (
+        "val_from" in options
+    ):  # until November 2026: which split validates, and the share held out if none does
+        held_out = "held out" in str(options.get("data", ["", ""])[-1]) or options["val_from"] == "train"
+        options["val_share"] = options.get("val_share") if held_out else None
+        del options["val_from"]
+    if "dist_timeout" in options:
+        options["timeout"] = max(options.pop("dist_timeout"), options.pop("worker_timeout", 0))
+    return options
+
+
+def default_name(dataroot: str, model: str) -> str:
+    """`<folder of the data>_<model>`, of letters that a folder name takes anywhere."""
+    folder = Path(os.path.realpath(dataroot.split(":")[0])).name.removesuffix(".csv")  # links may loop
+    return re.sub(r"[^\w.\-=+]", "_", f"{folder}_{model}")
+
+
+def source_of(options: Mapping[str, Any]) -> Source:
+    """Where the pairs of a run come from, by its options (possibly those of an older version)."""
+    degraded = options["degrade"] is not None
+    known = {
+        key: options[key] for key in ("input_dir", "target_dir", "pair_by", "max_pixels") if key in options
+    }
+    return Source(
+        root=options["dataroot"],
+        layout=options["layout"],
+        direction=options["direction"],
+        degraded=degraded,
+        scale=1 if degraded else options.get("scale") or 1,
+        **known,
+    )
+
+
+def source_to_test(opt: Namespace, trained: Namespace, scale: int) -> Source:
+    """Where the images come from; layout and folders are the run's only as long as the data are."""
+    own: dict[str, Any] = vars(trained) if opt.dataroot is None else {}
+    return Source(
+        root=opt.dataroot or trained.dataroot,
+        layout=own.get("layout", "auto") if opt.layout == "auto" else opt.layout,
+        direction=opt.direction or trained.direction or "AtoB",
+        degraded=opt.degrade is not None,
+        input_dir=opt.input_dir or own.get("input_dir"),
+        target_dir=opt.target_dir or own.get("target_dir"),
+        pair_by=opt.pair_by or own.get("pair_by"),
+        scale=scale if opt.degrade is None else 1,
+        max_pixels=opt.max_pixels,
+    )
+
+
+def data_settings(opt: Options) -> DataSettings:
+    """What train.py's options say about the data."""
+    return DataSettings(
+        source=source_of(vars(opt)),
+        degrade=parse_degradation(opt.degrade) if opt.degrade else None,
+        input_nc=opt.input_nc,
+        target_nc=opt.output_nc,
+        scale=opt.scale,
+        size=opt.size,
+        mean=opt.mean,
+        std=opt.std,
+        seed=opt.seed,
+        crop_size=opt.crop_size,
+        augment=opt.augment,
+        batch_size=opt.batchSize,
+        repeat=opt.repeat,
+        min_epoch_steps=MIN_EPOCH_STEPS if opt.minutes else 0,
+        val_share=opt.val_share,
+        max_val_images=1 if opt.dry_run else None,
+        cache=opt.cache,
+        workers=opt.num_workers,
+        timeout_s=opt.timeout,
+        skip_unreadable=opt.on_bad_image == "skip",
+    )
+
+
+def describe(opt: Options) -> str:
+    """The options in a few lines, those that were changed marked by a star."""
+    shown = [
+        f"{'*' if key in opt.changed else ''}{key}={value}"
+        for key, value in sorted(vars(opt).items())
+        if value is not None
+    ]
+    lines, line = [], "options "
+    for item in shown:
+        if len(line) + len(item) > 98:
+            lines.append(line.rstrip())
+            line = "        "
+        line += item + " "
+    return "\n".join([*lines, line.rstrip()])
+
+
+# ---------------------------------------------------------------------------------------------------- checks
+
+
+def _refuse_another_run(run: Run, changed: set[str], before: Mapping[str, Any]) -> None:
+    if changed:
+        key = min(changed)
+        raise UserError(
+            f"--{key} cannot change within a run",
+            f"{run.name} was started with {before[key]}",
+            "leave it out, or start another --name (with --weights to begin from this run's weights)",
+        )
+
+
+def _resolve_network(opt: Options, given: set[str]) -> None:
+    """Fill in the network's own defaults; refuse flags that it does not have."""
+    own = network_defaults(opt.model)
+    for name in NETWORK_FLAGS:
+        if name not in own and name in given:
+            raise UserError(f"--model {opt.model} has no --{name}", fix=f"it has {', '.join(own)}")
+        if name in own and getattr(opt, name) is None:
+            setattr(opt, name, own[name])
+    if "weights" in own and not opt.weights:
+        raise UserError(f"--model {opt.model} needs --weights", fix="name the file of the network")
+    mean, std = (0.0, 1.0) if opt.model in UNIT_RANGE else (0.5, 0.5)
+    opt.mean = mean if opt.mean is None else opt.mean
+    opt.std = std if opt.std is None else opt.std
+
+
+def _check_weights(file: str) -> None:
+    if not Path(file).is_file():
+        raise UserError(f"no such file [--weights {file}]", fix="such as checkpoints/RUN/best_net.pth")
+
+
+def _check_train(opt: Options) -> None:
+    if opt.minutes and (other := sorted({"n_epochs", "max_steps"} & opt.changed)):
+        raise UserError(f"--minutes and --{other[0]} both set the length", fix="leave one out")
+    if opt.epoch >= opt.n_epochs and not opt.minutes:
+        raise UserError(
+            f"nothing to train from --epoch {opt.epoch} to --n_epochs {opt.n_epochs}", fix="raise --n_epochs"
+        )
+    if opt.size and opt.crop_size and opt.crop_size > opt.size:
+        raise UserError(f"--crop_size {opt.crop_size} does not fit into --size {opt.size}", fix="lower it")
+    if opt.accum > opt.batchSize:
+        raise UserError(
+            f"--accum {opt.accum} splits --batchSize {opt.batchSize} into more parts than it has images",
+            fix="lower --accum or raise --batchSize",
+        )
+    for name, why in (
+        ("degrade", "makes a new input at every step"),
+        ("num_workers", "cuts batches in other processes"),
+    ):
+        if opt.cache == "device" and getattr(opt, name):
+            what = f"--{name} {getattr(opt, name)} {why}: it cannot be used with --cache device"
+            raise UserError(what, fix="use --cache ram")
+    if opt.tensorboard and importlib.util.find_spec("tensorboard") is None:  # before a run is made
+        raise UserError("tensorboard is not installed [--tensorboard]", fix="pip install tensorboard")
+    if not opt.dataroot.startswith("demo") and not Path(opt.dataroot).exists():
+        raise UserError(f"no such folder [--dataroot {opt.dataroot}]", fix="name a folder, or demo")

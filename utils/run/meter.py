@@ -1,0 +1,61 @@
+"""Running means since the last log record, accumulated on the device."""
+
+import math
+import time
+
+import torch
+from torch import Tensor
+
+from data.loader import LoaderIterator
+from utils.system.distributed import Ranks
+
+
+class Meter:
+    """Sums values of steps on the device; only `read` waits for it.
+
+    Args:
+        batch_size: images per step over all processes.
+        batches: its wait for data is measured.
+
+    Attributes:
+        fastest_step_s: seconds of the fastest step between `begin_step` and `add`.
+    """
+
+    def __init__(self, batch_size: int, batches: LoaderIterator, ranks: Ranks):
+        self.batch_size, self.batches, self.ranks = batch_size, batches, ranks
+        self.step_began, self.fastest_step_s = time.perf_counter(), math.inf
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all, and start the clock."""
+        self.sums: dict[str, Tensor] = {}
+        self.steps = self.counted = 0
+        self.since, self.waited_s = time.perf_counter(), self.batches.waited_s
+
+    def begin_step(self, new_epoch: bool) -> None:
+        """Start the clock of a step; a new epoch forgets what was not read in the last one."""
+        if new_epoch:
+            self.restart()
+        self.step_began = time.perf_counter()
+
+    def add(self, loss: Tensor, psnr: Tensor, skipped: bool = False) -> None:
+        """Add the loss of a step and the mean PSNR of its images; of a skipped one only the time counts."""
+        self.steps += 1
+        self.fastest_step_s = min(self.fastest_step_s, time.perf_counter() - self.step_began)
+        if skipped:
+            return
+        self.counted += 1
+        for name, value in {"loss": loss, "train_psnr": psnr}.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach().float()
+
+    def read(self) -> dict[str, float]:
+        """Means over all steps and processes, images/s, and the share of time spent waiting for data."""
+        means = dict.fromkeys(("loss", "train_psnr"), math.nan)  # every step may have been skipped
+        if self.counted:
+            total = self.ranks.reduce(torch.stack(list(self.sums.values())))
+            means |= zip(self.sums, (total / (self.counted * self.ranks.world)).tolist(), strict=True)
+        seconds = max(time.perf_counter() - self.since, 1e-9)
+        waited = self.batches.waited_s - self.waited_s
+        images = self.steps * self.batch_size
+        self.restart()
+        return means | {"images_s": round(images / seconds, 2), "wait": round(waited / seconds, 4)}

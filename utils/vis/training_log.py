@@ -1,0 +1,67 @@
+"""What a training run logs and shows while it runs: scalars, validations, comparison grids."""
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from utils.eval.evaluator import MeanPSNR
+from utils.optim.horizon import Horizon
+from utils.run.checkpoint import Best
+from utils.run.log import Logger
+from utils.run.run import Run
+from utils.system.compat import save_image
+from utils.vis.grids import comparison_grid, side_by_side
+from utils.vis.sinks import open_logger
+from utils.vis.visdom import TRAINING, open_plot
+
+
+class TrainingLog:
+    """Logs scalars and validations; on all processes but the first it does nothing.
+
+    Args:
+        logger: writes the records.
+        grid: file of the latest comparison of inputs, outputs and targets; None: write none.
+        say: prints a line.
+    """
+
+    def __init__(self, logger: Logger, grid: Path | None, say: Callable[[str], None]):
+        self.scalars, self.picture, self.grid, self.say = logger.scalars, logger.picture, grid, say
+
+    def validation(self, found: MeanPSNR | None, better: bool, best: Best, horizon: Horizon) -> None:
+        """Log and print a validation, and write its grid; None is a run without validation images."""
+        if found is None:
+            return
+        step, epochs = horizon.step, horizon.epochs_done
+        self.scalars(step, epochs, val_psnr=found.psnr, val_psnr_input=found.psnr_input)
+        gain = f"input {found.psnr_input:.2f}, {found.psnr - found.psnr_input:+.2f}"
+        record = "the best so far" if better else f"best {math.nan if best.psnr is None else best.psnr:.2f}"
+        self.say(f"epoch {math.ceil(epochs)}: val PSNR {found.psnr:.2f} dB ({gain}), {record}")
+        if self.grid:
+            rows = [side_by_side(each.input, each.output, each.target) for each in found.shown]
+            grid = comparison_grid(rows)
+            save_image(grid, self.grid)
+            self.picture("grid", f"input | output | target, step {step}", grid, step)
+
+
+def open_log(
+    cleanup: ExitStack,
+    run: Run | None,
+    step: int,
+    visdom: tuple[str, str, int],
+    tensorboard: bool,
+    say: Callable[[str], None],
+) -> TrainingLog:
+    """Open the log of a run, which `cleanup` closes.
+
+    Args:
+        run: None on all processes but the first.
+        step: the step at which the run starts; the log must have been cut back to it.
+        visdom: the mode (auto, start, off), the server and the port.
+    """
+    if run is None:
+        return TrainingLog(Logger(None, []), None, say)
+    mode, server, port = visdom
+    plot = open_plot(mode, run.name, TRAINING, server, port, say)
+    logger = cleanup.enter_context(closing(open_logger(run, step, plot, tensorboard)))
+    return TrainingLog(logger, run.grid, say)
