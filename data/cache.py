@@ -196,12 +196,7 @@ def _shared_images(pairs: int, max_bytes: int) -> SharedImages | None:
 
 
 def plan_cache(
-    mode: str,
-    device: torch.device,
-    scan: HeaderScan,
-    spec: ImageSpec,
-    train_pairs: int,
-    val_pairs: int,
+    mode: str, device: torch.device, scan: HeaderScan, spec: ImageSpec, train_pairs: int, val_pairs: int
 ) -> CachePlan:
     """Decide how many decoded images to keep.
 

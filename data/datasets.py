@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 from torch.utils.data import Dataset
 
 from data.augment import AUGMENTATIONS, random_crop
@@ -17,6 +16,7 @@ from data.images import to_float
 from data.pairs import Pair, PairList
 from data.transforms import Array, preparation, to_batch
 from utils.system.errors import UserError
+from utils.system.rng import stream
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class TrainDataset(Dataset[dict[str, Any]]):
 
     def _sample(self, epoch: int, index: int) -> tuple[str, list[Any]]:
         """(name, images `(H, W, C)` of any depth), cropped, augmented and degraded."""
-        rng = sample_rng(self.spec.seed, epoch, index)
+        rng = stream(self.spec.seed, "sample", epoch, index)
         name, images = self._readable(index % len(self.decoded))
         if self.crop_size:
             try:
@@ -203,13 +203,8 @@ class WholeDataset(Dataset["Whole | UserError"]):
         image, *target = self.decoded[index]
         depth = image.dtype
         if self.spec.degrade:
-            image = self.spec.degrade(to_float(image), sample_rng(self.spec.seed, -1, index))
+            image = self.spec.degrade(to_float(image), stream(self.spec.seed, "whole", index + 1))
         return Whole(self.pairs.pairs[index].name, image, target[0] if target else None, depth)
-
-
-def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """Return the random generator of one sample; epoch -1 is evaluation."""
-    return np.random.default_rng([seed, epoch + 1, index + 1])
 
 
 def as_user_error(error: Exception, pair: Pair) -> UserError:

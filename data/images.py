@@ -28,6 +28,7 @@ BITS, PHOTOMETRIC, SAMPLE_FORMAT, ORIENTATION = (
     0x0112,
 )  # TIFF tags; the last one is also an EXIF tag
 BLACK_IS_ZERO, RGB = 1, 2  # values of PHOTOMETRIC
+UNSIGNED, FLOAT, UNDEFINED = 1, 3, 4  # values of SAMPLE_FORMAT; 2 is signed
 DTYPES = {8: np.uint8, 16: np.uint16, 32: np.float32}  # by bits per channel
 
 # Register TIFF variants whose headers Pillow refuses to read: float RGB, and 16-bit gray with alpha. Their
@@ -129,12 +130,12 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
             if file.width * file.height > max_pixels:
                 size = f"{file.width} x {file.height} pixels, at most {max_pixels}"
                 raise UserError(f"{path} is too large", size, "raise --max_pixels, or remove the file")
-            if depth_of(file) not in DTYPES:
-                found = f"mode {file.mode}, {depth_of(file)} bits a channel"
-                raise UserError(
-                    f"{path} has an unsupported depth", found, "convert it to 8 bit, 16 bit or float"
-                )
-            if depth_of(file) > 8 and photometric_of(file) not in (BLACK_IS_ZERO, RGB):
+            try:
+                depth = depth_of(file)
+            except ValueError as error:
+                fix = "convert it to 8 bit, 16 bit or float"
+                raise UserError(f"{path} has an unsupported depth", str(error), fix) from None
+            if depth > 8 and photometric_of(file) not in (BLACK_IS_ZERO, RGB):
                 found = f"photometric interpretation {photometric_of(file)}"  # CMYK, white is zero
                 raise UserError(f"{path} is neither gray nor RGB", found, "convert it to gray or RGB")
             yield file
@@ -255,7 +256,10 @@ def _png_exif(path: Path) -> bytes:
         while len(head := file.read(8)) == 8:
             length, name = struct.unpack(">I4s", head)
             if name == b"eXIf":
-                return file.read(length)
+                body = file.read(length)
+                if len(body) < length:
+                    raise EOFError("the file ends within its eXIf chunk")
+                return body
             file.seek(length + 4, 1)
     return b""
 
@@ -277,15 +281,21 @@ def raw_modes(file: Image.Image) -> list[str]:
 
 
 def depth_of(file: Image.Image) -> int:
-    """Return the bits per channel from the header: 8, 16, 32 (float), or an unsupported number."""
-    if file.format == "TIFF":
-        tags = file.tag_v2  # type: ignore[attr-defined]
-        bits, kinds = max(tags.get(BITS, (1,))), set(tags.get(SAMPLE_FORMAT, (1,)))
-        if kinds == {3}:
-            return 32
-        return (8 if bits <= 8 else bits if bits < 32 else -bits) if kinds <= {1, 4} else -bits
-    deep = file.mode.startswith("I;16") or any("16" in mode for mode in raw_modes(file))
-    return 16 if file.format == "PNG" and deep else 8
+    """Return the bits per channel from the header: 8 (or fewer), 16 or 32 (float).
+
+    Raises:
+        ValueError: another depth.
+    """
+    if file.format != "TIFF":
+        deep = file.mode.startswith("I;16") or any("16" in mode for mode in raw_modes(file))
+        return 16 if file.format == "PNG" and deep else 8
+    tags = file.tag_v2  # type: ignore[attr-defined]
+    bits, formats = max(tags.get(BITS, (1,))), set(tags.get(SAMPLE_FORMAT, (1,)))
+    if formats == {FLOAT}:
+        return 32
+    if bits not in (*range(9), 16) or not formats <= {UNSIGNED, UNDEFINED}:
+        raise ValueError(f"mode {file.mode}, {bits} bits per channel, sample format {min(formats)}")
+    return max(bits, 8)
 
 
 # ----------------------------------------------------------------------------------------------- writing

@@ -43,20 +43,18 @@ def match_names(inputs: Iterable[str], targets: Iterable[str], pair_by: str | No
         UserError: two files of one stem on a side, or files without a partner.
     """
     if pair_by is not None:
-        return _match_keys(
-            _by_regex(inputs, pair_by), _unique(_by_regex(targets, pair_by), "target"), pair_by
-        )
-    sources, goals = _by_stem(inputs, "input"), _by_stem(targets, "target")
-    if sources.keys() == goals.keys():
-        return {sources[stem]: goals[stem] for stem in sources}
-    found = {stem: _longest_prefix(stem, goals) for stem in sources}
-    lone_inputs = [sources[stem] for stem, goal in found.items() if goal is None]
-    lone_targets = [goals[stem] for stem in goals.keys() - found.values()]
-    if len(lone_inputs) == len(sources):  # no prefixes: report the names without an equal one
-        lone_inputs = [sources[stem] for stem in sources.keys() - goals.keys()]
-        lone_targets = [goals[stem] for stem in goals.keys() - sources.keys()]
+        return _match_keys(_by_regex(inputs, pair_by), _unique(_by_regex(targets, pair_by), "target"))
+    by_input, by_target = _by_stem(inputs, "input"), _by_stem(targets, "target")
+    if by_input.keys() == by_target.keys():
+        return {by_input[stem]: by_target[stem] for stem in by_input}
+    found = {stem: _longest_prefix(stem, by_target) for stem in by_input}
+    lone_inputs = [by_input[stem] for stem, target in found.items() if target is None]
+    lone_targets = [by_target[stem] for stem in by_target.keys() - found.values()]
+    if len(lone_inputs) == len(by_input):  # no prefixes: report the names without an equal one
+        lone_inputs = [by_input[stem] for stem in by_input.keys() - by_target.keys()]
+        lone_targets = [by_target[stem] for stem in by_target.keys() - by_input.keys()]
     _refuse_lone(lone_inputs, lone_targets)
-    return {sources[stem]: goals[goal] for stem, goal in found.items() if goal is not None}
+    return {by_input[stem]: by_target[target] for stem, target in found.items() if target is not None}
 
 
 def match_endings(names: Iterable[str]) -> dict[str, str] | None:
@@ -75,9 +73,9 @@ def match_endings(names: Iterable[str]) -> dict[str, str] | None:
             continue
         inputs = {name for name in names if stems[name].endswith(first)}
         if inputs and len(inputs) < len(names):
-            sources = _unique(((stem_of(n)[: -len(first)], n) for n in sorted(inputs)), "input")
-            goals = _unique(((stem_of(n)[: -len(second)], n) for n in names if n not in inputs), "target")
-            return _match_keys(sources.items(), goals, None)
+            by_input = _unique(((stem_of(n)[: -len(first)], n) for n in sorted(inputs)), "input")
+            by_target = _unique(((stem_of(n)[: -len(second)], n) for n in names if n not in inputs), "target")
+            return _match_keys(by_input.items(), by_target)
     return None
 
 
@@ -116,22 +114,22 @@ def _unique(keyed: Iterable[tuple[str, str]], side: str) -> dict[str, str]:
     return found
 
 
-def _match_keys(
-    sources: Iterable[tuple[str, str]], goals: dict[str, str], pair_by: str | None
-) -> dict[str, str]:
-    sources = list(sources)
-    keys = {key for key, _ in sources}
+def _match_keys(inputs: Iterable[tuple[str, str]], by_target: dict[str, str]) -> dict[str, str]:
+    """Match (key, name) of inputs to the names of targets by key."""
+    inputs = list(inputs)
+    keys = {key for key, _ in inputs}
     _refuse_lone(
-        [n for key, n in sources if key not in goals], [n for key, n in goals.items() if key not in keys]
+        [name for key, name in inputs if key not in by_target],
+        [name for key, name in by_target.items() if key not in keys],
     )
-    return {name: goals[key] for key, name in sources}
+    return {name: by_target[key] for key, name in inputs}
 
 
-def _longest_prefix(stem: str, goals: dict[str, str]) -> str | None:
-    """Return the longest part of `stem` before a `_` of the file name that is a key of `goals`."""
+def _longest_prefix(stem: str, by_target: dict[str, str]) -> str | None:
+    """Return the longest part of `stem` before a `_` of the file name that is the stem of a target."""
     while "_" in stem.rpartition("/")[2]:
         stem = stem.rpartition("_")[0]
-        if stem in goals:
+        if stem in by_target:
             return stem
     return None
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 from torch.utils.data import Sampler
 
 from utils.system.errors import UserError
+from utils.system.rng import stream
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -45,7 +45,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch, self.offset = epoch, offset
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng([self.seed, self.epoch, 1]).permutation(self.size)
+        order = stream(self.seed, "order", self.epoch).permutation(self.size)
         rank_size = self.batch_size // self.world
         for batch in range(self.offset, self.steps_per_epoch):
             first = batch * self.batch_size + self.rank * rank_size

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from data.folders import (
     SPLITS,
     first_five,
@@ -22,6 +20,7 @@ from data.layouts import LAYOUTS, manifest_rows
 from data.matching import match_endings
 from data.pairs import PairList, Source
 from utils.system.errors import UserError
+from utils.system.rng import stream
 
 DEFAULT_VAL_SHARE = 0.1
 
@@ -168,7 +167,7 @@ def hold_out(pairs: PairList, share: float, seed: int) -> tuple[PairList, PairLi
     """Split the targets, with all their inputs, into (training, validation); a share of 0 holds out none."""
     groups = sorted({pair.group for pair in pairs.pairs})
     count = min(max(1, round(share * len(groups))), len(groups) - 1) if share > 0 else 0
-    held = {groups[i] for i in np.random.default_rng([seed, 2]).permutation(len(groups))[:count]}
+    held = {groups[i] for i in stream(seed, "holdout").permutation(len(groups))[:count]}
     train = [pair for pair in pairs.pairs if pair.group not in held]
     val = [pair for pair in pairs.pairs if pair.group in held]
     return pairs._replace(pairs=train), pairs._replace(pairs=val, split="val", where="held out of train")

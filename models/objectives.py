@@ -77,16 +77,3 @@ class Paired:
 
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {"paired": Paired}
-
-
-def build_objective(
-    name: str,
-    model: nn.Module,
-    parameters: Sequence[nn.Parameter],
-    *,
-    loss: str,
-    reduction: str,
-    autocast: Callable[[], AbstractContextManager[Any]],
-) -> Objective:
-    """Build the objective `name`, a key of OBJECTIVES; the arguments are those of its class."""
-    return OBJECTIVES[name](model, parameters, loss, reduction, autocast)

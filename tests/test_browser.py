@@ -1,36 +1,22 @@
 """The page as a user sees it: scripts on a real visdom server, read and watched in a real Chromium."""
 
-import csv
-import importlib.util
 import itertools
-import json
 import math
 import os
-import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from tests.conftest import FAST, TINY, Workplace
-from tests.visdom_server import Server, missing, need_page_files, visdom_server, wait_until
+from tests.browser import FLAGS, chromium
+from tests.builders import FAST, TINY
+from tests.cli import Ended, Workplace, log, wait_until
+from tests.visdom_server import Server, need_page_files, visdom_server
 from utils.vis import visdom as visdom_plot
 from utils.vis.visdom import VisdomPlot, Window
 
 pytestmark = pytest.mark.browser
-
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE localhost , EXCLUDE 127.0.0.1",  # nothing else is asked
-)
 
 READ = """() => {
     const seen = (e) => e.getBoundingClientRect().width > 0 && e.getBoundingClientRect().height > 0;
@@ -56,15 +42,6 @@ READ = """() => {
 }"""
 
 
-def chromium() -> str:
-    """Path of the browser; without it, or what drives it, the test is skipped."""
-    need_page_files()
-    if importlib.util.find_spec("playwright") is None:
-        missing("playwright is not installed")
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    return path or missing("there is no chromium on the PATH")
-
-
 class Page:
     """A page of the server in a browser, and everything that went wrong on it."""
 
@@ -87,24 +64,23 @@ class Page:
         found: dict[str, Any] = self.page.evaluate(READ)
         return found
 
-    def curves(self) -> dict[str, dict[str, list[list[float | None]]]]:
-        return {title: plot["curves"] for title, plot in self.read()["plots"].items()}
-
-    def shows(self, expected: dict[str, Any]) -> None:
-        """Wait for exactly these curves."""
-        end = time.monotonic() + 20
-        while self.curves() != expected and time.monotonic() < end:
+    def shows(self, expected: dict[str, Any]) -> dict[str, Any]:
+        """Wait for exactly these curves, loaded pictures and panes at their places; return what is seen."""
+        curves: dict[str, Any] = {}
+        for _ in range(400):
+            curves = {title: plot["curves"] for title, plot in self.read()["plots"].items()}
+            if curves == expected:
+                break
             self.page.wait_for_timeout(50)
-        assert self.curves() == expected
-
-    def settle(self) -> None:
-        """Wait until the pictures are loaded and the panes have glided to their places."""
+        assert curves == expected
         self.page.wait_for_timeout(700)
         wait_until(lambda: all(image["loaded"] for image in self.read()["images"]))
+        return self.read()
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
+    need_page_files()
     chromium()
     with visdom_server() as server:
         yield server
@@ -127,14 +103,12 @@ def browsing(server: Server) -> Iterator[Page]:
 
 def test_the_page_shows_what_was_measured(server: Server, work: Workplace) -> None:
     seeing = ("--visdom", "auto", "--visdom_server", "http://127.0.0.1", "--visdom_port", str(server.port))
-    work.train(*TINY, *FAST, *seeing, "--n_epochs", "3", "--name", "run")
-    work.test("--name", "run", *seeing)
+    work.train(*TINY, *FAST, *seeing, "--n_epochs", "3")
+    tested = work.test(*seeing)
     with browsing(server) as page:
         page.open("run")
-        expected = measured(work, "run")
-        page.shows(expected)
-        page.settle()
-        found = page.read()
+        expected = measured(tested)
+        found = page.shows(expected)
         if path := os.environ.get("CLEARPAIR_SCREENSHOT"):
             page.page.screenshot(path=path, full_page=True)
         check_drawing(found["plots"], expected)
@@ -143,13 +117,11 @@ def test_the_page_shows_what_was_measured(server: Server, work: Workplace) -> No
         assert titles == {"input | output | target, step 9", "demo: input | output | target"}
         check_apart(found["boxes"])
 
-        # the run goes on, and the page shows it without being loaded again
-        work.train("--resume", "--name", "run", "--n_epochs", "4", *seeing)
-        longer = measured(work, "run")
+        # the resumed run is shown without loading the page again
+        work.train("--resume", "--n_epochs", "4", *seeing)
+        longer = measured(tested)
         assert len(longer["loss step"]["train"]) == 12
-        page.shows(longer)
-        page.settle()
-        found = page.read()
+        found = page.shows(longer)
         check_drawing(found["plots"], longer)
         assert "input | output | target, step 12" in {image["title"] for image in found["images"]}
 
@@ -157,9 +129,9 @@ def test_the_page_shows_what_was_measured(server: Server, work: Workplace) -> No
 def test_the_open_page_follows_what_happens_to_a_window(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """New curves, values that are no numbers, thinning, and a second script in the same window."""
+    """New curves, infinite values, thinning, and a second script in the same window."""
     monkeypatch.setattr(visdom_plot, "PAUSE_S", 0.02)
-    monkeypatch.setattr(visdom_plot, "MOST_PAUSE_S", 0.1)
+    monkeypatch.setattr(visdom_plot, "MAX_PAUSE_S", 0.1)
     monkeypatch.setattr(visdom_plot, "MAX_POINTS", 20)
     windows = {"one": Window("title", "x", "y", {"markers": True})}
     with browsing(server) as page:
@@ -175,29 +147,29 @@ def test_the_open_page_follows_what_happens_to_a_window(
             page.shows({"title x": {"a": [[start, 1], [start + 1, None]], "b": [[start, 2]]}})
             for i in range(2, 21):
                 plot.add("one", "a", start + i, i)
-            page.shows({"title x": {"a": [[start + i, i or 1] for i in range(0, 21, 2)], "b": [[start, 2]]}})
-            page.settle()
-            assert page.read()["plots"]["title x"]["marks"] == [11, 1]
+            thinned = [[start + i, i or 1] for i in range(0, 21, 2)]
+            found = page.shows({"title x": {"a": thinned, "b": [[start, 2]]}})
+            assert found["plots"]["title x"]["marks"] == [11, 1]
             assert plot.close()
 
 
-def measured(work: Workplace, name: str) -> dict[str, Any]:
+def measured(tested: Ended) -> dict[str, Any]:
     """What the page must show, from the run's log and the test's table; by title and label of x."""
-    records = [json.loads(text) for text in work.file(name, "log.jsonl").read_text().splitlines()]
-    steps = [record for record in records if "loss" in record]
-    judged = [record for record in records if "val_psnr" in record]
-    table = (work.folder / f"results/{name}/demo/metrics.csv").read_text().splitlines()[1:]
-    values = [float(row["psnr"]) for row in csv.DictReader(table)]
+
+    def curve(x: str, y: str) -> list[Any]:
+        return [[record[x], record[y]] for record in log(tested.run) if y in record]
+
+    values = tested.numbers("psnr")
     return {
-        "loss step": {"train": [[r["step"], r["loss"]] for r in steps]},
-        "learning rate step": {"lr": [[r["step"], r["lr"]] for r in steps]},
+        "loss step": {"train": curve("step", "loss")},
+        "learning rate step": {"lr": curve("step", "lr")},
         "validation PSNR epoch": {
-            "validation": [[r["epoch"], r["val_psnr"]] for r in judged],
-            "doing nothing": [[r["epoch"], r["val_psnr_input"]] for r in judged],
+            "validation": curve("epoch", "val_psnr"),
+            "input": curve("epoch", "val_psnr_input"),
         },
         "PSNR i": {
             "clear": [[i + 1, pytest.approx(value, abs=1e-6)] for i, value in enumerate(values)],
-            "mean": [[0, pytest.approx(sum(values) / len(values), abs=1e-6)]],
+            "mean": [[0, pytest.approx(values.mean(), abs=1e-6)]],
         },
     }
 

@@ -1,55 +1,50 @@
-"""`train.py --check_data`: what it finds before a wrong file costs a night, and that it leaves no trace."""
+"""`data.check` and `train.py --check_data`: they find bad files before a run and write nothing."""
 
-import csv
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 import data.scan
 import data.splits
-import test as script
-from data.check import check_data, sha256
+from data.check import check_data
 from data.degrade import parse_degradation
 from data.images import Header, save_image
 from data.pairs import Source
-from models import build_network
-from tests.conftest import Workplace
-from utils.options.flags import parse_test
-from utils.system.errors import UserError
+from tests.builders import (
+    CPU,
+    ROOT,
+    flags,
+    image,
+    network,
+    pixels,
+    save,
+    tiny_flags,
+    tree,
+    truncate,
+    write_weights,
+)
+from tests.cli import InProcess, Workplace
 
-UNET: dict[str, Any] = {"width": 4, "depth": 2}
 SIZE = (32, 24)
+MODULE = (sys.executable, "-W", "error", "-m", "data.check")
 
 
 def picture(seed: int, size: tuple[int, int] = SIZE, gray: bool = False) -> np.ndarray:
     """A random 8-bit image `(H, W, C)` unlike that of any other seed."""
-    shape = (size[1], size[0]) if gray else (size[1], size[0], 3)
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def save(image: np.ndarray, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)
-    return path
+    return image(size[1], size[0], 1 if gray else 3, seed=seed)
 
 
 def pairs_set(root: Path, splits: tuple[str, ...] = ("train", "test"), count: int = 3) -> Source:
     """Sound pairs, every file of other content."""
     for i, split in enumerate(splits):
         for j in range(count):
-            seed = 100 * i + 2 * j
-            save(picture(seed), root / split / "input" / f"{j}.png")
-            save(picture(seed + 1), root / split / "target" / f"{j}.png")
+            for k, side in enumerate(("input", "target")):
+                save(picture(100 * i + 2 * j + k), root / split / side / f"{j}.png")
     return Source(str(root))
 
 
@@ -61,7 +56,7 @@ def clean_set(root: Path, count: int = 3, gray: bool = False) -> Source:
 
 
 def check(source: Source, spec: str | None = None, seed: int = 0) -> tuple[int, list[str]]:
-    """(exit code, the lines that were said)."""
+    """(exit code, the lines of the report)."""
     said: list[str] = []
     return check_data(source, parse_degradation(spec) if spec else None, seed, said.append), said
 
@@ -70,14 +65,12 @@ def lines_with(text: str, said: list[str]) -> list[str]:
     return [line for line in said if text in line]
 
 
-def cut(path: Path, part: float) -> None:
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(part * len(whole))])
-
-
-def tree(root: Path) -> dict[str, str]:
-    """What lies below a folder, file by file."""
-    return {str(p.relative_to(root)): sha256(p) if p.is_file() else "" for p in root.rglob("*")}
+def problem(source: Source, spec: str | None = None) -> str:
+    """The one problem that is found."""
+    code, said = check(source, spec)
+    (line,) = lines_with("problem:", said)
+    assert code == 2 and said[-1] == "1 problems found"
+    return line.removeprefix("problem: ")
 
 
 # ------------------------------------------------------------------------------------------------ a sound set
@@ -89,47 +82,43 @@ def test_a_sound_set_has_nothing_wrong(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in said if " images of " in line] == ["train", "val", "test"]
     assert "3 images of 3 targets, pairs" in said[0]
     assert len(lines_with("headers of 3 pairs: 32 x 24; 3 RGB 8 bit", said)) == 3
-    assert not lines_with("note", said) and not lines_with("problem", said)
+    assert not lines_with("note", said) and not lines_with("problem:", said)
 
 
-def test_the_psnr_of_doing_nothing_is_the_mean_over_the_images(tmp_path: Path) -> None:
+def input_psnr(split: Path, i: int) -> float:
+    """Of a pair, by scikit-image."""
+    return float(peak_signal_noise_ratio(*(pixels(split / f"{s}/{i}.png") for s in ("target", "input"))))
+
+
+def test_the_input_psnr_is_the_mean_over_the_images(tmp_path: Path) -> None:
     source = pairs_set(tmp_path, ("train",), count=5)
-    values = []
-    for i in range(5):
-        given, target = (np.asarray(Image.open(tmp_path / f"train/{s}/{i}.png")) for s in ("input", "target"))
-        values.append(peak_signal_noise_ratio(target, given))
+    values = [input_psnr(tmp_path / "train", i) for i in range(5)]
     _, said = check(source)
     expected = f"PSNR {np.mean(values):.2f} dB, {min(values):.2f} to {max(values):.2f}"
     assert lines_with("input PSNR", said) == [f"  input {expected}"]
 
 
 def test_psnr_of_16_bits_is_of_their_full_scale(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    given, target = (rng.integers(0, 65536, (24, 32), dtype=np.uint16) for _ in range(2))
+    given, target = (image(24, 32, 1, np.uint16, seed=seed)[:, :, 0] for seed in range(2))
     save(given, tmp_path / "train/input/1.png")
     save(target, tmp_path / "train/target/1.png")
     expected = peak_signal_noise_ratio(target, given, data_range=65535)
-    _, said = check(Source(str(tmp_path)))
-    assert lines_with(f"PSNR {expected:.2f} dB", said)
+    assert lines_with(f"PSNR {expected:.2f} dB", check(Source(str(tmp_path)))[1])
 
 
 def test_sizes_modes_and_depths_are_counted(tmp_path: Path) -> None:
-    deep = (picture(1)[:, :, 0].astype(np.uint16) * 257)[:, :, None]
-    images = {
-        "1.png": picture(1)[:, :, None, 0],
-        "2.png": deep,
-        "3.tif": np.float32(picture(3)[:, :, :1] / 255),
-        "4.png": picture(4, (40, 20)),
-    }
-    for side, change in (("input", 0), ("target", 1)):
+    for seed, side in enumerate(("input", "target")):
         (tmp_path / "train" / side).mkdir(parents=True)
-        for name, image in images.items():
-            moved = image if image.dtype == np.float32 else image ^ np.asarray(change, image.dtype)
-            moved = moved * np.float32(1 - change / 2) if image.dtype == np.float32 else moved
-            save_image(moved, tmp_path / "train" / side / name)
+        for name, channels, dtype, width in (
+            ("1.png", 1, np.uint8, 32),
+            ("2.png", 1, np.uint16, 32),
+            ("3.tif", 1, np.float32, 32),
+            ("4.png", 3, np.uint8, 40),
+        ):
+            save_image(image(24, width, channels, dtype, seed), tmp_path / "train" / side / name)
     code, said = check(Source(str(tmp_path)))
     (line,) = lines_with("headers of", said)
-    assert code == 0 and "headers of 4 pairs: 32 x 24 to 40 x 20;" in line
+    assert code == 0 and "headers of 4 pairs: 32 x 24 to 40 x 24;" in line
     for kind in ("1 L 8 bit", "1 I;16 16 bit", "1 F float", "1 RGB 8 bit"):
         assert kind in line
 
@@ -141,9 +130,8 @@ def test_targets_of_another_size_with_their_scale(tmp_path: Path, factor: int) -
     code, said = check(Source(str(tmp_path), scale=factor))
     assert code == 0 and lines_with(f"{32 * factor} x {24 * factor}; 1 RGB 8 bit", said)
     assert lines_with("input PSNR", said)
-    code, said = check(Source(str(tmp_path)))
-    assert code == 2 and lines_with("problem: train: 1 pairs cannot be used", said)
-    assert "32 x 24" in lines_with("problem", said)[0]
+    found = problem(Source(str(tmp_path)))
+    assert found.startswith("train: 1 pairs cannot be used") and "32 x 24" in found
 
 
 # --------------------------------------------------------------------------------------------------- problems
@@ -152,21 +140,18 @@ def test_targets_of_another_size_with_their_scale(tmp_path: Path, factor: int) -
 def test_names_without_a_partner(tmp_path: Path) -> None:
     source = pairs_set(tmp_path)
     (tmp_path / "train/target/1.png").unlink()
-    code, said = check(source)
-    assert code == 2 and said[-1] == "1 problems found"
-    (line,) = lines_with("problem:", said)
-    assert line.startswith("problem: train: 1 inputs and 0 targets have no partner: inputs: 1.png")
-    assert lines_with("test: 3 images", said)  # an error of one split leaves the other's report
+    assert problem(source).startswith("train: 1 inputs and 0 targets have no partner: inputs: 1.png")
+    assert lines_with("test: 3 images", check(source)[1])  # an error of one split leaves the other's report
 
 
 def test_pairs_of_unequal_size_are_counted_and_five_of_them_listed(tmp_path: Path) -> None:
     source = pairs_set(tmp_path, count=8)
     for i in range(7):
         save(picture(900 + i, (24, 32)), tmp_path / f"train/target/{i}.png")
-    code, said = check(source)
-    (line,) = lines_with("problem:", said)
-    assert code == 2 and line.startswith("problem: train: 7 pairs cannot be used")
+    line = problem(source)
+    assert line.startswith("train: 7 pairs cannot be used")
     assert "differ in size" in line and "24 x 32" in line and "and 2 more" in line
+    said = check(source)[1]
     assert lines_with("headers of 1 pairs", said) and lines_with("headers of 8 pairs", said)
 
 
@@ -178,12 +163,11 @@ def test_a_file_cut_in_its_middle_is_found(tmp_path: Path, side: str, suffix: st
         for j, folder in enumerate(("input", "target")):
             save(picture(10 * i + j), tmp_path / split / folder / f"1{suffix}")
     path = tmp_path / "test" / side / f"1{suffix}"
-    cut(path, 0.6)
+    truncate(path, 0.6)
     assert data.scan.header(path)[:2] == SIZE
     data.scan.scan_headers(data.splits.find_pairs(Source(str(tmp_path)), "test"))
-    code, said = check(Source(str(tmp_path)))
-    (line,) = lines_with("problem:", said)
-    assert code == 2 and line.startswith("problem: test: 1 pairs cannot be used: ")
+    line = problem(Source(str(tmp_path)))
+    assert line.startswith("test: 1 pairs cannot be used: ")
     assert str(path) in line and "cannot be read" in line
 
 
@@ -193,28 +177,23 @@ def test_what_is_no_picture_is_found(tmp_path: Path) -> None:
     (tmp_path / "train/input/1.png").write_text("<html>404</html>")
     (tmp_path / "train/target/2.png").unlink()
     (tmp_path / "train/target/2.png").symlink_to(tmp_path / "gone.png")
-    code, said = check(source)
-    assert code == 2 and lines_with("problem: train: 3 pairs cannot be used", said)
-    for name in ("0.png", "1.png", "2.png"):
-        assert name in lines_with("problem", said)[0]
+    line = problem(source)
+    assert line.startswith("train: 3 pairs cannot be used")
+    assert all(name in line for name in ("0.png", "1.png", "2.png"))
 
 
 def test_colour_of_16_bits_without_its_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i, side in enumerate(("input", "target")):
         (tmp_path / "train" / side).mkdir(parents=True)
-        for j in range(3):
-            deep = picture(3 * i + j).astype(np.uint16) * 257
-            save_image(deep if j else picture(3 * i), tmp_path / "train" / side / f"{j}.png")
-    code, said = check(Source(str(tmp_path)))
-    assert code == 0 and lines_with("2 RGB 16 bit", said)
+        for j, dtype in enumerate((np.uint8, np.uint16, np.uint16)):
+            save_image(image(24, 32, 3, dtype, 3 * i + j), tmp_path / "train" / side / f"{j}.png")
+    source = Source(str(tmp_path))
+    assert lines_with("2 RGB 16 bit", check(source)[1])
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
-    code, said = check(Source(str(tmp_path)))
-    (line,) = lines_with("problem:", said)
-    assert code == 2 and line.startswith("problem: train: 2 pairs cannot be used")
-    for name in ("1.png", "2.png"):
-        assert name in line
+    line = problem(source)
+    assert line.startswith("train: 2 pairs cannot be used") and "1.png" in line and "2.png" in line
     assert line.count("more than 8 bits a channel in colour") == 2
-    assert lines_with("headers of 1 pairs: 32 x 24; 1 RGB 8 bit", said)
+    assert lines_with("headers of 1 pairs: 32 x 24; 1 RGB 8 bit", check(source)[1])
 
 
 def test_validation_needs_targets_and_a_test_does_not(tmp_path: Path) -> None:
@@ -229,8 +208,8 @@ def test_validation_needs_targets_and_a_test_does_not(tmp_path: Path) -> None:
     code, said = check(Source(str(tmp_path / "a.csv")))
     assert code == 0 and lines_with("test: 1 images", said) and len(lines_with("input PSNR", said)) == 1
     (tmp_path / "b.csv").write_text("\n".join(rows).replace("test,", "val,"))
-    code, said = check(Source(str(tmp_path / "b.csv")))
-    assert code == 2 and lines_with("problem: val:", said) and lines_with("without a target", said)
+    line = problem(Source(str(tmp_path / "b.csv")))
+    assert line.startswith("val:") and "without a target" in line
 
 
 # --------------------------------------------------------------------------------------------- the same bytes
@@ -251,9 +230,8 @@ def test_the_same_bytes_in_two_splits_are_a_problem(tmp_path: Path, other: str, 
     source = pairs_set(tmp_path, ("train", other))
     for name in ("0.png", "2.png"):
         (tmp_path / other / side / name).write_bytes((tmp_path / "train" / side / name).read_bytes())
-    code, said = check(source)
-    (line,) = lines_with("problem:", said)
-    assert code == 2 and line.startswith(f"problem: 2 files of train are also in {other}: ")
+    line = problem(source)
+    assert line.startswith(f"2 files of train are also in {other}: ")
     assert f"{tmp_path}/train/{side}/0.png = {tmp_path}/{other}/{side}/0.png" in line
 
 
@@ -268,14 +246,11 @@ def test_several_inputs_of_one_target_are_no_copies(tmp_path: Path) -> None:
 def test_inputs_that_equal_their_targets_are_noted(tmp_path: Path) -> None:
     source = pairs_set(tmp_path, ("train",))
     save(picture(0), tmp_path / "train/target/0.png")  # the same file
-    Image.fromarray(picture(2)).save(tmp_path / "train/target/1.png", compress_level=0)  # other bytes
-    given, target = (np.asarray(Image.open(tmp_path / f"train/{s}/2.png")) for s in ("input", "target"))
+    save(picture(2), tmp_path / "train/target/1.png", compress_level=0)  # other bytes
     code, said = check(source)
     assert code == 0 and lines_with("note: 2 inputs equal their targets", said)
     assert lines_with("note: 1 groups of byte-identical files", said)
-    assert lines_with(
-        f"PSNR {peak_signal_noise_ratio(target, given):.2f} dB", said
-    )  # of the one that differs
+    assert lines_with(f"PSNR {input_psnr(tmp_path / 'train', 2):.2f} dB", said)  # of the one that differs
 
 
 def test_thousands_of_copies_are_one_line(tmp_path: Path) -> None:
@@ -295,8 +270,7 @@ def test_a_folder_without_splits(tmp_path: Path) -> None:
     save(picture(2), tmp_path / "B/1.png")
     code, said = check(Source(str(tmp_path)))
     assert code == 0 and said[0].startswith("train: 1 images")
-    code, said = check(Source(str(tmp_path / "A")))  # nothing but inputs
-    assert code == 2 and "no targets found" in lines_with("problem: train", said)[0]
+    assert "no targets found" in problem(Source(str(tmp_path / "A")))  # nothing but inputs
 
 
 def test_a_manifest_is_checked_as_well(tmp_path: Path) -> None:
@@ -308,8 +282,7 @@ def test_a_manifest_is_checked_as_well(tmp_path: Path) -> None:
     code, said = check(source)
     assert code == 0 and len(lines_with("3 images of 3 targets, manifest", said)) == 2
     (tmp_path / "test/target/1.png").unlink()
-    code, said = check(source)
-    assert code == 2 and "test/target/1.png" in lines_with("problem: test: 1 pairs", said)[0]
+    assert "test/target/1.png" in problem(source)
 
 
 @pytest.mark.parametrize("spec", [None, "noise:25"])
@@ -322,8 +295,8 @@ def test_demo_has_nothing_wrong(spec: str | None) -> None:
 def test_halves_side_by_side(tmp_path: Path) -> None:
     save(picture(1, (64, 24)), tmp_path / "train/1.png")
     save(picture(2, (63, 24)), tmp_path / "train/2.png")
-    code, said = check(Source(str(tmp_path)))
-    assert code == 2 and "2.png has an odd width" in lines_with("problem: train: 1 pairs", said)[0]
+    assert "2.png has an odd width" in problem(Source(str(tmp_path)))
+    said = check(Source(str(tmp_path)))[1]
     left, right = np.split(picture(1, (64, 24)), 2, axis=1)
     assert lines_with("headers of 1 pairs: 32 x 24; 1 RGB 8 bit", said)
     assert lines_with(f"PSNR {peak_signal_noise_ratio(right, left):.2f} dB", said)
@@ -335,33 +308,24 @@ def test_halves_side_by_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "gray"), [("noise:25", False), ("noise:25", True), ("gray", False), ("haze+jpeg:10-90", True)]
 )
-def test_doing_nothing_is_what_a_test_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, gray: bool
-) -> None:
+def test_the_input_psnr_is_that_of_a_test(tmp_path: Path, cli: InProcess, spec: str, gray: bool) -> None:
     """The same draws: test.py on this split with this seed, with a network of these channels."""
-    monkeypatch.chdir(tmp_path)
     code, said = check(clean_set(tmp_path / "set", gray=gray), spec, seed=7)
     assert code == 0
-    given, target = (1 if gray or spec == "gray" else 3), 1 if gray else 3
-    torch.save(build_network("unet", input_nc=given, output_nc=target, **UNET).state_dict(), "net.pth")
-    flags = [f for key, value in UNET.items() for f in (f"--{key}", str(value))]
-    flags += ["--model", "unet", "--weights", "net.pth", "--input_nc", str(given), "--output_nc", str(target)]
-    flags += ["--dataroot", "set", "--degrade", spec, "--seed", "7", "--metrics", "psnr"]
-    with ExitStack() as cleanup:
-        assert script.main(parse_test([*flags, "--visdom", "off", "--gpu_ids", "-1"]), cleanup) == 0
-    with (tmp_path / "results/net/set/metrics.csv").open() as file:
-        rows = csv.DictReader(line for line in file if not line.startswith("#"))
-        values = [float(row["psnr_input"]) for row in rows]
+    channels = {"input_nc": 1 if gray or spec == "gray" else 3, "output_nc": 1 if gray else 3}
+    write_weights(network("unet", **channels), tmp_path / "net.pth")
+    options = flags(**channels, weights="net.pth", dataroot="set", degrade=spec, seed=7, metrics="psnr")
+    values = cli.test(*tiny_flags("unet"), *options).numbers("psnr_input")
     lines = lines_with("input PSNR", said)
     assert len(values) == 3 and len(lines) == 2
-    assert f"PSNR {np.mean(values):.2f} dB, {min(values):.2f} to {max(values):.2f}" in lines[1]
+    assert f"PSNR {values.mean():.2f} dB, {values.min():.2f} to {values.max():.2f}" in lines[1]
 
 
 def test_noise_is_that_of_the_seed(tmp_path: Path) -> None:
     source = clean_set(tmp_path)
     one, same, other = (lines_with("PSNR", check(source, "noise:25", seed)[1]) for seed in (1, 1, 2))
     assert one == same != other
-    assert all(abs(float(line.split()[3]) - 20.17) < 0.3 for line in one)  # 20 log10(255 / 25)
+    assert all(abs(float(line.split()[2]) - 20.17) < 0.3 for line in one)  # 20 log10(255 / 25)
 
 
 def test_targets_are_cut_to_whole_blocks_before_they_are_compared(tmp_path: Path) -> None:
@@ -369,28 +333,51 @@ def test_targets_are_cut_to_whole_blocks_before_they_are_compared(tmp_path: Path
     code, said = check(Source(str(tmp_path), degraded=True), "sr:4")
     assert code == 0 and lines_with("input PSNR", said)
     save(picture(2, (3, 25)), tmp_path / "2.png")
-    code, said = check(Source(str(tmp_path), degraded=True), "sr:4")
-    assert code == 2 and "3 x 25 pixels cannot be made 4 times smaller" in lines_with("problem", said)[0]
+    found = problem(Source(str(tmp_path), degraded=True), "sr:4")
+    assert "3 x 25 pixels cannot be made 4 times smaller" in found
 
 
 # ------------------------------------------------------------------------------------------------ the command
 
 
-def test_the_command_leaves_no_trace_and_says_by_its_code(work: Workplace) -> None:
+@pytest.mark.parametrize("command", ["train.py", "data/check.py"])
+def test_the_commands_leave_no_trace_and_say_by_their_code(work: Workplace, command: str) -> None:
     """No --name is needed, and a run of the name that it would get is not in the way."""
+
+    def checked(code: int) -> str:
+        before = tree(work.folder)
+        if command == "train.py":
+            ended = work.train(*flags(dataroot="set", check_data=True), "--gpu_ids", "-1", name="", code=code)
+        else:
+            ended = work.process(*MODULE, "set", PYTHONPATH=str(ROOT)).wait(code)
+        assert tree(work.folder) == before and "Traceback" not in ended.err
+        return ended.err
+
     pairs_set(work.folder / "set")
     run = work.folder / "checkpoints/set_resnet"
     run.mkdir(parents=True)
     (run / "options.json").write_text("{}")
-    before = tree(work.folder)
-    done = work.train("--dataroot", "set", "--check_data", "--gpu_ids", "-1")
-    assert "no problems found" in done.stderr and "train: 3 images" in done.stderr
-    assert tree(work.folder) == before
-    cut(work.folder / "set/test/input/1.png", 0.5)
-    before = tree(work.folder)
-    done = work.train("--dataroot", "set", "--check_data", "--gpu_ids", "-1", code=2)
-    assert "problem: test: 1 pairs cannot be used" in done.stderr and "Traceback" not in done.stderr
-    assert tree(work.folder) == before
+    said = checked(0)
+    assert "no problems found" in said and "train: 3 images" in said
+    truncate(work.folder / "set/test/input/1.png")
+    assert "problem: test: 1 pairs cannot be used" in checked(2)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("--dataroot", "set", "--layout", "pairs"), "3 images of 3 targets"),
+        (("set/train/target", "--degrade", "noise:25", "--seed", "1"), "input PSNR 20."),
+        (("set", "--direction", "BtoA"), "target -> input"),
+        (("set", "--scale", "2"), "not 2 times the size"),
+        ((), "error: no data [ROOT]"),
+        (("set", "--dataset", "x"), "did you mean --dataroot?"),
+        (("set", "--degrade", "fog"), "unknown degradation 'fog'"),
+    ],
+)
+def test_the_module_takes_the_flags_of_data(work: Workplace, command: tuple[str, ...], words: str) -> None:
+    pairs_set(work.folder / "set")
+    assert words in work.process(*MODULE, *command, PYTHONPATH=str(ROOT)).wait(None).err
 
 
 # ------------------------------------------------------------------------------ the short form at every start
@@ -413,33 +400,17 @@ def count_headers(monkeypatch: pytest.MonkeyPatch) -> "Counter[Path]":
     return count
 
 
-START: tuple[str, ...] = (
-    "--crop_size",
-    "16",
-    "--model",
-    "resunet",
-    "--width",
-    "8",
-    "--depth",
-    "1",
-    "--levels",
-    "1",
-)
-START += ("--max_steps", "1", "--visdom", "off", "--gpu_ids", "-1", "--val_share", "0")
+START = (*flags(crop_size=16, model="resunet", width=8, depth=1, levels=1, max_steps=1, val_share=0), *CPU)
 
 
 def test_a_start_says_in_one_line_what_the_headers_hold(
-    tmp_path: Path,
-    trained: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, cli: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs_set(tmp_path / "set", ("train",))
-    save(picture(70, (40, 24)), tmp_path / "set/train/input/0.png")
-    save(picture(71, (40, 24)), tmp_path / "set/train/target/0.png")
+    for seed, side in enumerate(("input", "target")):
+        save(picture(70 + seed, (40, 24)), tmp_path / f"set/train/{side}/0.png")
     count = count_headers(monkeypatch)
-    trained("--dataroot", "set", *START)
-    said = capsys.readouterr().err.splitlines()
+    said = cli.train("--dataroot", "set", *START).err.splitlines()
     assert len(lines_with("headers of", said)) == 1
     assert lines_with("headers of 3 pairs: 32 x 24 to 40 x 24; 3 RGB 8 bit", said)
     assert count.total() == 6
@@ -462,9 +433,8 @@ def test_at_most_a_thousand_headers_are_read(
     assert len(found.sizes) == pairs and f"headers of {pairs} pairs" in found.describe()
 
 
-def test_a_start_refuses_what_the_headers_show(tmp_path: Path, trained: Callable[..., Path]) -> None:
+def test_a_start_refuses_what_the_headers_show(tmp_path: Path, cli: InProcess) -> None:
     pairs_set(tmp_path / "set", ("train",))
     save(picture(71, (40, 24)), tmp_path / "set/train/target/0.png")
-    with pytest.raises(UserError, match="differ in size"):
-        trained("--dataroot", "set", *START)
+    assert cli.train("--dataroot", "set", *START, code=2).refused("differ in size")
     assert not (tmp_path / "checkpoints").exists()

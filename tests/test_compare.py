@@ -13,48 +13,34 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT, Workplace
+from tests import builders
+from tests.builders import ROOT
+from tests.cli import Ended, Workplace
 
-BLUE, ORANGE, GREY = (31, 119, 180), (255, 127, 14), (102, 102, 102)  # matplotlib's C0 and C1; doing nothing
-OPTIONS = {
-    "model": "resunet",
-    "dataroot": "demo",
-    "lr": 0.0002,
-    "augment": "flip",
-    "milestones": [20.0, 30.0],
-}
+BLUE, ORANGE, GRAY = (31, 119, 180), (255, 127, 14), (102, 102, 102)  # matplotlib's C0 and C1; the input
+OPTIONS = {"model": "resunet", "dataroot": "demo", "lr": 0.0002, "milestones": [20.0, 30.0]}
 MATPLOTLIB = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is absent")
 
 
-def compare(work: Workplace, *flags: str, code: int = 0, first: str = "") -> subprocess.CompletedProcess[str]:
+def compare(work: Workplace, *flags: str, code: int = 0, first: str = "") -> Ended:
     """The command in the workplace, modules in the folder `first` before all others."""
     path = os.pathsep.join([first] * bool(first) + [str(ROOT)])
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "utils.compare", *flags],
-        cwd=work.folder,
-        env={**os.environ, "PYTHONWARNINGS": "", "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=120,
-    )
-    assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
+    command = (sys.executable, "-W", "error", "-m", "utils.compare", *flags)
+    done = work.process(*command, PYTHONPATH=path, PYTHONIOENCODING="utf-8").wait(code)
+    assert "Traceback" not in done.err
     return done
 
 
-def write_run(work: Workplace, name: str, values: Sequence[float | None] = (), **options: Any) -> None:
-    """A run that validated every 10 steps; doing nothing reaches 20 dB, or what `nothing` says."""
-    nothing = options.pop("nothing", 20.0)
-    folder = work.folder / "checkpoints" / name
-    folder.mkdir(parents=True)
-    (folder / "options.json").write_text(json.dumps({**OPTIONS, "name": name, **options}))
-    records: list[dict[str, Any]] = []
-    for i, value in enumerate(values):
-        step = 10 * (i + 1)
-        records.append({"step": step, "epoch": i + 1.0, "time": 1.0, "loss": 0.1, "train_psnr": 99.0})
-        records.append({"step": step, "epoch": i + 1.0, "val_psnr": value, "val_psnr_input": nothing})
-    (folder / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+def write_run(
+    work: Workplace, name: str, values: Sequence[float | None] = (), psnr_input: float = 20.0, **options: Any
+) -> None:
+    """A run that validated every 10 steps."""
+    records = [
+        {"step": 10 * epoch, "epoch": float(epoch), **measured}
+        for epoch, value in enumerate(values, 1)
+        for measured in ({"loss": 0.1, "train_psnr": 99.0}, {"val_psnr": value, "val_psnr_input": psnr_input})
+    ]
+    builders.write_run(work.run(name), {**OPTIONS, **options}, records)
 
 
 def write_summary(work: Workplace, run: str, dataset: str, mean: float | None, **more: Any) -> Path:
@@ -80,15 +66,12 @@ def no_matplotlib(work: Workplace) -> str:
     return str(stub.parent.parent)
 
 
-def has(picture: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
-    """Where a picture `(H, W, 3)` has exactly this colour: `(H, W)`, bool."""
-    return np.all(picture == np.array(color, dtype=np.uint8), axis=-1)
-
-
-def drawn(path: Path) -> np.ndarray:
+def drawn(path: Path, *colors: tuple[int, int, int]) -> list[np.ndarray]:
+    """Where a PNG has exactly each of these colors: `(H, W)`, bool."""
     with Image.open(path) as image:
-        assert image.format == "PNG"
-        return np.asarray(image.convert("RGB"))
+        assert image.format == "PNG" and image.size == (1080, 660)
+        picture = np.asarray(image.convert("RGB"))
+    return [np.all(picture == np.uint8(color), axis=-1) for color in colors]
 
 
 @MATPLOTLIB
@@ -99,24 +82,24 @@ def test_figures_stars_and_options(work: Workplace) -> None:
     write_summary(work, "wide_one", "set12", 29.5, ssim={"mean": 0.87649})
     write_summary(work, "wide_one", "rain", 31.0, psnr_input=None)
     done = compare(work, "wide_one", "plain")
-    assert done.stderr == ""
-    lines = done.stdout.splitlines()
+    assert done.err == ""
+    lines = done.out.splitlines()
     assert lines[0].replace("-", "").split() == ["validation", "rain", "set12"]
     titles = "PSNR gain SSIM images"
     assert lines[1].split() == f"run model steps PSNR at step {titles} {titles}".split()
     wide = "wide_one resunet 20 23.75 20 31.00 - - 12 29.50 +9.38 0.8765* 12"
-    assert row(done.stdout, "wide_one") == wide.split()
+    assert row(done.out, "wide_one") == wide.split()
     other = "plain unet 40 25.50* 20 - - - - 29.71* +9.59* 0.8512 12"
-    assert row(done.stdout, "plain") == other.split()
+    assert row(done.out, "plain") == other.split()
     ends = [[i for i in range(len(line)) if line[i] == "." and line[i - 1].isdigit()] for line in lines[2:4]]
     assert set(ends[1]) < set(ends[0])  # decimal points stand below each other
     assert all(line == line.rstrip() for line in lines)
-    assert row(done.stdout, "option") == ["option", "wide_one", "plain"]
+    assert row(done.out, "option") == ["option", "wide_one", "plain"]
     first = next(i for i, line in enumerate(lines) if line.startswith("option"))
     options = [line.split() for line in lines[first + 1 : lines.index("", first)]]
     assert options == [["model", "resunet", "unet"], ["lr", "0.001", "0.0002"], ["width", "64", "-"]]
     assert lines[-1] == "curve compare.png" and (work.folder / "compare.png").is_file()
-    assert "not comparable" not in done.stdout
+    assert "not comparable" not in done.out
     assert sorted(path.name for path in work.folder.iterdir()) == ["checkpoints", "compare.png", "results"]
 
 
@@ -124,7 +107,7 @@ def test_equal_figures_share_the_star(work: Workplace) -> None:
     for name, psnr in (("a", 30.001), ("b", 30.004), ("c", 29.0)):
         write_run(work, name)
         write_summary(work, name, "set12", psnr)
-    out = compare(work, "a", "b", "c").stdout
+    out = compare(work, "a", "b", "c").out
     assert [row(out, name)[5] for name in "abc"] == ["30.00*", "30.00*", "29.00"]
     assert "the runs have the same options" in out
 
@@ -147,7 +130,7 @@ def test_other_conditions_are_said_and_get_no_star(
         write_run(work, name)
         write_summary(work, name, "set12", 30.0, **(condition if name == "b" else {}))
         write_summary(work, name, "alike", 30.0 + (name == "c"))
-    out = compare(work, "a", "b", "c").stdout
+    out = compare(work, "a", "b", "c").out
     (said,) = [line for line in out.splitlines() if "not comparable" in line]
     assert said == f"set12: measured differently, not comparable, no star: {words}"
     assert ["*" in "".join(row(out, name)[9:]) for name in "abc"] == [False] * 3  # set12, after `alike`
@@ -155,10 +138,10 @@ def test_other_conditions_are_said_and_get_no_star(
 
 
 def test_validation_on_other_images_gets_no_star(work: Workplace) -> None:
-    write_run(work, "a", [25.0], nothing=20.0)
-    write_run(work, "b", [26.0], nothing=18.0)
-    out = compare(work, "a", "b", first=no_matplotlib(work)).stdout
-    assert "validation: not comparable, no star: doing nothing 20.00 dB (a), 18.00 dB (b)" in out.splitlines()
+    write_run(work, "a", [25.0], psnr_input=20.0)
+    write_run(work, "b", [26.0], psnr_input=18.0)
+    out = compare(work, "a", "b", first=no_matplotlib(work)).out
+    assert "validation: not comparable, no star: input 20.00 dB (a), 18.00 dB (b)" in out.splitlines()
     assert (row(out, "a")[3], row(out, "b")[3]) == ("25.00", "26.00")
 
 
@@ -166,7 +149,7 @@ def test_two_results_on_one_data_set_keep_their_folders(work: Workplace) -> None
     write_run(work, "a")
     write_summary(work, "a", "set12", 30.0)
     write_summary(work, "a", "set12", 26.0, folder="set12-50", degrade="noise:50")
-    out = compare(work, "a").stdout
+    out = compare(work, "a").out
     assert [word for word in out.splitlines()[0].split() if "-" * 5 not in word][-2:] == ["set12", "set12-50"]
     assert [cell for cell in row(out, "a") if cell in ("30.00", "26.00")] == ["30.00", "26.00"]
 
@@ -176,32 +159,28 @@ def test_curves_are_drawn(work: Workplace) -> None:
     write_run(work, "low", [21, 22, 23])
     write_run(work, "high", [27, 28, 29])
     compare(work, "low", "high", "--curve", "both.png")
-    picture = drawn(work.folder / "both.png")
-    assert picture.shape == (660, 1080, 3)
-    blue, orange, grey = (has(picture, color) for color in (BLUE, ORANGE, GREY))
+    blue, orange, gray = drawn(work.folder / "both.png", BLUE, ORANGE, GRAY)
     assert blue.sum() > 300 and orange.sum() > 300
     right = 900  # right of the legend's place at the upper left, where the lines end
     blue_y, orange_y = (np.nonzero(mask[:, right:])[0] for mask in (blue, orange))
     assert orange_y.max() < blue_y.min()  # higher PSNR stands higher
-    dashes = int(grey.sum(axis=1).argmax())
-    assert grey[dashes].sum() > 300 and dashes > blue_y.max()
+    dashes = int(gray.sum(axis=1).argmax())
+    assert gray[dashes].sum() > 300 and dashes > blue_y.max()
 
 
 @MATPLOTLIB
-def test_a_single_point_is_a_marker_and_nothing_shared_is_no_line(work: Workplace) -> None:
-    write_run(work, "long", [21, 22, 23], nothing=20.0)
-    write_run(work, "_short", [26], nothing=15.0)
+def test_a_single_point_is_a_marker_and_different_inputs_are_no_line(work: Workplace) -> None:
+    write_run(work, "long", [21, 22, 23], psnr_input=20.0)
+    write_run(work, "_short", [26], psnr_input=15.0)
     write_run(work, "untrained")
     compare(work, "long", "_short", "untrained")
-    picture = drawn(work.folder / "compare.png")
-    orange = has(picture, ORANGE)
+    orange, gray = drawn(work.folder / "compare.png", ORANGE, GRAY)
     rows, columns = np.nonzero(orange[:, :500])
     blob = orange[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-    assert (
-        4 <= blob.shape[0] <= 12 and abs(blob.shape[0] - blob.shape[1]) <= 1 and blob.mean() > 0.6
-    )  # a disc less its soft rim
+    height, width = blob.shape
+    assert 4 <= height <= 12 and abs(height - width) <= 1 and blob.mean() > 0.6  # a disc less its soft rim
     assert orange[:, 500:].sum() > 30  # its line of the legend, though the name begins with _
-    assert has(picture, GREY).sum(axis=1).max() < 50
+    assert gray.sum(axis=1).max() < 50
 
 
 @MATPLOTLIB
@@ -209,18 +188,15 @@ def test_names_in_any_script_and_more_runs_than_colors(work: Workplace) -> None:
     names = ["雨", *(f"run{i}" for i in range(11))]
     for name in names:
         write_run(work, name, [21.0, 22.0])
-    done = compare(work, *names)
-    assert done.stderr == "" and (work.folder / "compare.png").is_file()
+    assert compare(work, *names).err == "" and (work.folder / "compare.png").is_file()
 
 
 def test_without_matplotlib_the_table_stands(work: Workplace) -> None:
     write_run(work, "a", [25.0, 26.0])
     done = compare(work, "a", first=no_matplotlib(work))
-    assert row(done.stdout, "a") == ["a", "resunet", "20", "26.00", "20"]
-    assert done.stdout.splitlines()[-1] == (
-        'no compare.png: matplotlib is not installed: pip install -e ".[plot]"'
-    )
-    assert not list(work.folder.glob("*.png*")) and "option" not in done.stdout
+    assert row(done.out, "a") == ["a", "resunet", "20", "26.00", "20"]
+    assert done.lines[-1] == 'no compare.png: matplotlib is not installed: pip install -e ".[plot]"'
+    assert not list(work.folder.glob("*.png*")) and "option" not in done.out
 
 
 def test_without_validation_there_is_no_curve(work: Workplace) -> None:
@@ -231,7 +207,7 @@ def test_without_validation_there_is_no_curve(work: Workplace) -> None:
         write_run(work, name)
         log = work.file(name, "log.jsonl")
         log.unlink() if name == "a" else log.write_bytes(logs[name])
-    out = compare(work, *"abcdef").stdout
+    out = compare(work, *"abcdef").out
     assert out.splitlines()[-1] == "no validation value in any log: no compare.png"
     assert [row(out, name)[2:] for name in "abcde"] == [["-", "-", "-"]] * 5
     assert row(out, "f")[2:] == ["6", "-", "-"]
@@ -243,36 +219,38 @@ def test_unreadable_summary_is_refused(work: Workplace, content: bytes) -> None:
     write_run(work, "a", [25.0])
     write_summary(work, "a", "set12", 30.0).write_bytes(content)
     done = compare(work, "a", code=2)
-    assert done.stderr.startswith("error: cannot read results/a/set12/summary.json\n") and done.stdout == ""
+    assert done.err.startswith("error: cannot read results/a/set12/summary.json\n") and done.out == ""
 
 
 def test_odd_values_in_a_summary_are_none(work: Workplace) -> None:
     write_run(work, "a", model="x\x1b[31m")
     odd = {"psnr_input": 7, "ssim": {"mean": "0.9"}, "images": True, "protocol": []}
     write_summary(work, "a", "se\tt", None, **odd)
-    out = compare(work, "a").stdout
+    out = compare(work, "a").out
     assert row(out, "a") == ["a", "x?[31m", "-", "-", "-", "-", "-", "-", "-"]
     assert "se?t" in out.splitlines()[0] and "\x1b" not in out
 
 
 def test_what_cannot_be_compared_is_refused(work: Workplace) -> None:
     write_run(work, "known", [25.0])
-    err = compare(work, "known", "unknown", code=2).stderr
-    assert "no run 'unknown'" in err and "checkpoints/ holds known" in err
-    assert "bad run name" in compare(work, "../known", code=2).stderr
-    assert "RUN" in compare(work, code=2).stderr
-    assert "[--curve a.jpg]" in compare(work, "known", "--curve", "a.jpg", code=2).stderr
-    assert "[--curve no/a.png]" in compare(work, "known", "--curve", "no/a.png", code=2).stderr
+    assert compare(work, "known", "unknown", code=2).refused("no run 'unknown'", "checkpoints/ holds known")
+    for words, flags in {
+        "bad run name": ["../known"],
+        "RUN": [],
+        "[--curve a.jpg]": ["known", "--curve", "a.jpg"],
+        "[--curve no/a.png]": ["known", "--curve", "no/a.png"],
+    }.items():
+        assert compare(work, *flags, code=2).refused(words)
     work.file("known", "options.json").write_text("{")
-    assert "cannot read checkpoints/known/options.json" in compare(work, "known", code=2).stderr
+    assert compare(work, "known", code=2).refused("cannot read checkpoints/known/options.json")
 
 
 def test_results_elsewhere(work: Workplace) -> None:
     write_run(work, "a")
     write_summary(work, "a", "set12", 30.0)
     (work.folder / "results").rename(work.folder / "other")
-    assert "set12" not in compare(work, "a").stdout
-    assert row(compare(work, "a", "--results_dir", "other").stdout, "a")[5:7] == ["30.00", "+9.88"]
+    assert "set12" not in compare(work, "a").out
+    assert row(compare(work, "a", "--results_dir", "other").out, "a")[5:7] == ["30.00", "+9.88"]
 
 
 def test_import_is_light() -> None:

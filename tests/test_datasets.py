@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from data.sampler import EpochSampler
 from data.scan import HeaderScan
 from data.splits import find_pairs
 from data.transforms import denormalize
-from tests.conftest import ROOT
+from tests.builders import ROOT
 from utils.eval.evaluator import input_baseline
 from utils.eval.metrics import Protocol
 from utils.system.errors import UserError
@@ -361,28 +361,6 @@ def test_inputs_without_targets_have_no_target() -> None:
 # ----------------------------------------------------------------------------------------------- degradations
 
 
-def draws(spec: str, image: Array, count: int = 1) -> Iterator[Array]:
-    degrade = parse_degradation(spec)
-    for seed in range(count):
-        yield degrade(image, np.random.default_rng(seed))
-
-
-def test_noise_has_its_sigma_and_is_neither_clamped_nor_quantised() -> None:
-    image = np.broadcast_to(np.linspace(0, 1, 512, dtype=np.float32)[:, None, None], (512, 512, 3))
-    (noisy,) = draws("noise:25", image)
-    added = noisy.astype(np.float64) - image
-    assert noisy.dtype == np.float32
-    assert added.std() == pytest.approx(25 / 255, rel=0.005) and abs(added.mean()) < 1e-3
-    assert noisy.min() < -0.2 and noisy.max() > 1.2
-    assert 4 < np.abs(added).max() * 255 / 25 < 6  # the tails of a normal distribution, of 786,432 values
-    assert np.abs(noisy * 255 - np.round(noisy * 255)).mean() == pytest.approx(0.25, abs=0.01)
-    correlation = (
-        np.corrcoef([added[:-1].ravel(), added[1:].ravel()])[0, 1],
-        np.corrcoef(added.reshape(-1, 3).T),
-    )
-    assert abs(correlation[0]) < 0.01 and np.abs(correlation[1] - np.eye(3)).max() < 0.01  # white
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_input_psnr_of_noise_of_25(channels: int) -> None:
     def half_black(pair: Pair) -> tuple[Array, Array]:
@@ -396,65 +374,6 @@ def test_the_input_psnr_of_noise_of_25(channels: int) -> None:
     each = [input_baseline(w.input, w.target, Protocol())["psnr"] for w in wholes if w.target is not None]
     assert np.mean(each) == pytest.approx(NOISE_OF_25_DB, abs=0.05)
     assert len(set(each)) == 12
-
-
-def test_a_range_of_noise_is_drawn_image_by_image() -> None:
-    flat = np.zeros((64, 64, 1), np.float32)
-    sigmas = np.array([noisy.std() * 255 for noisy in draws("noise:10-50", flat, 200)])
-    assert 9.4 < sigmas.min() < 12 and 48 < sigmas.max() < 53  # 64 x 64 values give sigma to 1 %
-    assert sigmas.mean() == pytest.approx(30, abs=3) and sigmas.std() == pytest.approx(40 / 12**0.5, abs=1.5)
-    assert np.array_equal(next(draws("noise:0", flat)), flat)
-
-
-def test_haze_follows_the_scattering_model() -> None:
-    """I = J t + A (1 - t): the same draws on black, white and an image give A and t, and agree on them."""
-    image = np.random.default_rng(0).random((40, 30, 3), dtype=np.float32)
-    strengths = set()
-    for seed in range(10):
-        degrade = parse_degradation("haze")
-        black, white, hazy = (
-            degrade(clear, np.random.default_rng(seed)).astype(np.float64)
-            for clear in (np.zeros_like(image), np.ones_like(image), image)
-        )
-        t = white - black
-        airlight = black / (1 - t)
-        assert np.ptp(airlight) < 1e-4 and 0.7 <= airlight.mean() <= 1
-        assert np.ptp(t, axis=2).max() < 1e-6 and t.min() > 0 and t.max() < 1
-        assert np.abs(hazy - (image * t + airlight * (1 - t))).max() < 1e-5
-        depth = -np.log(t[:, :, 0])
-        assert np.ptp(depth) > 0.2 * depth.mean()  # an image is not hazed evenly
-        assert depth[:10].mean() > depth[-10:].mean()  # far at the top
-        strengths.add(round(float(depth.mean()), 4))
-    assert len(strengths) == 10
-
-
-def test_a_chain_is_one_step_after_the_other() -> None:
-    image = colours(0).astype(np.float32) / 255
-    rng = np.random.default_rng(3)
-    wanted = DEGRADATIONS["noise"]("15").action(DEGRADATIONS["haze"]("").action(image, rng), rng)
-    chained = parse_degradation("haze+noise:15")(image, np.random.default_rng(3))
-    assert np.array_equal(chained, wanted)
-    other_way = parse_degradation("noise:15+haze")(image, np.random.default_rng(3))
-    assert np.abs(other_way - wanted).max() > 0.01
-
-
-def test_degrading_leaves_the_clean_image_alone() -> None:
-    image = colours(0).astype(np.float32) / 255
-    before = image.copy()
-    next(draws("haze+noise:15", image))
-    assert np.array_equal(image, before)
-
-
-BAD_SPECS = """noise noise: noise:x noise:-5 noise:50-10 noise:1-2-3 noise:5- noise:nan noise:inf
-noise:25+ +noise:25 noise:25,haze Noise:25 haze:3 haze+noise:x fog"""
-
-
-@pytest.mark.parametrize("spec", ["", *BAD_SPECS.split()])
-def test_a_bad_degradation_is_refused(spec: str) -> None:
-    with pytest.raises(UserError) as caught:
-        parse_degradation(spec)
-    assert f"--degrade {spec}" in caught.value.what and caught.value.code == 2
-    assert caught.value.why or all(name in caught.value.fix for name in DEGRADATIONS)
 
 
 @pytest.mark.parametrize("name", DEGRADATIONS)
@@ -533,8 +452,11 @@ def test_no_change_of_colour_undoes_the_haze_of_demo() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "batch", "size", "crop", "message"),
+    ("sizes", "batch", "size", "crop", "message"),  # with a scale of 2
     [
+        ([(40, 40)], 1, None, 15, "--crop_size 15 is not a multiple of the scale 2"),
+        ([(40, 40)], 1, None, 5, "--crop_size 5 is not a multiple of the scale 2"),
+        ([(40, 40)], 1, 9, None, "--size 9 is not a multiple of the scale 2"),
         ([(100, 64), (100, 63)], 1, None, 64, "--crop_size 64 is larger than an image"),
         ([(63, 100)], 1, None, 64, "--crop_size 64 is larger than an image"),
         ([(100, 64), (64, 100)], 2, None, None, "--batchSize 2 needs images of one size"),
@@ -548,11 +470,12 @@ def test_sizes_that_cannot_be_trained_on_are_refused(
     sizes: list[tuple[int, int]], batch: int, size: int | None, crop: int | None, message: str | None
 ) -> None:
     if message is None:
-        check_training_sizes(sizes, batch, size, crop)
+        check_training_sizes(sizes, batch, size, crop, scale=2)
         return
     with pytest.raises(UserError, match=message) as caught:
-        check_training_sizes(sizes, batch, size, crop)
-    assert caught.value.why and caught.value.fix and caught.value.code == 2
+        check_training_sizes(sizes, batch, size, crop, scale=2)
+    assert caught.value.fix and caught.value.code == 2
+    assert caught.value.why or "not a multiple" in message
 
 
 @pytest.mark.parametrize(

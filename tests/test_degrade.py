@@ -14,7 +14,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from data.degrade import DEGRADATIONS, parse_degradation
-from tests.conftest import ROOT, dataset, pixels
+from tests.builders import ROOT, dataset, pixels
+from tests.builders import image as random_values
 from utils.system.errors import UserError
 
 Array = np.ndarray
@@ -37,12 +38,8 @@ def degraded(spec: str, image: Array, seed: int = 0) -> Array:
     return parse_degradation(spec)(image, np.random.default_rng(seed))
 
 
-def random_image(height: int, width: int, channels: int = 3, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).random((height, width, channels), dtype=np.float32)
-
-
-def random_bytes(height: int, width: int, channels: int = 3, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+def random_image(height: int, width: int, channels: int = 3) -> Array:
+    return random_values(height, width, channels, np.float32)
 
 
 def unit(levels: Array) -> Array:
@@ -152,12 +149,28 @@ def test_noise_is_bit_for_bit_what_figures_were_measured_with(spec: str, channel
     assert hashlib.sha256(degraded(spec, image, 7).tobytes()).hexdigest()[:16] == digest
 
 
-def test_noise_has_its_sigma_around_the_image() -> None:
-    added = degraded("noise:40", flat(0.9)).astype(np.float64) - np.float32(0.9)
-    assert added.std() == pytest.approx(40 / 255, rel=0.007)  # 5 standard errors of 262,144 values
-    assert abs(added.mean()) < 5 * 40 / 255 / 512
-    assert added.max() > 0.4  # not clamped
-    assert np.array_equal(degraded("noise:0", flat(0.3)), flat(0.3))
+def test_noise_has_its_sigma_and_is_neither_clamped_nor_quantised() -> None:
+    image = np.broadcast_to(np.linspace(0, 1, 512, dtype=np.float32)[:, None, None], (512, 512, 3))
+    noisy = degraded("noise:25", image)
+    added = noisy.astype(np.float64) - image
+    assert noisy.dtype == np.float32
+    assert added.std() == pytest.approx(25 / 255, rel=0.005) and abs(added.mean()) < 1e-3
+    assert noisy.min() < -0.2 and noisy.max() > 1.2
+    assert 4 < np.abs(added).max() * 255 / 25 < 6  # the tails of a normal distribution, of 786,432 values
+    assert np.abs(noisy * 255 - np.round(noisy * 255)).mean() == pytest.approx(0.25, abs=0.01)
+    correlation = (
+        np.corrcoef([added[:-1].ravel(), added[1:].ravel()])[0, 1],
+        np.corrcoef(added.reshape(-1, 3).T),
+    )
+    assert abs(correlation[0]) < 0.01 and np.abs(correlation[1] - np.eye(3)).max() < 0.01  # white
+
+
+def test_a_range_of_noise_is_drawn_image_by_image() -> None:
+    dark = flat(0, 64)
+    sigmas = np.array([degraded("noise:10-50", dark, seed).std() * 255 for seed in range(200)])
+    assert 9.4 < sigmas.min() < 12 and 48 < sigmas.max() < 53  # 64 x 64 values give sigma to 1 %
+    assert sigmas.mean() == pytest.approx(30, abs=3) and sigmas.std() == pytest.approx(40 / 12**0.5, abs=1.5)
+    assert np.array_equal(degraded("noise:0", dark), dark)
 
 
 # ---------------------------------------------------------------------------------------------------- poisson
@@ -222,7 +235,7 @@ def round_trip(levels: Array, quality: int) -> Array:
 @pytest.mark.parametrize("quality", [1, 10, 75, 100])
 @pytest.mark.parametrize("size", [(1, 1), (17, 31), (64, 48)])
 def test_jpeg_is_pillows_round_trip(quality: int, size: tuple[int, int]) -> None:
-    levels = random_bytes(*size)
+    levels = random_values(*size)
     assert np.array_equal(degraded(f"jpeg:{quality}", unit(levels)), unit(round_trip(levels, quality)))
     gray = levels[:, :, :1]
     wanted = unit(round_trip(gray[:, :, 0], quality))[:, :, None]
@@ -261,7 +274,7 @@ def test_a_range_of_qualities_takes_both_ends() -> None:
 
 
 def test_gray_is_pillows_l() -> None:
-    levels = np.concatenate([random_bytes(64, 64), smooth_bytes(64, 64)])
+    levels = np.concatenate([random_values(64, 64), smooth_bytes(64, 64)])
     wanted = np.asarray(Image.fromarray(levels).convert("L")).astype(np.float64)
     result = degraded("gray", unit(levels))
     assert result.shape == (128, 64, 1)
@@ -298,7 +311,7 @@ def rounding(side: int, factor: int) -> float:
 @pytest.mark.parametrize("kind", ["random", "smooth", "binary"])
 def test_sr_is_what_pillow_does_to_bytes(factor: int, kind: str) -> None:
     size = 12 * factor, 9 * factor
-    levels = smooth_bytes(*size) if kind == "smooth" else random_bytes(*size)
+    levels = smooth_bytes(*size) if kind == "smooth" else random_values(*size)
     levels = levels // 128 * np.uint8(255) if kind == "binary" else levels
     result = degraded(f"sr:{factor}", unit(levels))
     assert result.shape == (12, 9, 3) and result.min() >= 0 and result.max() <= 1
@@ -325,10 +338,10 @@ def test_sr_is_not_rounded_and_takes_gray_and_what_lies_outside() -> None:
     assert wild.min() == 0 and wild.max() == 1
 
 
-def test_sr_refuses_sides_that_it_would_have_to_cut() -> None:
-    for height, width in ((31, 32), (32, 31), (1, 1)):
-        with pytest.raises(ValueError, match=f"{width}x{height}"):
-            degraded("sr:2", random_image(height, width))
+@pytest.mark.parametrize(("height", "width"), [(31, 32), (32, 31), (1, 1)])
+def test_sr_refuses_sides_that_it_would_have_to_cut(height: int, width: int) -> None:
+    with pytest.raises(ValueError, match=f"{width}x{height}"):
+        degraded("sr:2", random_image(height, width))
 
 
 # ------------------------------------------------------------------------------------------------------- haze
@@ -343,6 +356,27 @@ def test_haze_is_what_figures_were_measured_with() -> None:
     assert result.sum(dtype=np.float64) == pytest.approx(1045.2927092909813, abs=1e-4)
     chained = degraded("haze+noise:15", random_image(24, 20), 7)
     assert chained.sum(dtype=np.float64) == pytest.approx(1040.1061660945415, abs=1e-4)
+
+
+def test_haze_follows_the_scattering_model() -> None:
+    """I = J t + A (1 - t): the same draws on black, white and an image give A and t, and agree on them."""
+    image = random_image(40, 30)
+    strengths = set()
+    for seed in range(10):
+        black, white, hazy = (
+            degraded("haze", clear, seed).astype(np.float64)
+            for clear in (np.zeros_like(image), np.ones_like(image), image)
+        )
+        t = white - black
+        airlight = black / (1 - t)
+        assert np.ptp(airlight) < 1e-4 and 0.7 <= airlight.mean() <= 1
+        assert np.ptp(t, axis=2).max() < 1e-6 and t.min() > 0 and t.max() < 1
+        assert np.abs(hazy - (image * t + airlight * (1 - t))).max() < 1e-5
+        depth = -np.log(t[:, :, 0])
+        assert np.ptp(depth) > 0.2 * depth.mean()  # an image is not hazed evenly
+        assert depth[:10].mean() > depth[-10:].mean()  # far at the top
+        strengths.add(round(float(depth.mean()), 4))
+    assert len(strengths) == 10
 
 
 # ------------------------------------------------------------------------------------------------------- rain
@@ -485,38 +519,25 @@ def test_a_bad_spec_is_refused_by_its_flag(spec: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "meant"),
+    ("spec", "words"),
     [
-        ("nose:25", "noise"),
-        ("Noise:25", "noise"),
-        ("grey", "gray"),
-        ("blur+jpg:30", "jpeg"),
-        ("possion", "poisson"),
+        ("nose:25", ["did you mean noise?"]),
+        ("Noise:25", ["did you mean noise?"]),
+        ("grey", ["did you mean gray?"]),
+        ("blur+jpg:30", ["did you mean jpeg?"]),
+        ("possion", ["did you mean poisson?"]),
+        ("blur+jpeg:101", ["jpeg:101", "1 to 100"]),
+        ("noise:30-10", ["noise:30-10", "A <= B"]),
+        ("sr:2.5", ["sr:2.5", "2 to 8"]),
+        ("haze:2", ["haze:2", "no value"]),
+        *((spec, []) for spec in ("noise:0", "noise:2.5-7", "poisson:0.5", "blur:0.1", "blur:2-2")),
+        *((spec, []) for spec in ("jpeg:1-100", "sr:2", "sr:8")),
     ],
 )
-def test_a_misspelt_name_gets_the_one_that_was_meant(spec: str, meant: str) -> None:
+def test_a_bad_step_is_named_with_what_would_be_good(spec: str, words: list[str]) -> None:
+    if not words:  # the ends of what is allowed
+        assert parse_degradation(spec).spec == spec
+        return
     with pytest.raises(UserError) as caught:
         parse_degradation(spec)
-    assert f"did you mean {meant}?" in caught.value.fix
-
-
-@pytest.mark.parametrize(
-    ("spec", "said"),
-    [
-        ("blur+jpeg:101", ("jpeg:101", "1 to 100")),
-        ("noise:30-10", ("noise:30-10", "A <= B")),
-        ("sr:2.5", ("sr:2.5", "2 to 8")),
-        ("haze:2", ("haze:2", "no value")),
-    ],
-)
-def test_a_bad_value_is_named_with_what_would_be_good(spec: str, said: tuple[str, ...]) -> None:
-    with pytest.raises(UserError) as caught:
-        parse_degradation(spec)
-    assert all(words in caught.value.why for words in said)
-
-
-@pytest.mark.parametrize(
-    "spec", ["noise:0", "noise:2.5-7", "poisson:0.5", "blur:0.1", "blur:2-2", "jpeg:1-100", "sr:2", "sr:8"]
-)
-def test_the_ends_of_what_is_allowed(spec: str) -> None:
-    parse_degradation(spec)
+    assert all(word in f"{caught.value.why} {caught.value.fix}" for word in words)

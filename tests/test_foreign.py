@@ -235,18 +235,3 @@ def test_a_network_of_spandrel_is_trained_further(cli: InProcess) -> None:
     found = cli.test("--dataroot", "other", "--degrade", "sr:2", name="whole")
     check(found, test, start, "sr:2")
     assert found.output("0.png").shape == test[0].shape
-
-
-@pytest.mark.parametrize(
-    ("known", "given", "words"),
-    [
-        (False, (), "no network that spandrel knows"),
-        (True, ("--input_nc", "1"), "--input_nc 3 --output_nc 3"),
-    ],
-)
-def test_weights_that_spandrel_cannot_use_are_refused(
-    cli: InProcess, known: bool, given: tuple[str, ...], words: str
-) -> None:
-    write_clean(Path("clean"), 3)
-    write_weights(published_net("x1") if known else {"a.weight": torch.zeros(3)}, Path("w.pth"))
-    assert cli.test(*SPANDREL, *given, *NOISE, code=2).refused(words)

@@ -1,14 +1,10 @@
 """The HTML report: what it keeps of each image, what it writes, and how it behaves in a real Chromium."""
 
 import base64
-import importlib.util
 import io
-import json
 import re
-import shutil
 import tracemalloc
-from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.test_browser import FLAGS
-from tests.visdom_server import missing, wait_until
+from tests.builders import Outline, image, strict_json
+from tests.cli import wait_until
 from utils.vis import report as module
-from utils.vis.report import Report, shrink
+from utils.vis.report import Report
+from utils.vis.thumbnails import block_mean, thumbnail
 
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
@@ -29,40 +26,22 @@ HOSTILE = (
     "\u202egnp.\u05d0\u2028\u2029",
     "caf\udce9.png",  # a file name that is not UTF-8, as os.fsdecode gives it
 )
+Visit = Callable[..., Any]
 
 
-class Outline(HTMLParser):
-    """Tags, and the text inside the JSON block, the headings and the title."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: dict[str, str] = {}
-        self.open = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self.open = dict(attrs).get("id") or tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts[self.open] = self.texts.get(self.open, "") + data
-
-    def handle_endtag(self, tag: str) -> None:
-        self.open = ""
-
-
-def strict(text: str) -> Any:
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is not JSON")
-
-    return json.loads(text, parse_constant=refuse)
+def report_of(*images: np.ndarray | None, names: Any = "a") -> Report:
+    """A report with the same (input, output, target) under each name."""
+    report = Report()
+    for name in names:
+        report.add(name, *images)  # type: ignore[arg-type]
+    return report
 
 
 def written(report: Report, folder: Path, rows: Any = (), title: str = "title", facts: Any = ()) -> Any:
     """The data of the page that `report` writes."""
+    folder.mkdir(exist_ok=True)
     report.write(folder / "index.html", title, facts, rows)
-    return strict(Outline((folder / "index.html").read_text("utf-8")).texts["data"])
+    return strict_json(Outline((folder / "index.html").read_text("utf-8")).texts["data"])
 
 
 def picture(data: bytes) -> np.ndarray:
@@ -79,32 +58,29 @@ def flat(value: float, height: int, width: int, channels: int = 3, dtype: Any = 
 
 
 def test_shrinking_is_the_mean_of_blocks() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (1302, 1955, 3), np.uint8)
-    small = shrink(image)  # blocks of 3, the last ones narrower
+    noise = image(1302, 1955)
+    small = block_mean(noise, 3)  # the last ones narrower
     assert small.shape == (434, 652, 3) and small.dtype == np.float32
-    assert np.allclose(small[7, 9], image[21:24, 27:30].mean((0, 1)) / 255, atol=1e-6)
-    assert np.allclose(small[-1, -1], image[1299:1302, 1953:].mean((0, 1)) / 255, atol=1e-6)
+    assert np.allclose(small[7, 9], noise[21:24, 27:30].mean((0, 1)) / 255, atol=1e-6)
+    assert np.allclose(small[-1, -1], noise[1299:1302, 1953:].mean((0, 1)) / 255, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("image", "expected"),
+    ("value", "dtype", "expected"),
     [
-        (flat(51, 4, 4), 0.2),
-        (flat(13107, 4, 4, dtype=np.uint16), 0.2),
-        (flat(0.2, 4, 4, dtype=np.float32), 0.2),
-        (flat(1.7, 4, 4, dtype=np.float32), 1.0),
-        (flat(-3, 4, 4, dtype=np.float32), 0.0),
-        (flat(np.inf, 4, 4, dtype=np.float32), 1.0),
-        (flat(np.nan, 4, 4, dtype=np.float32), 0.0),
+        (51, np.uint8, 0.2),
+        (13107, np.uint16, 0.2),
+        (0.2, np.float32, 0.2),
+        (1.7, np.float32, 1.0),
+        (-3, np.float32, 0.0),
+        (np.inf, np.float32, 1.0),
+        (np.nan, np.float32, 0.0),
     ],
 )
-def test_every_type_has_its_full_scale(image: np.ndarray, expected: float) -> None:
-    assert np.allclose(shrink(image), expected, atol=1e-6)
-
-
-def test_a_pixel_out_of_range_is_clamped_before_the_mean() -> None:
+def test_every_type_has_its_full_scale(value: float, dtype: Any, expected: float) -> None:
+    assert np.allclose(thumbnail(flat(value, 4, 4, dtype=dtype), (4, 4)), expected, atol=1e-6)
     noisy = np.tile(np.float32([[[-1.0], [1.0]]]), (1280, 640, 1))
-    assert np.allclose(shrink(noisy), 0.5)
+    assert np.allclose(thumbnail(noisy, (640, 640)), 0.5)  # each pixel is clamped before the mean
 
 
 @pytest.mark.parametrize(
@@ -119,9 +95,7 @@ def test_a_pixel_out_of_range_is_clamped_before_the_mean() -> None:
     ],
 )
 def test_sizes(tmp_path: Path, height: int, width: int, size: Any, large: Any) -> None:
-    report = Report()
-    image = flat(90, height, width)
-    report.add("a", image, image, image)
+    report = report_of(*[flat(90, height, width)] * 3)
     kept = report.pictures["a"]
     assert {picture(data).shape for data in kept.thumbs.values()} == {(size[1], size[0], 3)}
     if large:
@@ -132,65 +106,55 @@ def test_sizes(tmp_path: Path, height: int, width: int, size: Any, large: Any) -
     assert "small" not in row  # nothing is missing: the thumbnail is the whole picture
 
 
-def test_gray_input_and_coloured_target() -> None:
-    report = Report()
-    report.add("a", flat(200, 60, 60, 1), flat(100, 60, 60, 1), flat(100, 60, 60, 3))
-    thumbs = report.pictures["a"].thumbs
+def test_the_pictures_of_gray_and_of_no_target() -> None:
+    thumbs = report_of(flat(200, 60, 60, 1), flat(100, 60, 60, 1), flat(100, 60, 60)).pictures["a"].thumbs
     assert list(thumbs) == ["input", "output", "target", "error"]
     assert abs(picture(thumbs["input"]) - 200).max() <= 1
     assert picture(thumbs["error"]).max() <= 1
+    kept = report_of(flat(1, 300, 300), flat(2, 300, 300), None).pictures["a"]
+    assert list(kept.thumbs) == ["input", "output"] == list(kept.large or ())
 
 
-def test_without_a_target_there_is_no_error() -> None:
-    report = Report()
-    report.add("a", flat(1, 300, 300), flat(2, 300, 300), None)
-    kept = report.pictures["a"]
-    assert list(kept.thumbs) == ["input", "output"]
-    assert kept.large is not None and list(kept.large) == ["input", "output"]
+CHECKER = np.where(np.indices((640, 640)).sum(0) % 2, 1, -1).astype(np.float32)[..., None]
+ORANGE = (255, 128, 0)
 
 
 @pytest.mark.parametrize(
-    ("off", "colour"),
+    ("error", "color"),
     [
-        (0, (0, 0, 0)),
-        (1 / 60, (128, 0, 0)),
-        (1 / 20, (255, 128, 0)),
-        (0.1, (255, 255, 255)),
-        (0.4, (255,) * 3),
+        *[
+            (flat(off, side, side, dtype=np.float32), color)
+            for side in (50, 2000)
+            for off, color in (
+                (0, (0, 0, 0)),
+                (1 / 60, (128, 0, 0)),
+                (1 / 20, ORANGE),
+                (0.1, (255,) * 3),
+                (0.4, (255,) * 3),
+            )
+        ],
+        (0.05 * CHECKER, ORANGE),  # errors of both signs do not cancel in the smaller thumbnail
     ],
 )
-@pytest.mark.parametrize("side", [50, 2000])
-def test_the_error_has_a_fixed_scale(off: float, colour: tuple[int, int, int], side: int) -> None:
-    report = Report()
-    target = flat(0.5, side, side, dtype=np.float32)
-    report.add("a", target, target - np.float32(off), target)
-    assert abs(picture(report.pictures["a"].thumbs["error"]) - colour).max() <= 3
-
-
-def test_errors_do_not_cancel_between_pixels_of_the_preview() -> None:
-    """+0.05 beside -0.05 is an error of 0.05, not 0, in the smaller thumbnail too."""
-    target = flat(0.5, 640, 640, 1, np.float32)
-    wrong = target + np.where(np.indices((640, 640)).sum(0) % 2, 0.05, -0.05).astype(np.float32)[..., None]
-    report = Report()
-    report.add("a", target, wrong, target)
-    assert abs(picture(report.pictures["a"].thumbs["error"]) - (255, 128, 0)).max() <= 3
+def test_the_error_has_a_fixed_scale(error: np.ndarray, color: tuple[int, int, int]) -> None:
+    target = np.full_like(error, 0.5)
+    thumbs = report_of(target, target - error, target).pictures["a"].thumbs
+    assert abs(picture(thumbs["error"]) - color).max() <= 3
 
 
 def test_a_smaller_input_is_enlarged_by_repeating_pixels() -> None:
-    report = Report()
     given = np.kron(np.array([[0, 255], [255, 0]], np.uint8), np.ones((8, 8), np.uint8))[..., None]
-    report.add("a", given, flat(9, 64, 64), flat(9, 64, 64))
-    seen = picture(report.pictures["a"].thumbs["input"])
+    seen = picture(report_of(given, flat(9, 64, 64), flat(9, 64, 64)).pictures["a"].thumbs["input"])
     assert seen.shape == (64, 64, 3)
     assert abs(seen - np.kron(given, np.ones((4, 4, 1)))).max() <= 2  # 16 -> 64, blocks whole in JPEG's 8 x 8
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_a_huge_image_is_not_copied(dtype: Any) -> None:
-    image = np.zeros((6000, 9000, 3), dtype)
+    huge = np.zeros((6000, 9000, 3), dtype)
     tracemalloc.start()
     try:
-        Report().add("a", image, image, image)
+        report_of(huge, huge, huge)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -200,30 +164,21 @@ def test_a_huge_image_is_not_copied(dtype: Any) -> None:
 def test_views_are_not_changed_and_not_kept() -> None:
     chw = np.random.default_rng(0).random((3, 700, 500), np.float32) * 3 - 1
     before = chw.copy()
-    image = chw.transpose(1, 2, 0)
-    report = Report()
-    report.add("a", image, image, image)
+    report = report_of(*[chw.transpose(1, 2, 0)] * 3)
     assert np.array_equal(chw, before)
     assert all(isinstance(data, bytes) for data in report.pictures["a"].thumbs.values())
 
 
 def test_the_budget_of_previews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
-    one = Report()
-    one.add("x", image, image, image)
-    assert one.pictures["x"].large is not None
-    monkeypatch.setattr(module, "PREVIEW_BUDGET", 2 * sum(map(len, one.pictures["x"].large.values())))
-    report = Report()
-    for name in "abcde":
-        report.add(name, image, image, image)
-    report.add("tiny", image[:20, :20], image[:20, :20], None)
+    noise = image(300, 300)
+    one = report_of(noise, noise, noise)
+    assert one.pictures["a"].large is not None
+    monkeypatch.setattr(module, "PREVIEW_BUDGET", 2 * sum(map(len, one.pictures["a"].large.values())))
+    report = report_of(noise, noise, noise, names="abcde")
+    report.add("tiny", noise[:20, :20], noise[:20, :20], None)
     data = written(report, tmp_path)
-    assert [("large" in row, row.get("small", False)) for row in data["rows"]] == [
-        (True, False),
-        (True, False),
-        *[(False, True)] * 3,
-        (False, False),
-    ]
+    kinds = [("large" in row, row.get("small", False)) for row in data["rows"]]
+    assert kinds == [(True, False)] * 2 + [(False, True)] * 3 + [(False, False)]
     assert data["notes"][0].startswith("3 of 6 images have no large preview")
     assert written(one, tmp_path)["notes"] == []
 
@@ -240,7 +195,7 @@ def test_the_data_is_strict_json(tmp_path: Path) -> None:
     data = written(Report(), tmp_path, rows, facts=[("PSNR", "20 dB")])
     # lpips has no value at all
     assert [(c["key"], c["label"], c["digits"]) for c in data["columns"]] == [
-        ("psnr", "PSNR out (dB)", 2),
+        ("psnr", "PSNR (dB)", 2),
         ("ssim", "SSIM", 4),
         ("extra", "extra", 0),
         ("gain", "gain (dB)", 2),
@@ -262,8 +217,7 @@ def test_without_psnr_the_order_is_as_given(tmp_path: Path) -> None:
 
 
 def test_an_image_without_a_row_is_shown(tmp_path: Path) -> None:
-    report = Report()
-    report.add("alone", flat(1, 9, 9), flat(1, 9, 9), None)
+    report = report_of(flat(1, 9, 9), flat(1, 9, 9), None, names=["alone"])
     rows = written(report, tmp_path, [{"name": "other", "psnr": 1}])["rows"]
     assert [row["name"] for row in rows] == ["other", "alone"]
     assert "thumbs" not in rows[0] and set(rows[1]["thumbs"]) == {"input", "output"}
@@ -278,10 +232,8 @@ def test_hostile_text_is_data(tmp_path: Path) -> None:
     assert [column["label"] for column in data["columns"]] == list(HOSTILE)
     text = (tmp_path / "index.html").read_text("ascii")
     assert not set("<>&") & set(re.findall(r'id="data">(.*)</script>', text)[0])
-    plain = tmp_path / "plain"
-    plain.mkdir()
-    written(Report(), plain)
-    harmless = Outline((plain / "index.html").read_text("utf-8"))
+    written(Report(), tmp_path / "plain")
+    harmless = Outline((tmp_path / "plain" / "index.html").read_text("utf-8"))
     assert Outline(text).tags == harmless.tags
 
 
@@ -302,60 +254,22 @@ def test_nothing_outside_the_file_is_named(tmp_path: Path) -> None:
 def test_the_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     written(Report(), tmp_path, title="first")
     with pytest.raises((TypeError, ValueError)):
-        Report().write(tmp_path / "index.html", "second", [], [{"name": "a", "psnr": "no number"}])
+        Report().write(tmp_path / "index.html", "second", [], [{"name": "a", "psnr": "text"}])
     assert "first" in (tmp_path / "index.html").read_text("utf-8")
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
 
 
 # -------------------------------------------------------------------------------------------- in the browser
 
-
-@pytest.fixture
-def visit() -> Iterator[Callable[..., Any]]:
-    """Call `visit(file, **options of the page)` to open it; in the end nothing must have gone wrong or been
-    asked."""
-    if importlib.util.find_spec("playwright") is None:
-        missing("playwright is not installed")
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    path = path or missing("there is no chromium on the PATH")
-    from playwright.sync_api import sync_playwright
-
-    troubles: list[str] = []
-    asked: set[str] = set()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-
-        def visit(file: Path, **options: Any) -> Any:
-            page = browser.new_page(**{"viewport": {"width": 1200, "height": 900}, **options})
-            page.on("pageerror", lambda error: troubles.append(f"page error: {error}"))
-            page.on("console", lambda line: troubles.append(f"console: {line.text}"))
-            page.on("requestfailed", lambda request: troubles.append(f"failed: {request.url[:80]}"))
-            page.on("dialog", lambda dialog: (troubles.append("a dialog"), dialog.dismiss()))
-            page.on("request", lambda request: asked.add(request.url.split(":")[0]))
-            page.goto(file.as_uri())
-            return page
-
-        try:
-            yield visit
-            assert troubles == []
-            assert asked <= {"file", "data"} and "file" in asked
-        finally:
-            browser.close()
-
-
 PSNR = {"mid": 25.0, "none": None, "best": float("inf"), "worst": 11.5, "good": 31.0}
 
 
 def five(folder: Path) -> Path:
     """A page of five images: input red, output green, target blue, so that what is seen is known."""
-    report = Report()
-    for name in PSNR:
-        colours = [np.zeros((300, 400, 3), np.uint8) for _ in range(3)]
-        for channel, image in enumerate(colours):
-            image[..., channel] = 255
-        report.add(name, *colours)
+    colors = [np.broadcast_to(np.uint8(row), (300, 400, 3)) for row in 255 * np.eye(3)]
+    report = report_of(*colors, names=PSNR)
     rows = [{"name": name, "psnr": psnr, "seconds": 1 + i} for i, (name, psnr) in enumerate(PSNR.items())]
-    written(report, folder, rows, "five & more", [("protocol", "five colours")])
+    written(report, folder, rows, "five & more", [("protocol", "five colors")])
     return folder / "index.html"
 
 
@@ -365,7 +279,7 @@ def names(page: Any) -> list[str]:
 
 
 def pixel(page: Any, fraction: float) -> tuple[int, ...]:
-    """The colour seen on the slider's stage, at a share of its width."""
+    """The color seen on the slider's stage, at a share of its width."""
     page.evaluate("Promise.all(['left', 'right'].map((id) => document.getElementById(id).decode()))")
     with Image.open(io.BytesIO(page.locator("#stage").screenshot())) as shot:
         seen = shot.convert("RGB").getpixel((int(shot.width * fraction), shot.height // 4))
@@ -377,11 +291,11 @@ RED, GREEN, BLUE = (1, 0, 0), (0, 1, 0), (0, 0, 1)
 
 
 @pytest.mark.browser
-def test_sorting(tmp_path: Path, visit: Callable[..., Any]) -> None:
+def test_sorting(tmp_path: Path, visit: Visit) -> None:
     page = visit(five(tmp_path))
     assert (page.title(), page.locator("h1").text_content()) == ("five & more", "five & more")
-    assert page.locator("dd").text_content() == "five colours"
-    psnr, seconds = page.locator("th", has_text="PSNR out"), page.locator("th", has_text="time")
+    assert page.locator("dd").text_content() == "five colors"
+    psnr, seconds = page.locator("th", has_text="PSNR"), page.locator("th", has_text="time")
     assert names(page) == ["worst", "mid", "good", "best", "none"]
     assert psnr.get_attribute("aria-sort") == "ascending"
     cells = page.locator("tbody tr td:nth-child(2)").all_text_contents()
@@ -398,7 +312,7 @@ def test_sorting(tmp_path: Path, visit: Callable[..., Any]) -> None:
 
 
 @pytest.mark.browser
-def test_the_slider(tmp_path: Path, visit: Callable[..., Any]) -> None:
+def test_the_slider(tmp_path: Path, visit: Visit) -> None:
     page = visit(five(tmp_path))
     dialog, divider = page.locator("dialog"), page.locator("#divider")
     assert not dialog.is_visible()
@@ -409,13 +323,8 @@ def test_the_slider(tmp_path: Path, visit: Callable[..., Any]) -> None:
     assert divider.get_attribute("aria-valuenow") == "50"
     assert [pixel(page, at) for at in (0.1, 0.45, 0.55, 0.9)] == [RED, RED, GREEN, GREEN]
 
-    for key, now in (
-        ("ArrowRight", 52),
-        ("Shift+ArrowLeft", 42),
-        ("End", 100),
-        ("ArrowRight", 100),
-        ("Home", 0),
-    ):
+    keys = {"ArrowRight": 52, "Shift+ArrowLeft": 42, "End": 100, "Shift+ArrowRight": 100, "Home": 0}
+    for key, now in keys.items():
         page.keyboard.press(key)
         assert divider.get_attribute("aria-valuenow") == str(now)
     assert pixel(page, 0.02) == GREEN
@@ -446,11 +355,9 @@ def test_the_slider(tmp_path: Path, visit: Callable[..., Any]) -> None:
 
 
 @pytest.mark.browser
-def test_without_targets(tmp_path: Path, visit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_targets(tmp_path: Path, visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PREVIEW_BUDGET", 0)
-    report = Report()
-    for name in "ba":
-        report.add(name, flat(50, 2000, 5, 1), flat(60, 2000, 5), None)
+    report = report_of(flat(50, 2000, 5, 1), flat(60, 2000, 5), None, names="ba")
     written(report, tmp_path, [{"name": "b"}, {"name": "a"}])
     page = visit(tmp_path / "index.html")
     assert names(page) == ["b", "a"]
@@ -463,13 +370,10 @@ def test_without_targets(tmp_path: Path, visit: Callable[..., Any], monkeypatch:
 
 
 @pytest.mark.browser
-def test_hostile_names_do_nothing(tmp_path: Path, visit: Callable[..., Any]) -> None:
+def test_hostile_names_do_nothing(tmp_path: Path, visit: Visit) -> None:
     counts = []
     for kind, texts in (("plain", [f"n{i}" for i in range(len(HOSTILE))]), ("hostile", HOSTILE)):
-        report = Report()
-        for text in texts:
-            report.add(text, flat(1, 20, 20), flat(2, 20, 20), flat(2, 20, 20))
-        (tmp_path / kind).mkdir()
+        report = report_of(flat(1, 20, 20), flat(2, 20, 20), flat(2, 20, 20), names=texts)
         rows = [{"name": text, text: 1.5} for text in texts]
         written(report, tmp_path / kind, rows, "".join(texts), [(text, text) for text in texts])
         page = visit(tmp_path / kind / "index.html")
@@ -489,13 +393,12 @@ def test_hostile_names_do_nothing(tmp_path: Path, visit: Callable[..., Any]) -> 
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 500])
-def test_it_fits_the_window(tmp_path: Path, visit: Callable[..., Any], width: int, scheme: str) -> None:
-    report = Report()
-    image = np.random.default_rng(0).integers(0, 256, (200, 900, 3), np.uint8)
+def test_it_fits_the_window(tmp_path: Path, visit: Visit, width: int, scheme: str) -> None:
+    long = [f"{i}" * 80 for i in range(3)]
     values = dict.fromkeys(("psnr_input", "psnr", "gain", "ssim", "seconds"), 12.3456)
-    for i in range(3):
-        report.add(f"{i}" * 80, image, image, image)
-    written(report, tmp_path, [{"name": f"{i}" * 80, **values} for i in range(3)])
+    written(
+        report_of(*[image(200, 900)] * 3, names=long), tmp_path, [{"name": name, **values} for name in long]
+    )
     page = visit(tmp_path / "index.html", viewport={"width": width, "height": 800}, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     ink, paper = page.evaluate(
@@ -509,14 +412,11 @@ def test_it_fits_the_window(tmp_path: Path, visit: Callable[..., Any], width: in
 
 
 @pytest.mark.browser
-def test_a_thousand_rows(tmp_path: Path, visit: Callable[..., Any]) -> None:
+def test_a_thousand_rows(tmp_path: Path, visit: Visit) -> None:
     """Only pictures near the window are decoded, and the header stays in sight."""
-    report = Report()
-    rng = np.random.default_rng(0)
-    for i in range(1000):
-        image = rng.integers(0, 256, (12, 16, 3), np.uint8)
-        report.add(f"{i}", image, image, image)
-    written(report, tmp_path, [{"name": f"{i}", "psnr": float(i * 7 % 1000)} for i in range(1000)])
+    rows = [{"name": f"{i}", "psnr": float(i * 7 % 1000)} for i in range(1000)]
+    report = report_of(*[image(12, 16)] * 3, names=[row["name"] for row in rows])
+    written(report, tmp_path, rows)
     page = visit(tmp_path / "index.html")
     page.wait_for_timeout(300)
     loaded = "document.querySelectorAll('tbody img[src]').length"

@@ -106,10 +106,10 @@ def test_optimizer_is_the_plain_loop(cli: InProcess, name: str, reference: Calla
 
 @pytest.mark.parametrize("clip", [0.0, 0.05])
 def test_linear_decay_and_clipping_are_the_plain_loop(cli: InProcess, clip: float) -> None:
-    run = cli.train(*PLAIN, "--optimizer", "sgd", "--lr", "0.1", "--clip", str(clip)).run
+    run = cli.train(*PLAIN, "--optimizer", "sgd", "--lr", "0.02", "--clip", str(clip)).run
     lr = records(run, "lr")
     assert lr == pytest.approx(
-        [0.1 * (1 if step <= 15 else (30 - step) / 15) for step in range(30)], rel=1e-12
+        [0.02 * (1 if step <= 15 else (30 - step) / 15) for step in range(30)], rel=1e-12
     )
     reference = plain_training(
         30, lambda p: torch.optim.SGD(p, momentum=0.9, fused=True), lr.__getitem__, clip

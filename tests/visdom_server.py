@@ -12,13 +12,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+
+from tests.cli import free_port, wait_until
 
 Points = list[tuple[float, float | None]]  # None: not a number
 Curves = dict[str, dict[str, Points]]  # by window, then by name
@@ -47,7 +48,7 @@ class Server:
         assert self.process.poll() is None, (self.folder / "server.log").read_text()
 
     def kill(self) -> None:
-        """End it at once; what was not saved is lost."""
+        """Kill it; what was not saved is lost."""
         self.process.kill()
         self.process.wait()
 
@@ -65,7 +66,7 @@ class Server:
 
 
 def post(port: int, endpoint: str, **message: object) -> str:
-    """What visdom's client does for every call: post JSON, take text."""
+    """Post JSON and return text, as visdom's client does for every call."""
     url = f"http://127.0.0.1:{port}/{endpoint}"
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
         url, json.dumps(message).encode(), timeout=20
@@ -98,25 +99,12 @@ def not_json(constant: str) -> NoReturn:
     raise AssertionError(f"{constant} is no JSON: a browser cannot read the window")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def listens(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), 1).close()
     except OSError:
         return False
     return True
-
-
-def wait_until(true: Callable[[], object], timeout_s: float = 20.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < end, f"not within {timeout_s:g} s"
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager

@@ -1,28 +1,23 @@
 """What goes wrong with files: damaged, huge, of other sizes, wrongly named, linked, missing."""
 
 import contextlib
-import io
 import json
 import multiprocessing
 import os
 import re
 import struct
-import sys
 import unicodedata
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-import test as judging
-import train as training
 from data.datasets import ImageSpec, TrainDataset
 from data.images import MAX_PIXELS, header, read_image, save_image
 from data.loader import LoaderIterator, no_collate
@@ -30,64 +25,36 @@ from data.matching import match_names
 from data.pairs import Source
 from data.scan import scan_headers
 from data.splits import find_pairs
-from tests.conftest import FAST, TINY, Workplace, pixels
-from tests.faults.test_running import cut_short, photo_set
+from tests.builders import CPU, FAST, TINY_NET, Outline, image, pixels, save, tiny_flags, truncate, write_set
+from tests.cli import Ended, InProcess, Workplace
 from tests.harness import Cases
 from utils.eval.results import read_csv
-from utils.options.flags import parse_test, parse_train
-from utils.system.errors import UserError, run_script
-
-CPU = ("--gpu_ids", "-1", "--amp", "off")
-PHOTOS = ("--dataroot", "photos", *TINY[2:], *FAST, *CPU, "--val_share", "0", "--max_steps", "1")
-
-
-class Ended:
-    """How a script ended: its code, and what it said on stderr from the error on."""
-
-    def __init__(self, code: int, out: str, err: str):
-        self.code, self.out, self.err = code, out, err
-        self.error = err[err.find("error:") :] if "error:" in err else ""
-
-    def refused(self, *words: str, code: int = 2) -> bool:
-        """Whether it ended with `code` and a short error with all of `words`."""
-        short = 1 <= len(self.error.splitlines()) <= 6 and "Traceback" not in self.err
-        return self.code == code and short and all(word in self.error for word in words)
-
+from utils.system.errors import UserError
 
 Script = Callable[..., Ended]
-
-
-def called(main: Any, parse: Any, flags: tuple[str, ...]) -> Ended:
-    """A script's main part in this process, its command line parsed."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = run_script(main, parse(flags))
-        except UserError as refusal:  # of the parser
-            print(refusal, file=sys.stderr)
-            code = refusal.code
-    return Ended(code, out.getvalue(), err.getvalue())
+PHOTOS = ("--dataroot", "photos", *TINY_NET, *FAST, *CPU, "--val_share", "0", "--max_steps", "1")
 
 
 @pytest.fixture
-def learn(trained: Any) -> Script:
-    """train.py, called below `tmp_path`; `trained` restores the signals."""
-    return lambda *flags: called(training.main, parse_train, flags)
+def learn(cli: InProcess) -> Script:
+    """train.py in this process, however it ends; the run's name is among the flags or its default."""
+    return partial(cli.train, name="", code=None)
 
 
 @pytest.fixture
-def judge(trained: Any) -> Script:
-    return lambda *flags: called(judging.main, parse_test, (*flags, "--visdom", "off", *CPU))
+def judge(cli: InProcess) -> Script:
+    return partial(cli.test, name="", code=None)
 
 
-def noise(height: int, width: int, seed: int = 1) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+def photo_set(root: Path, count: int = 8) -> list[Path]:
+    """Pairs of 40 x 40 pixels, three of them to test; the inputs to train on."""
+    write_set(root, splits=["test"], names=[f"test{i}.png" for i in range(3)], seed=100)
+    files = write_set(root, splits=["train"], names=[f"train{i}.png" for i in range(count)])
+    return [file.input for file in files]
 
 
 def picture(path: Path, height: int = 40, width: int = 40) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(noise(height, width)).save(path)
-    return path
+    return save(image(height, width, seed=1), path)
 
 
 def pair_of(root: Path, given: str, target: str, split: str = "train") -> None:
@@ -111,25 +78,25 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 def encoded(kind: str, folder: Path) -> bytes:
     path = folder / f"sound.{kind}"
     smooth = np.add.outer(np.arange(HEIGHT), np.arange(WIDTH))[:, :, None] + np.arange(3)
-    image = (smooth % 256 + noise(HEIGHT, WIDTH) // 8).clip(0, 255).astype(np.uint8)
+    values = (smooth % 256 + image(HEIGHT, WIDTH, seed=1) // 8).clip(0, 255).astype(np.uint8)
     if kind == "deep.png":
-        save_image(image.astype(np.uint16) * 257, path)
+        save_image(values.astype(np.uint16) * 257, path)
     else:
-        Image.fromarray(image).save(path, **({"compression": "tiff_adobe_deflate"} if kind == "tif" else {}))
+        save(values, path, **({"compression": "tiff_adobe_deflate"} if kind == "tif" else {}))
     return path.read_bytes()
 
 
 def outcome(path: Path, max_pixels: int = 2**20) -> str:
     """`refused` or `read`, or what is wrong."""
     try:
-        image = read_image(path, max_pixels)
+        found = read_image(path, max_pixels)
     except UserError as refusal:
         said = str(refusal)
         return "refused" if str(path) in refusal.what and len(said.splitlines()) <= 6 else f"said {said}"
     except BaseException as error:
         return f"{path.name}: {type(error).__name__}"
     size = header(path, max_pixels)[:2]
-    return "read" if image.shape[1::-1] == size else f"{path.name}: {image.shape}, header {size}"
+    return "read" if found.shape[1::-1] == size else f"{path.name}: {found.shape}, header {size}"
 
 
 @pytest.mark.risk(8)
@@ -205,7 +172,7 @@ def test_the_start_reads_every_header(cases: Cases, learn: Script, tmp_path: Pat
 @pytest.mark.risk(8)
 def test_check_data_decodes_every_file(cases: Cases, learn: Script, tmp_path: Path) -> None:
     for path in photo_set(tmp_path / "photos")[3:5]:
-        cut_short(path)
+        truncate(path)
     ended = learn(*PHOTOS, "--check_data")
     said = ended.out + ended.err
     for name, wanted in (("train3.png", True), ("train4.png", True), ("train5.png", False)):
@@ -327,7 +294,7 @@ def turned(path: Path, height: int, width: int) -> None:
     """A JPEG that is to be turned by a quarter: `width` x `height` once upright."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(noise(width, height)).save(path, exif=exif)
+    save(image(width, height), path, exif=exif)
 
 
 @pytest.mark.risk(10)
@@ -479,22 +446,6 @@ HOSTILE = (
 HIDDEN = ".dot.png"
 
 
-class Page(HTMLParser):
-    """The tags of a page, and its data."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags: list[Any] = []
-        self.texts: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.tags.append((tag, attrs))
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-
 def hostile_set(root: Path, names: tuple[str, ...]) -> None:
     for split in ("train", "test"):
         for name in names:
@@ -513,14 +464,14 @@ def test_hostile_names_are_only_names(cases: Cases, learn: Script, judge: Script
     flags = (*PHOTOS, "--batchSize", str(len(HOSTILE)), "--nan_policy", "stop", "--name", "run")
     ended = learn(*flags)
     assert ended.code == 0, ended.err
-    page = []
+    page = {}
     for data in ("photos", "plain"):
         ended = judge("--name", "run", "--dataroot", data)
         assert ended.code == 0, ended.err
-        page.append(Page((tmp_path / f"results/run/{data}/index.html").read_text()))
-    assert page[0].tags == page[1].tags
+        page[data] = Outline((tmp_path / f"results/run/{data}/index.html").read_text())
+    assert page["photos"].tags == page["plain"].tags
     results = tmp_path / "results/run/photos"
-    shown = [found for text in page[0].texts for found in re.findall(r'\{"name":("(?:[^"\\]|\\.)*")', text)]
+    shown = re.findall(r'\{"name":("(?:[^"\\]|\\.)*")', page["photos"].texts["data"])
     rows = {row["name"] for row in read_csv(results / "metrics.csv")}
     on_page = {json.loads(text) for text in shown}
     for name in HOSTILE:
@@ -549,7 +500,7 @@ def test_a_folder_of_a_hostile_name(
     (results,) = (tmp_path / "results" / run.name).iterdir()
     cases.check(ended.code == 0 and len(list((results / "outputs").iterdir())) == 3, ended.err)
     cases.check(learn("--resume", "--name", run.name, "--max_steps", "2").code == 0)
-    page = Page((results / "index.html").read_text())
+    page = Outline((results / "index.html").read_text())
     assert not any("alert" in str(tag) for tag in page.tags)
     new = files_below(tmp_path) - before
     assert all(name.startswith((f"checkpoints/{run.name}/", f"results/{run.name}/")) for name in new)
@@ -561,13 +512,13 @@ def test_a_bad_file_with_a_hostile_name_is_told(cases: Cases, work: Workplace, l
     hostile_set(work.folder / "photos", HOSTILE)
     assert learn(*PHOTOS, "--name", "run").code == 0
     for name in HOSTILE:
-        cut_short(work.folder / "photos/test/input" / name)
-    done = work.test("--name", "run", "--visdom", "off", *CPU, code=3, LC_ALL="C", PYTHONUTF8="0")
-    assert "Traceback" not in done.stderr and f"{len(HOSTILE)} failed" in done.stderr
+        truncate(work.folder / "photos/test/input" / name)
+    done = work.test(code=3, LC_ALL="C", PYTHONUTF8="0")
+    assert "Traceback" not in done.err and f"{len(HOSTILE)} failed" in done.err
     for name in HOSTILE:
         seen = os.fsencode(name).decode("ascii", "surrogateescape")  # as a process of this locale has it
         shown = seen.encode("ascii", "backslashreplace").decode()
-        cases.check(f"{shown} cannot be read" in done.stderr, repr(name))
+        cases.check(f"{shown} cannot be read" in done.err, repr(name))
 
 
 # ------------------------------------------------------------------------------------------------------ links
@@ -667,63 +618,28 @@ def test_a_root_that_is_a_link(cases: Cases, learn: Script, judge: Script, tmp_p
 # ---------------------------------------------------------------------------------------------- empty folders
 
 
-def no_folder(root: Path) -> None:
-    pass
+SIDES = [f"{split}/{side}" for split in ("train", "test") for side in ("input", "target")]
+EMPTY: dict[str, list[str]] = {  # folders, texts and images
+    "no_folder": [],
+    "a_file.txt": [""],
+    "empty": [""],
+    "only_hidden": [f"{side}/.a.png" for side in SIDES],
+    "no_images": [f"{side}/notes.txt" for side in SIDES],
+    "flat_without_images": ["notes.txt"],
+    "empty_splits": ["train", "test"],
+    "one_side_empty": ["train/input/a.png", "train/target", "test/input/a.png", "test/target"],
+    "both_sides_empty": SIDES,
+}
 
 
-def a_file(root: Path) -> None:
-    root.write_text("no folder")
-
-
-def empty(root: Path) -> None:
-    root.mkdir()
-
-
-def only_hidden(root: Path) -> None:
-    pair_of(root, ".a.png", ".a.png")
-    pair_of(root, ".a.png", ".a.png", "test")
-
-
-def no_images(root: Path) -> None:
-    for split in ("train", "test"):
-        for side in ("input", "target"):
-            (root / split / side).mkdir(parents=True)
-            (root / split / side / "notes.txt").write_text("none here")
-
-
-def flat_without_images(root: Path) -> None:
-    root.mkdir()
-    (root / "notes.txt").write_text("none here")
-
-
-def empty_splits(root: Path) -> None:
-    for split in ("train", "test"):
-        (root / split).mkdir(parents=True)
-
-
-def one_side_empty(root: Path) -> None:
-    for split in ("train", "test"):
-        picture(root / split / "input" / "a.png")
-        (root / split / "target").mkdir()
-
-
-def both_sides_empty(root: Path) -> None:
-    for split in ("train", "test"):
-        for side in ("input", "target"):
-            (root / split / side).mkdir(parents=True)
-
-
-EMPTY = (
-    no_folder,
-    a_file,
-    empty,
-    only_hidden,
-    no_images,
-    flat_without_images,
-    empty_splits,
-    one_side_empty,
-    both_sides_empty,
-)
+def lay_out(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".png":
+        picture(path)
+    elif path.suffix == ".txt":
+        path.write_text("none here")
+    else:
+        path.mkdir()
 
 
 @pytest.mark.risk(14)
@@ -731,9 +647,10 @@ def test_nothing_to_read_is_one_message(cases: Cases, learn: Script, judge: Scri
     photo_set(tmp_path / "photos")
     assert learn(*PHOTOS, "--name", "run").code == 0
     before = files_below(tmp_path)
-    for make in EMPTY:
-        root = tmp_path / make.__name__
-        make(root)
+    for kind, paths in EMPTY.items():
+        root = tmp_path / kind
+        for path in paths:
+            lay_out(root / path)
         flags = ("--dataroot", str(root), *PHOTOS[2:])
         for ended in (
             learn(*flags, "--name", "new"),
@@ -741,11 +658,11 @@ def test_nothing_to_read_is_one_message(cases: Cases, learn: Script, judge: Scri
             judge("--name", "run", "--dataroot", str(root)),
             judge("--name", "run", "--dataroot", str(root), "--degrade", "noise:25"),
         ):
-            named = make.__name__ in ended.error and "fix:" in ended.error
-            if make is one_side_empty:  # its message names the file without a partner
-                named = "a.png" in ended.error or make.__name__ in ended.error
-            cases.check(ended.refused() and named, f"{make.__name__}: {ended.code} {ended.err}")
-        written = {name for name in files_below(tmp_path) - before if not name.startswith(make.__name__)}
+            named = kind in ended.error and "fix:" in ended.error
+            if kind == "one_side_empty":  # its message names the file without a partner
+                named = "a.png" in ended.error or kind in ended.error
+            cases.check(ended.refused() and named, f"{kind}: {ended.code} {ended.err}")
+        written = {name for name in files_below(tmp_path) - before if not name.startswith(kind)}
         before |= files_below(tmp_path)
         assert not written
 
@@ -762,26 +679,19 @@ def odd_sizes(folder: Path) -> dict[str, tuple[int, int]]:
     for height, width in SIZES:
         made[f"{height}x{width}.png"] = height, width
         picture(folder / f"{height}x{width}.png", height, width)
-    save_image(noise(21, 34).astype(np.uint16) * 257, folder / "deep.png")
-    Image.fromarray(noise(22, 35)).convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "palette.png")
+    save_image(image(21, 34).astype(np.uint16) * 257, folder / "deep.png")
+    Image.fromarray(image(22, 35)).convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "palette.png")
     return made | {"deep.png": (21, 34), "palette.png": (22, 35)}
 
 
-NETWORKS = {
-    "resunet": TINY[2:],
-    "resnet": ("--model", "resnet", "--width", "4", "--depth", "1"),
-    "dncnn": ("--model", "dncnn", "--width", "4", "--depth", "3"),
-}
-
-
 @pytest.mark.risk(15)
-@pytest.mark.parametrize(("model", "tile"), [*((model, 0) for model in NETWORKS), ("resunet", 48)])
+@pytest.mark.parametrize(("model", "tile"), [("resunet", 0), ("resnet", 0), ("dncnn", 0), ("resunet", 48)])
 def test_outputs_have_the_size_of_their_inputs(
     cases: Cases, learn: Script, judge: Script, tmp_path: Path, model: str, tile: int
 ) -> None:
     tiled = ("--tile", str(tile), "--tile_overlap", "8") if tile else ()
     photo_set(tmp_path / "photos")
-    flags = ("--dataroot", "photos", *NETWORKS[model], *FAST, *CPU, "--max_steps", "1", "--val_share", "0")
+    flags = ("--dataroot", "photos", *tiny_flags(model), *FAST, *CPU, "--max_steps", "1", "--val_share", "0")
     assert learn(*flags, "--name", "run").code == 0
     made = odd_sizes(tmp_path / "odd")
     ended = judge("--name", "run", "--dataroot", "odd", *tiled)

@@ -134,9 +134,13 @@ class Parser(argparse.ArgumentParser):
             group = self.add_argument_group(title)
             for each in flags:
                 each.add_to(group)
-        self.add_argument(
-            "-h", "--help", nargs="?", metavar="all", action=_ShowHelp, help="this, or every flag"
-        )
+        how: dict[str, Any] = {
+            "nargs": "?",
+            "metavar": "all",
+            "action": _ShowHelp,
+            "default": argparse.SUPPRESS,
+        }
+        self.add_argument("-h", "--help", help="this, or every flag", **how)
 
     def parse(self, argv: Sequence[str]) -> dict[str, Any]:
         """The options on a command line by name, and no others.
@@ -193,11 +197,9 @@ class Parser(argparse.ArgumentParser):
             return f"did you mean {synonym}?"
         begun = [name for name in actions if word.startswith("--") and name.startswith(word)]
         near = begun or difflib.get_close_matches(word, actions, n=1, cutoff=0.5)
-        return (
-            f"did you mean {near[0]}?"
-            if word.startswith("-") and near
-            else f"{self.prog} --help lists the flags"
-        )
+        if word.startswith("-") and near:
+            return f"did you mean {actions[near[0]].option_strings[0]}?"
+        return f"{self.prog} --help lists the flags"
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         choices = [str(choice) for choice in action.choices or ()]

@@ -14,7 +14,8 @@ from utils.run.status import Status
 from utils.system import tensorfile
 from utils.system.errors import UserError
 
-FORMAT = 2  # of a state file; older ones are upgraded when they are read
+FORMAT = 3  # of a state file; older ones are upgraded when they are read
+STREAMS_SINCE = 3  # before, the order of an epoch and one of its samples shared a random stream
 
 
 class Stateful(Protocol):
@@ -157,6 +158,10 @@ def restore_newest(
     """Restore all parts, the horizon among them, from the state that `find_state` finds; returns its file."""
     state = find_state(run, epoch, horizon.steps_per_epoch, say)
     restore(state, parts)
+    if state["format"] < STREAMS_SINCE:
+        say(
+            "note    the state is of an older version: order and crops of the next epochs differ from its own"
+        )
     return Path(state["file"])
 
 
@@ -210,7 +215,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def upgrade(state: dict[str, Any]) -> dict[str, Any]:
     """A state of any known format in the present one."""
-    if state["format"] == 1:  # one optimizer; step, total and best beside it
+    if state["format"] == 1:  # until November 2026: one optimizer; step and total beside it
         horizon = {"step": state["step"], "validated": state["closed"], "total": state["total"]}
         if horizon["total"] >= 10**9:  # a run with --minutes whose length was not measured yet
             horizon["total"] = None

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import warnings
 from contextlib import ExitStack
-from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -40,7 +39,6 @@ def start_server(port: int) -> "subprocess.Popen[bytes]":
     )
 
 
-@cache
 def visdom_class(trust_env: bool) -> Any:
     """Return a `visdom.Visdom` whose requests time out and raise; `trust_env`: use the environment's proxy.
 

@@ -1,0 +1,131 @@
+"""The command line: help on two levels, one parse, presets under flags, hints."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.builders import ROOT, TINY
+from utils.options import parse_test, parse_train, resolve
+from utils.options.flags import TEST, TRAIN
+from utils.options.parser import SYNONYMS, Parser
+from utils.options.presets import PRESETS
+from utils.system.errors import UserError
+
+PARSERS = {"train.py": resolve.train_parser, "test.py": resolve.test_parser}
+OWNER = {"epoch": 0, "n_epochs": 40, "batchSize": 1, "dataroot": "datasets/", "lr": 0.0002, "gpu_ids": "0"}
+
+
+def helped(script: str, *flags: str) -> list[str]:
+    command = [sys.executable, str(ROOT / script), *flags]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+@pytest.mark.parametrize("script", PARSERS)
+def test_help_shows_what_is_used_most_and_help_all_everything(script: str) -> None:
+    parser, short, full = PARSERS[script](), helped(script, "--help"), helped(script, "--help", "all")
+    assert len(short) <= 70 and max(map(len, short)) <= 80
+    for flags in (TRAIN if script == "train.py" else TEST).values():
+        for flag in flags:
+            shown = [any(line.lstrip().startswith(flag.names[0]) for line in text) for text in (short, full)]
+            assert shown == [flag.common, True], flag.names
+    assert f"--help all shows all {len(parser.defaults)}" in "\n".join(short)
+
+
+@pytest.mark.parametrize(("script", "most"), [("train.py", 85), ("test.py", 45)])
+def test_the_number_of_flags_is_bounded(script: str, most: int) -> None:
+    assert len(PARSERS[script]().defaults) <= most
+
+
+def test_the_flags_of_the_owner_keep_their_defaults() -> None:
+    defaults = resolve.train_parser().defaults
+    assert {name: defaults[name] for name in OWNER} == OWNER
+    assert (defaults["model"], defaults["optimizer"], defaults["beta1"]) == ("resnet", "adam", 0.5)
+
+
+@pytest.mark.parametrize("script", PARSERS)
+def test_defaults_are_values_that_their_flags_accept(script: str) -> None:
+    parser = PARSERS[script]()
+    for flags in parser.table.values():
+        for flag in flags:
+            if flag.default in (None, False):
+                continue
+            value = flag.default if isinstance(flag.default, list) else [flag.default]
+            typed = parser.parse(
+                [flag.names[0], ",".join(f"{x:g}" if isinstance(x, float) else str(x) for x in value)]
+            )
+            assert typed == {flag.dest: flag.default}
+
+
+# ---------------------------------------------------------------------------------------- what overrides what
+
+
+def test_typed_flags_win_over_presets_and_presets_over_defaults(tmp_path: Path) -> None:
+    opt = parse_train(["--dataroot", "demo", "--preset", "fine", "--lr", "0.5", "--name", "x"])
+    assert opt.lr == 0.5 and opt.changed == {"lr", "dataroot", "preset", "name"}
+    for key, value in PRESETS["fine"].items():
+        assert key == "lr" or getattr(opt, key) == value
+    assert opt.beta2 == 0.999
+
+
+@pytest.mark.parametrize(
+    ("flags", "changed"),
+    [((), {"dataroot"}), (("--lr", "0.0002"), {"dataroot"}), (("--lr", "0.1"), {"dataroot", "lr"})],
+)
+def test_changed_is_what_differs_from_the_defaults(flags: tuple[str, ...], changed: set[str]) -> None:
+    assert parse_train(["--dataroot", "demo", *flags]).changed == changed
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("--manifest", "demo:2:32"), ("--dataroot", "demo:2:32")),
+        (("--worker_timeout", "20"), ("--timeout", "20")),
+        (("--dist_timeout", "20"), ("--timeout", "20")),
+        (("--batch_size", "3"), ("--batchSize", "3")),
+    ],
+)
+def test_older_names_of_a_flag_are_the_same_flag(one: tuple[str, ...], other: tuple[str, ...]) -> None:
+    assert vars(parse_train([*TINY, *one])) == vars(parse_train([*TINY, *other]))
+
+
+# ------------------------------------------------------------------------------------------------------ hints
+
+
+@pytest.mark.parametrize(
+    ("script", "typed", "meant"),
+    [
+        ("train.py", "--epochs", "--n_epochs"),
+        ("train.py", "--steps", "--max_steps"),
+        ("train.py", "--learning_rate", "--lr"),
+        ("train.py", "--learning-rate", "--lr"),
+        ("train.py", "--data", "--dataroot"),
+        ("train.py", "--gpus=1", "--gpu_ids"),
+        ("train.py", "--workers", "--num_workers"),
+        ("train.py", "--batchsize", "--batchSize"),
+        ("train.py", "--croop_size", "--crop_size"),
+        ("train.py", "--n_epoch", "--n_epochs"),
+        ("test.py", "--output", "--results_dir"),
+        ("test.py", "--output_dir", "--results_dir"),
+        ("test.py", "--phase", "--split"),
+        ("test.py", "--tilesize", "--tile"),
+    ],
+)
+def test_a_wrong_flag_is_answered_with_the_useful_one(script: str, typed: str, meant: str) -> None:
+    parse = parse_train if script == "train.py" else parse_test
+    with pytest.raises(UserError) as caught:
+        parse([typed, "3"])
+    assert caught.value.what == f"unknown argument {typed}" and caught.value.fix == f"did you mean {meant}?"
+
+
+def test_synonyms_name_flags_that_exist_and_none_is_a_flag_itself() -> None:
+    known = resolve.train_parser().defaults.keys() | resolve.test_parser().defaults.keys()
+    assert set(SYNONYMS.values()) <= known
+    assert not SYNONYMS.keys() & known
+
+
+@pytest.mark.parametrize("word", ["everything", "All", "3"])
+def test_help_knows_one_word(word: str) -> None:
+    with pytest.raises(UserError, match="--help all"):
+        Parser("x.py", "X.", TRAIN, examples="e").parse(["--help", word])
