@@ -90,6 +90,15 @@ def test_older_names_of_a_flag_are_the_same_flag(one: tuple[str, ...], other: tu
     assert vars(parse_train([*TINY, *one])) == vars(parse_train([*TINY, *other]))
 
 
+@pytest.mark.parametrize(
+    ("flags", "hinted"),
+    [((), True), (("--lr", "1e-3"), True), (("--minutes", "1"), False), (("--n_epochs", "3"), False)],
+)
+def test_the_bare_recipe_recommends_minutes(flags: tuple[str, ...], hinted: bool) -> None:
+    lines = resolve.describe(parse_train(["--dataroot", "demo", *flags])).splitlines()
+    assert [line.startswith("hint") and "--minutes" in line for line in lines].count(True) == hinted
+
+
 # ------------------------------------------------------------------------------------------------------ hints
 
 

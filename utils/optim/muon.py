@@ -1,4 +1,8 @@
-"""Muon: steps that are orthogonal matrices for hidden layers, beside AdamW for the rest."""
+"""Muon: orthogonalized momentum for the weights of hidden layers, AdamW for all other parameters.
+
+torch.optim.Muon takes 2-D weights only; here convolutions are flattened, weights of one shape are
+orthogonalized in one batched product, and one learning rate and one state serve both kinds of parameters.
+"""
 
 from collections.abc import Callable, Iterable
 from itertools import groupby
@@ -7,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-LEAST_CHANNELS = 16  # on both sides of a hidden layer; the first and last layers of a network have fewer
-QUINTIC = 3.4445, -4.7750, 2.0315  # of Jordan's iteration: steep at 0, and stays within 0.7 to 1.2 near 1
+MIN_CHANNELS = 16  # in and out of a hidden layer; the first and last layers of a network have fewer
+QUINTIC = 3.4445, -4.7750, 2.0315  # coefficients of Jordan's iteration
 ITERATIONS = 5
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """The nearest matrices whose singular values are all near 1 (0.7 to 1.2), by Newton-Schulz iteration.
+    """Replace the singular values of each matrix by values near 1 (0.7 to 1.2), by Newton-Schulz iteration.
 
     Args:
         matrices: float `(N, rows, columns)`, any scale.
@@ -32,14 +36,15 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 
 
 class Muon(Optimizer):
-    """`step` of both kinds of weights; one learning rate, one state, as of any optimizer.
+    """An optimizer for all parameters of a network, with one learning rate and one state.
+
+    Source: K. Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
 
     Args:
-        params: of one network.
-        lr: learning rate: of the orthogonal steps, and of AdamW.
+        lr: learning rate of the orthogonalized steps and of AdamW.
         betas: of AdamW.
-        momentum: of the orthogonal steps, in [0, 1).
-        weight_decay: decoupled, of all.
+        momentum: Nesterov momentum of the orthogonalized steps, in [0, 1).
+        weight_decay: decoupled, for all parameters.
     """
 
     def __init__(
@@ -52,7 +57,7 @@ class Muon(Optimizer):
     ) -> None:
         kinds: tuple[list[Tensor], list[Tensor]] = [], []
         for parameter in params:
-            hidden = parameter.ndim >= 2 and min(parameter.shape[:2]) >= LEAST_CHANNELS
+            hidden = parameter.ndim >= 2 and min(parameter.shape[:2]) >= MIN_CHANNELS
             kinds[not hidden].append(parameter)
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "fused": True}
         groups = [{"params": weights, "hidden": weights is kinds[0]} for weights in kinds if weights]
@@ -62,12 +67,12 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Move all weights that have a gradient."""
+        """Update all parameters that have a gradient."""
         for group in self.param_groups:
             if group["hidden"]:
                 self._step_hidden([p for p in group["params"] if p.grad is not None], group)
             elif self.adamw is not None:
-                self.adamw.state = self.state  # one state, to be saved and loaded as a whole
+                self.adamw.state = self.state  # one state, saved and loaded as a whole
                 self.adamw.param_groups[0]["lr"] = group["lr"]
                 self.adamw.step()
 

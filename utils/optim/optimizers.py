@@ -1,4 +1,4 @@
-"""Optimizers by name, fused where torch can: one pass over the weights instead of one for each operation."""
+"""Optimizers by name, fused where torch supports it; and freezing parameters."""
 
 import re
 from collections.abc import Iterable
@@ -39,12 +39,10 @@ def rmsprop(params: "Parameters", lr: float, betas: "Betas", momentum: float, de
 
 
 def muon(params: "Parameters", lr: float, betas: "Betas", momentum: float, decay: float) -> "Optimizer":
-    """Orthogonal steps for the weights of hidden layers, AdamW for all else, both of size `lr`.
+    """Orthogonalized steps for the weights of hidden layers, AdamW for all others; see `utils.optim.muon`.
 
-    A weight of shape `(out, in, ...)` with at least 16 channels on both sides is taken as a matrix of `out`
-    rows; its step is the gradient's Nesterov momentum with all singular values brought near 1, times
-    sqrt(max(1, rows / columns)). So no direction is starved because others have large gradients.
-    Source: K. Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
+    A weight of shape `(out, in, ...)` with at least 16 channels on both sides is a matrix of `out` rows; its
+    step is the Nesterov momentum with all singular values near 1, times sqrt(max(1, rows / columns)).
     """
     from utils.optim.muon import Muon
 
@@ -52,7 +50,7 @@ def muon(params: "Parameters", lr: float, betas: "Betas", momentum: float, decay
 
 
 def _fused(optimizer: "Optimizer") -> "Optimizer":
-    """Let what is loaded take the memory layout of its parameter: fused kernels do not look at strides."""
+    """Give loaded state the memory layout of its parameter: fused kernels ignore strides."""
     import torch
 
     def lay_out(optimizer: "Optimizer") -> None:
@@ -66,10 +64,10 @@ def _fused(optimizer: "Optimizer") -> "Optimizer":
 
 
 def freeze(net: "nn.Module", pattern: str | None) -> "list[nn.Parameter]":
-    """Set `requires_grad_(False)` on every parameter whose name `pattern` finds; return the others.
+    """Freeze the parameters whose name matches the regex `pattern`; return the others.
 
     Raises:
-        UserError: the pattern finds none, or all.
+        UserError: the pattern matches none, or all.
     """
     names = [name for name, _ in net.named_parameters()]
     frozen = {name for name in names if pattern and re.search(pattern, name)}

@@ -197,7 +197,7 @@ def data_settings(opt: Options) -> DataSettings:
 
 
 def describe(opt: Options) -> str:
-    """The options in a few lines, those that were changed marked by a star."""
+    """The options in a few lines, those that were changed marked by a star; of the bare recipe, a hint."""
     shown = [
         f"{'*' if key in opt.changed else ''}{key}={value}"
         for key, value in sorted(vars(opt).items())
@@ -209,6 +209,10 @@ def describe(opt: Options) -> str:
             lines.append(line.rstrip())
             line = "        "
         line += item + " "
+    if not ({"minutes", "n_epochs", "max_steps", "preset", "model"} & opt.changed or opt.resume or opt.epoch):
+        line += (
+            f"\nhint    the classic recipe, {opt.n_epochs} epochs; better sooner: --preset fine --minutes 20"
+        )
     return "\n".join([*lines, line.rstrip()])
 
 

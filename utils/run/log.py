@@ -1,4 +1,4 @@
-"""Where measured values go: `log.jsonl` always, visdom and TensorBoard where they are wanted."""
+"""The log of a run: `log.jsonl`, and the sinks that show its records (visdom, TensorBoard)."""
 
 import json
 import math
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Sink(Protocol):
-    """Takes every record of the log, and pictures `(3, H, W)` in [0, 1]."""
+    """Shows the records of the log, and pictures `(3, H, W)` in [0, 1]."""
 
     name: str
 
@@ -33,11 +33,10 @@ class Sink(Protocol):
 
 
 class Logger:
-    """Append values to the run's log and pass them on.
+    """Append records to the run's log and pass them to the sinks.
 
     Args:
-        run: its log is appended to; None for a process that does not log.
-        sinks: who else gets them.
+        run: None for a process that does not log.
     """
 
     def __init__(self, run: "Run | None", sinks: list[Sink]):
@@ -63,7 +62,7 @@ class Logger:
             self.file.close()
 
     def _pass_on(self, call: Callable[[Sink], None]) -> None:
-        """Whatever goes wrong with a sink is no concern of the run: it is said, and the sink left out."""
+        """Call every sink; one that fails is reported and removed, and training continues."""
         for sink in self.sinks[:]:
             try:
                 call(sink)
@@ -76,11 +75,11 @@ class Logger:
 
 def report_lost_sink(name: str, error: Exception) -> None:
     why = f"{type(error).__name__}: {first_sentence(error)}"
-    tqdm.write(f"{name}: nothing more is written ({why}); the run goes on", file=sys.stderr)
+    tqdm.write(f"{name}: no further output ({why}); training continues", file=sys.stderr)
 
 
 def cut_log(path: Path, step: int) -> list[dict[str, Any]]:
-    """Cut a log back to what was measured up to `step`, a torn last line included; return what stays."""
+    """Remove the records after `step`, and an incomplete last line; return the others."""
     kept = [record for record in read_log(path) if record["step"] <= step]
     text = "".join(json.dumps(record) + "\n" for record in kept)
     write_text(text, path)
@@ -88,7 +87,7 @@ def cut_log(path: Path, step: int) -> list[dict[str, Any]]:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; a last line that was being written is left out."""
+    """The records of a log, without an incomplete last line."""
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
