@@ -41,9 +41,18 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(shlex.split(text))
 
 
+def flags(**options: Any) -> tuple[str, ...]:
+    """A command line: `flags(lr=0.1, residual=True, seed=None)` is `("--lr", "0.1", "--residual")`."""
+    found: list[str] = []
+    for name, value in options.items():
+        if value is not None and value is not False:
+            found += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return tuple(found)
+
+
 def tiny_flags(model: str) -> tuple[str, ...]:
     """Flags of a small version of a network."""
-    return words(f"--model {model} " + " ".join(f"--{key} {value}" for key, value in SMALL[model].items()))
+    return flags(model=model, **SMALL[model])
 
 
 def dataset(name: str) -> Path:
