@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import pickle
+import shlex
 from collections.abc import Iterable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -32,6 +34,11 @@ SMALL: dict[str, dict[str, Any]] = {  # arguments of a small version of each net
     "dncnn": {"width": 16, "depth": 5},
     "resunet": {"width": 16, "depth": 1, "levels": 2},
 }
+
+
+def words(text: str) -> tuple[str, ...]:
+    """A command line as the shell splits it."""
+    return tuple(shlex.split(text))
 
 
 def flags(**options: Any) -> tuple[str, ...]:
@@ -139,8 +146,8 @@ def write_set(
     Args:
         root: the folder; for "manifest", that of `pairs.csv`.
         layout: "pairs" (split/input/N.png, split/target/N.png), "suffix" (split/N_input.png,
-            split/N_target.png), "manifest", "aligned" (split/N.png, both side by side), "clean" and
-            "inputs" (split/N.png).
+            split/N_target.png), "reside" (split/hazy/N_1_0.9.png and N_2_0.9.png for split/clear/N.png),
+            "manifest", "aligned" (split/N.png, both side by side), "clean" and "inputs" (split/N.png).
         count: of pairs in each split.
         size: (height, width) of all images, or a list of which each in turn has one.
         splits: "" stands for the root itself.
@@ -160,6 +167,11 @@ def write_set(
                 found.append(Files(*[save(target, place / name)] * 2))
             elif layout == "aligned":
                 found.append(Files(*[save(np.hstack([given, target]), place / name)] * 2))
+            elif layout == "reside":
+                clear = save(target, place / "clear" / name)
+                for level in (1, 2):
+                    hazy = place / "hazy" / f"{Path(name).stem}_{level}_0.9.png"
+                    found.append(Files(save(worsened(target, seed + len(found), 9 * level), hazy), clear))
             else:
                 stem, _, end = name.rpartition(".")
                 first, second = (
@@ -179,6 +191,27 @@ def truncate(path: Path, part: float = 0.5) -> Path:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(part * len(whole))])
     return path
+
+
+def damaged(whole: bytes) -> dict[str, bytes]:
+    """Ways in which a file of weights goes bad, by name; none is a checkpoint any more."""
+    middle = len(whole) // 2 - 2048
+    cuts = {f"cut at {part:.2%}": whole[: int(part * len(whole))] for part in (0.001, 0.1, 0.5, 0.9, 0.99)}
+    return {
+        "empty": b"",
+        "1 byte": whole[:1],
+        **cuts,
+        "last byte cut": whole[:-1],
+        "zeros": bytes(len(whole)),
+        "random": np.random.default_rng(1).bytes(len(whole)),
+        "zip magic": b"PK\3\4",
+        "pickle": pickle.dumps({"a": 1}),
+        "text": b"epoch 3, loss 0.01\n" * 99,
+        "html": b"<!DOCTYPE html><html><body>404: not found</body></html>\n",
+        "leading junk": b"HTTP/1.1 200 OK\r\n\r\n" + whole,
+        "tail zeroed": whole[:-4096] + bytes(4096),
+        "middle zeroed": whole[:middle] + bytes(4096) + whole[middle + 4096 :],  # as after a power failure
+    }
 
 
 def tree(folder: Path) -> dict[str, str]:

@@ -17,13 +17,13 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Thread
 from typing import IO, Any
 
 import numpy as np
@@ -90,7 +90,11 @@ class Ended:
         """Whether it ended with `code` and a short, helpful error that holds all `words`."""
         return not self.complaint(*words, code=code)
 
-    # what test.py wrote
+    # what test.py wrote; the next call with the same data may overwrite it
+
+    def __post_init__(self) -> None:
+        if self.out.startswith("outputs ") and (self.results / "summary.json").is_file():
+            _ = self.rows, self.summary, self.page
 
     @property
     def lines(self) -> list[str]:
@@ -162,6 +166,11 @@ def weights(run: Path, tag: str = "latest") -> dict[str, torch.Tensor]:
 
 def state(run: Path, tag: str = "latest") -> dict[str, Any]:
     return torch.load(run / f"{tag}_state.pth", weights_only=True)
+
+
+def step_of(run: Path, tag: str = "latest") -> int:
+    """Steps that were taken when a state was saved."""
+    return state(run, tag)["horizon"]["step"]
 
 
 def reached(run: Path, step: int) -> bool:
@@ -256,12 +265,21 @@ def _end(main: Callable[..., int], parse: Callable[[list[str]], Any], flags: lis
         return int(ended.code or 0)
 
 
-BEFORE = """
+WRAPPER = """
+import sys
+sys.path.insert(0, {root!r})
+{before}
 if __name__ == "__main__":
-    import os, runpy, sys
-    sys.argv = sys.argv[1:]
-    sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    import runpy
+    rest = sys.argv[1:]
+    while rest:
+        end = rest.index(";")
+        sys.argv, rest = rest[:end], rest[end + 1 :]
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as ended:
+            if ended.code:
+                raise
 """
 
 
@@ -271,6 +289,13 @@ class Workplace(Scripts):
     def __init__(self, folder: Path):
         self.folder = folder
         self.jobs: list[Job] = []
+
+    def at(self, folder: str) -> "Workplace":
+        """A place in a folder below this one, which ends its processes, too."""
+        place = Workplace(self.folder / folder)
+        place.folder.mkdir(exist_ok=True)
+        place.jobs = self.jobs
+        return place
 
     def start(
         self,
@@ -284,18 +309,30 @@ class Workplace(Scripts):
         """Start a script.
 
         Args:
-            before: Python code that runs in the process before the script, to put a fault into it.
+            before: Python code that runs in the process before the script, such as
+                `from tests.seams import wrap; wrap(...)`.
             launcher: what starts it instead of `python -W error`, such as TORCHRUN.
             env: variables of its environment; None removes one.
         """
         given, run = self._command(script, flags, name)
-        path = str(ROOT / script)
+        command = [str(ROOT / script), *given]
         if before:
-            wrapper = self.folder / f"before{len(self.jobs)}.py"
-            wrapper.write_text(before + BEFORE)
-            given, path = [path, *given], str(wrapper)
-        command = [sys.executable, *(launcher or STRICT), path, *given]
-        return self.process(*command, run=run, **({"OMP_NUM_THREADS": "1"} if launcher else {}), **env)
+            command = [self._wrapper(before), *command, ";"]
+        threads = {"OMP_NUM_THREADS": "1"} if launcher else {}
+        return self.process(sys.executable, *(launcher or STRICT), *command, run=run, **threads, **env)
+
+    def both(self, *flags: str, test: Sequence[str] = (), before: str = "", **env: str | None) -> Ended:
+        """train.py, then test.py, in one process, which imports torch once."""
+        first, run = self._command("train.py", flags, "run")
+        second, _ = self._command("test.py", tuple(test), "run")
+        command = [str(ROOT / "train.py"), *first, ";", str(ROOT / "test.py"), *second, ";"]
+        return self.process(sys.executable, *STRICT, self._wrapper(before), *command, run=run, **env).wait()
+
+    def _wrapper(self, before: str) -> str:
+        """A program that runs `before` and then the scripts that its arguments name."""
+        file = self.folder / f"wrapper{len(self.jobs)}.py"
+        file.write_text(WRAPPER.format(root=str(ROOT), before=before), "utf-8")
+        return str(file)
 
     def process(self, *command: str, run: Path | None = None, **env: str | None) -> "Job":
         """Start any command in the folder."""
@@ -325,25 +362,30 @@ class Workplace(Scripts):
 
 
 class Job:
-    """A process that runs; what it writes goes to files without a name."""
+    """A process that runs; what it writes is read meanwhile."""
 
     def __init__(self, command: list[str], folder: Path, run: Path, environment: dict[str, str]):
         self.command, self.folder, self.run = command, folder, run
-        self.files: list[IO[bytes]] = [tempfile.TemporaryFile(), tempfile.TemporaryFile()]  # noqa: SIM115
-        self.texts = ["", ""]
-        out, err = self.files
         self.popen = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=out, stderr=err, stdin=subprocess.DEVNULL
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         self.pid = self.popen.pid
+        self.texts: tuple[list[bytes], list[bytes]] = ([], [])
+        streams = (self.popen.stdout, self.popen.stderr)
+        self.readers = [
+            Thread(target=_copy, args=each, daemon=True) for each in zip(streams, self.texts, strict=True)
+        ]
+        for reader in self.readers:
+            reader.start()
 
     def text(self, number: int) -> str:
         """All that was written so far to stdout (0) or stderr (1)."""
-        if not self.files[number].closed:
-            descriptor = self.files[number].fileno()
-            text = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
-            self.texts[number] = text.decode(errors="replace")
-        return self.texts[number]
+        return b"".join(self.texts[number]).decode(errors="replace")
 
     @property
     def said(self) -> str:
@@ -366,9 +408,9 @@ class Job:
         self._close()
 
     def _close(self) -> None:
-        for number, file in enumerate(self.files):
-            self.text(number)
-            file.close()
+        """Wait for loader processes, too: they hold the streams, and the run's lock, a moment longer."""
+        for reader in self.readers:
+            reader.join(20)
 
     def wait(self, code: int | None = 0, seconds: float = 300) -> Ended:
         """Wait for the end; fails the test unless it ends with `code`; None allows any."""
@@ -381,7 +423,7 @@ class Job:
 
     def _ended(self, ended: int, code: int | None) -> Ended:
         self._close()
-        found = Ended(ended, *self.texts, self.run)
+        found = Ended(ended, self.text(0), self.text(1), self.run)
         assert code is None or ended == code, f"ended with {ended}, not {code}\n{found.out}\n{found.err}"
         return found
 
@@ -396,6 +438,12 @@ class Job:
     def until_step(self, step: int) -> None:
         """Wait until the run's log holds a step."""
         self.until(lambda: reached(self.run, step))
+
+
+def _copy(stream: IO[bytes], parts: list[bytes]) -> None:
+    with stream:
+        while part := os.read(stream.fileno(), 1 << 16):
+            parts.append(part)
 
 
 # -------------------------------------------------------------- processes without the cost of importing torch

@@ -8,12 +8,7 @@ import pytest
 import torch
 
 from tests import browser
-
-# names that modules still import from here; they belong to builders.py and cli.py
-from tests.builders import DATASETS, FAST, OURS, ROOT, TINY, dataset, pixels
-from tests.cli import STRICT, Forks, InProcess, Workplace, records
-
-__all__ = ["DATASETS", "FAST", "OURS", "ROOT", "STRICT", "TINY", "Workplace", "dataset", "pixels", "records"]
+from tests.cli import Forks, InProcess, Workplace
 
 
 @pytest.fixture
@@ -59,23 +54,3 @@ def visit() -> Iterator[Callable[..., Any]]:
     """Open a page that was written to a file in Chromium."""
     with browser.visiting() as opened:
         yield opened
-
-
-@pytest.fixture
-def trained(cli: InProcess) -> Callable[..., Path]:
-    """Older modules call `trained(*flags)`, which raises what train.py refuses; new ones `cli.train`."""
-    import signal
-    from contextlib import ExitStack
-
-    import train
-    from utils.options import parse_train
-
-    def call(*flags: str, name: str = "run") -> Path:
-        handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        with ExitStack() as cleanup:
-            for number, handler in handlers.items():
-                cleanup.callback(signal.signal, number, handler)
-            assert train.main(parse_train([*flags, "--name", name]), cleanup) == 0
-        return Path.cwd() / "checkpoints" / name
-
-    return call

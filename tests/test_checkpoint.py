@@ -1,11 +1,10 @@
-"""Files that are whole or not there, are checked before they are believed, and load in anybody's code."""
+"""Atomic writes, checksum-verified loads, where a run resumes, its log, and the EMA."""
 
 import argparse
 import copy
 import errno
 import math
 import os
-import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from models.ema import EMA
+from tests.builders import Payload, damaged, same_state, small_net
+from tests.seams import wrap
 from utils.optim.optimizers import OPTIMIZERS
 from utils.run import checkpoint
 from utils.run.log import cut_log, read_log
@@ -23,15 +24,6 @@ from utils.run.run import Run
 from utils.system import tensorfile
 from utils.system.atomic import write_text
 from utils.system.errors import UserError
-
-
-def small_net(seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(3, 40, 3), nn.BatchNorm2d(40), nn.Conv2d(40, 40, 3), nn.Conv2d(40, 3, 3))
-
-
-def equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
 @pytest.fixture
@@ -50,67 +42,61 @@ class Unpicklable:
         raise RuntimeError("cannot be pickled")
 
 
-def test_a_failing_save_leaves_the_older_file(saved: Path) -> None:
-    before = saved.read_bytes()
-    with pytest.raises(RuntimeError, match="cannot be pickled"):
-        tensorfile.save({"weights": torch.zeros(1000), "bad": Unpicklable()}, saved)
-    assert saved.read_bytes() == before
-    assert equal(tensorfile.load(saved), small_net().state_dict())
-
-
-def write_half(value: Any, file: Any) -> None:
+def write_half(honest: Any, value: Any, file: Any) -> None:
     file.write(b"PK\3\4" + bytes(20_000))
     file.flush()
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def fail(*given: Any, **named: Any) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
 @pytest.mark.parametrize("there_before", [True, False])
-def test_a_disk_that_fills_up_leaves_the_older_file_or_none(
-    saved: Path, monkeypatch: pytest.MonkeyPatch, there_before: bool
+@pytest.mark.parametrize(
+    ("seam", "fault", "words"),
+    [
+        ("", None, "cannot be pickled"),
+        ("torch.save", write_half, "No space left"),
+        ("fsync", fail, "Input/output error"),
+        ("replace", fail, "Input/output error"),
+    ],
+)
+def test_a_failing_save_leaves_the_older_file_or_none(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, there_before: bool, seam: str, fault: Any, words: str
 ) -> None:
+    """And no half-written one, which would keep a full disk full."""
     path = saved if there_before else saved.with_name("other.pth")
     before = saved.read_bytes()
-    monkeypatch.setattr(torch, "save", write_half)
-    with pytest.raises(OSError, match="No space left"):
-        tensorfile.save({"weights": torch.zeros(1000)}, path)
-    assert saved.read_bytes() == before and path.exists() == there_before
-
-
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_failure_on_the_way_to_the_disk_leaves_the_older_file(
-    saved: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
-    before = saved.read_bytes()
-
-    def fail(*given: Any, **named: Any) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(*((os, "fsync", fail) if call == "fsync" else (Path, "replace", fail)))
-    with pytest.raises(OSError, match="Input/output error"):
-        tensorfile.save(small_net(1).state_dict(), saved)
+    if seam:
+        wrap(seam, fault, monkeypatch)
+    with pytest.raises((RuntimeError, OSError), match=words):
+        tensorfile.save({"weights": torch.zeros(1000), "bad": 0 if seam else Unpicklable()}, path)
     assert saved.read_bytes() == before
-
-
-def test_a_failed_save_leaves_no_half_file_behind(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would keep a full disk full."""
-    monkeypatch.setattr(torch, "save", write_half)
-    with pytest.raises(OSError, match="No space left"):
-        tensorfile.save({"weights": torch.zeros(1000)}, saved)
     assert [path.name for path in saved.parent.iterdir()] == ["net.pth"]
 
 
-def test_data_are_on_the_disk_before_the_name_is(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Synced while the older file is still there, and the folder synced after the move."""
-    before, seen, fsync = saved.read_bytes(), [], os.fsync
+def test_the_order_in_which_a_file_becomes_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All bytes, then the name, then the folder."""
+    path, events = tmp_path / "net.pth", []
 
-    def watch(descriptor: int) -> None:
-        seen.append(saved.read_bytes() == before)
-        fsync(descriptor)
+    def fsync(honest: Any, descriptor: int) -> None:
+        name = Path(f"/proc/self/fd/{descriptor}").readlink()
+        events.append(("fsync", name.name, os.fstat(descriptor).st_size if name != tmp_path else 0))
+        honest(descriptor)
 
-    monkeypatch.setattr(os, "fsync", watch)
-    tensorfile.save(small_net(1).state_dict(), saved)
-    assert seen == [True, False]
-    assert [path.name for path in saved.parent.iterdir()] == ["net.pth"]
+    def replace(honest: Any, old: Path, new: Path) -> Path:
+        events.append(("replace", old.name, Path(new).name))
+        return honest(old, new)
+
+    wrap("fsync", fsync, monkeypatch)
+    wrap("replace", replace, monkeypatch)
+    tensorfile.save(small_net().state_dict(), path)
+    assert events == [
+        ("fsync", ".net.pth.part", path.stat().st_size),
+        ("replace", ".net.pth.part", "net.pth"),
+        ("fsync", tmp_path.name, 0),
+    ]
 
 
 def test_text_is_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -125,16 +111,11 @@ def test_text_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_a_sound_file_is_read_back(saved: Path) -> None:
-    assert equal(tensorfile.load(saved), small_net().state_dict())
-    state = {
-        "step": 7,
-        "best": {"psnr": None},
-        "options": {"mean": 0.5, "changed": ["a"]},
-        "x": torch.ones(2),
-    }
+    assert same_state(tensorfile.load(saved), small_net().state_dict())
+    options = {"mean": 0.5, "changed": ["a"]}
+    state = {"step": 7, "best": {"psnr": None}, "options": options, "x": torch.ones(2)}
     tensorfile.save(state, saved)
-    read = tensorfile.load(saved)
-    assert torch.equal(read.pop("x"), state.pop("x")) and read == state  # type: ignore[arg-type]
+    assert same_state(tensorfile.load(saved), state)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -153,21 +134,9 @@ def refused(path: Path) -> str:
     return caught.value.why
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"\0" * 5000, bytes(range(256)) * 20, b"PK\3\4", pickle.dumps({"a": 1}), b'{"step": 1}'],
-    ids=["empty", "zeros", "bytes", "zip_magic", "pickle", "json"],
-)
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "net.pth"
-    path.write_bytes(content)
-    assert refused(path)
-
-
-@pytest.mark.parametrize("part", [0.001, 0.1, 0.5, 0.9, 0.99, 0.9999])
-def test_a_truncated_file_is_refused(saved: Path, part: float) -> None:
-    whole = saved.read_bytes()
-    saved.write_bytes(whole[: int(part * len(whole))])
+@pytest.mark.parametrize("form", damaged(bytes(10_000)))
+def test_a_damaged_file_is_refused(saved: Path, form: str) -> None:
+    saved.write_bytes(damaged(saved.read_bytes())[form])
     assert refused(saved)
 
 
@@ -178,7 +147,7 @@ def test_4096_zeroed_bytes_are_refused(saved: Path, part: float) -> None:
     at = int(part * len(whole))
     whole[at : at + 4096] = bytes(4096)
     saved.write_bytes(whole)
-    assert not equal(torch.load(saved), small_net().state_dict())
+    assert not same_state(torch.load(saved), small_net().state_dict())
     assert "checksum" in refused(saved)
 
 
@@ -193,16 +162,6 @@ def test_one_flipped_bit_of_any_tensor_is_refused(saved: Path) -> None:
         damaged[info.header_offset + 30 + name + extra + info.file_size // 2] ^= 0x10
         saved.write_bytes(damaged)
         assert info.filename in refused(saved)
-
-
-class Payload:
-    """What a hostile file holds: unpickled, it runs a command."""
-
-    def __init__(self, marker: Path):
-        self.command = f"touch {marker}"
-
-    def __reduce__(self) -> Any:
-        return os.system, (self.command,)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -224,13 +183,10 @@ def test_only_plain_types_and_tensors_are_read(tmp_path: Path, value: Any) -> No
     assert "UnpicklingError" in refused(tmp_path / "net.pth")
 
 
-# --------------------------------------------------------------------------------------------- into a network
-
-
 def test_a_saved_network_loads_in_plain_code(saved: Path) -> None:
     net = small_net(seed=1)
     net.load_state_dict(torch.load(saved))
-    assert equal(net.state_dict(), small_net().state_dict())
+    assert same_state(net.state_dict(), small_net().state_dict())
 
 
 # --------------------------------------------------------------------------------------------- where to go on
@@ -241,32 +197,31 @@ def test_states_of_several_objects_come_back(tmp_path: Path) -> None:
     optimizer = torch.optim.Adam(net.parameters(), 0.1)
     net(torch.ones(1, 3, 16, 16)).sum().backward()
     optimizer.step()
-    tensorfile.save(checkpoint.collect(net=net, optimizer=optimizer), tmp_path / "state.pth")
+    tensorfile.save({"net": net.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "state.pth")
     other = small_net(seed=1)
     twin = torch.optim.Adam(other.parameters(), 0.5)
-    checkpoint.restore(tensorfile.load(tmp_path / "state.pth"), net=other, optimizer=twin)
-    assert equal(other.state_dict(), net.state_dict())
+    checkpoint.restore(tensorfile.load(tmp_path / "state.pth"), {"net": other, "optimizer": twin})
+    assert same_state(other.state_dict(), net.state_dict())
     assert twin.param_groups[0]["lr"] == 0.1
-    for mine, theirs in zip(optimizer.state.values(), twin.state.values(), strict=True):
-        assert equal(mine, theirs)
+    assert same_state([*twin.state.values()], [*optimizer.state.values()])
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A run of 3 steps an epoch with states after epochs 2, 4 and 10; the latest after 7 steps."""
     for tag, step in (("latest", 7), ("epoch_0002", 6), ("epoch_0004", 12), ("epoch_0010", 30)):
-        state = {"format": checkpoint.FORMAT, "step": step, "tag": tag}
+        state = {"format": checkpoint.FORMAT, "horizon": {"step": step}, "tag": tag}
         tensorfile.save(state, tmp_path / f"{tag}_state.pth")
     return Run(tmp_path)
 
 
-@pytest.mark.parametrize(("epoch", "tag"), [(0, "latest"), (2, "epoch_0002"), (10, "epoch_0010")])
-def test_an_epoch_goes_on_from_its_own_state(run: Run, epoch: int, tag: str) -> None:
-    assert checkpoint.find_state(run, epoch, 3)["tag"] == tag
-
-
-def test_the_latest_state_serves_where_it_stands_exactly_there(run: Run) -> None:
-    assert checkpoint.find_state(run, 7, 1)["tag"] == "latest"
+@pytest.mark.parametrize(
+    ("epoch", "epoch_steps", "tag"),
+    [(0, 3, "latest"), (2, 3, "epoch_0002"), (10, 3, "epoch_0010"), (7, 1, "latest")],
+)
+def test_an_epoch_resumes_from_its_own_state(run: Run, epoch: int, epoch_steps: int, tag: str) -> None:
+    """The latest state serves where it is exactly that of the epoch's end."""
+    assert checkpoint.find_state(run, epoch, epoch_steps)["tag"] == tag
 
 
 @pytest.mark.parametrize("epoch", [1, 3, 11])
@@ -298,7 +253,7 @@ def test_a_damaged_state_is_skipped_for_the_newest_sound_one(run: Run, damage: C
         checkpoint.find_state(run, 10, 3, said.append)
     for tag in ("epoch_0002", "epoch_0004"):
         damage(run.state(tag))
-    with pytest.raises(UserError, match="no sound state") as caught:
+    with pytest.raises(UserError, match="no intact state") as caught:
         checkpoint.find_state(run, 0, 3, said.append)
     assert all(name in caught.value.why for name in ("latest_state", "epoch_0002_state", "epoch_0010_state"))
 
@@ -328,11 +283,7 @@ RECORDS = [{"step": step, "loss": step / 8, "lr": 1e-4} for step in (0, 2, 4, 4,
 LINES = "".join(f'{{"step": {r["step"]}, "loss": {r["loss"]}, "lr": 0.0001}}\n' for r in RECORDS)
 
 
-@pytest.mark.parametrize(
-    "torn",
-    ["", '{"step": 8, "lo', '{"step": 8, "loss": 1.0', "\0\0\0\0", "{"],
-    ids=["whole", "a", "b", "c", "d"],
-)
+@pytest.mark.parametrize("torn", ["", '{"step": 8, "lo', '{"step": 8, "loss": 1.0', "\0\0\0\0", "{"])
 @pytest.mark.parametrize(("step", "kept"), [(0, 1), (1, 1), (4, 4), (6, 5), (99, 5)])
 def test_a_log_is_cut_back_to_the_step(tmp_path: Path, torn: str, step: int, kept: int) -> None:
     path = tmp_path / "log.jsonl"
@@ -344,15 +295,11 @@ def test_a_log_is_cut_back_to_the_step(tmp_path: Path, torn: str, step: int, kep
     assert text.count("\n") == kept and text.endswith("\n")  # what is appended begins on its own line
 
 
-def test_a_whole_last_line_without_its_end_is_kept(tmp_path: Path) -> None:
+def test_a_log_without_its_last_newline_or_without_a_file(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
+    assert cut_log(path, 5) == [] and path.read_text() == ""
     path.write_text(LINES.rstrip("\n"))
     assert cut_log(path, 99) == RECORDS and path.read_text().endswith("}\n")
-
-
-def test_a_log_that_is_not_there_is_begun(tmp_path: Path) -> None:
-    assert cut_log(tmp_path / "log.jsonl", 5) == []
-    assert (tmp_path / "log.jsonl").read_text() == ""
 
 
 # ------------------------------------------------------------------------------------------------ the average
@@ -389,9 +336,7 @@ def test_the_average_is_its_closed_form_buffers_included(decay: float) -> None:
         shares = [(1 - kept[i]) * math.prod(kept[i + 1 :]) for i in range(k)]
         assert sum(shares) == pytest.approx(1)
         for i, name in enumerate(("weight", "seen")):
-            wanted = sum(
-                (share * pair[i] for share, pair in zip(shares, walked, strict=True)), torch.zeros(3)
-            )
+            wanted = torch.stack([share * pair[i] for share, pair in zip(shares, walked, strict=True)]).sum(0)
             assert torch.allclose(average.net.state_dict()[name], wanted, atol=1e-6)
     assert torch.equal(net.weight, walked[-1][0])  # the network itself is left alone
     assert average.net is not net and average.net.state_dict().keys() == net.state_dict().keys()
@@ -415,16 +360,16 @@ def test_an_average_that_went_on_from_a_file_is_the_same_to_the_bit(tmp_path: Pa
     for _ in range(3):
         net.move(steps)
         average.update()
-    tensorfile.save(checkpoint.collect(net=net, ema=average), tmp_path / "state.pth")
+    tensorfile.save({"net": net.state_dict(), "ema": average.state_dict()}, tmp_path / "state.pth")
     twin = Walk()
     resumed = EMA(twin, 0.9)
-    checkpoint.restore(tensorfile.load(tmp_path / "state.pth"), net=twin, ema=resumed)
-    assert equal(resumed.net.state_dict(), average.net.state_dict())
+    checkpoint.restore(tensorfile.load(tmp_path / "state.pth"), {"net": twin, "ema": resumed})
+    assert same_state(resumed.net.state_dict(), average.net.state_dict())
     for seed in range(3):
         for one, its_average in ((net, average), (twin, resumed)):
             one.move(torch.Generator().manual_seed(seed))
             its_average.update()
-    assert equal(resumed.net.state_dict(), average.net.state_dict())
+    assert same_state(resumed.net.state_dict(), average.net.state_dict())
 
 
 def test_the_statistics_of_a_batch_norm_are_averaged_too() -> None:
@@ -458,8 +403,8 @@ def test_a_state_of_another_memory_layout_is_laid_out_anew(name: str) -> None:
     net, optimizer = pair(torch.contiguous_format)
     steps(net, optimizer)
     twin, resumed = pair(torch.channels_last)
-    state = copy.deepcopy(checkpoint.collect(net=net, optimizer=optimizer))
-    checkpoint.restore(state, net=twin, optimizer=resumed)
+    state = copy.deepcopy({"net": net.state_dict(), "optimizer": optimizer.state_dict()})
+    checkpoint.restore(state, {"net": twin, "optimizer": resumed})
     before = twin.weight.detach().clone()
     steps(net, optimizer)
     steps(twin, resumed)

@@ -25,7 +25,7 @@ from data.sampler import EpochSampler
 from data.scan import HeaderScan
 from data.splits import find_pairs
 from data.transforms import denormalize
-from tests.conftest import ROOT
+from tests.builders import ROOT
 from utils.eval.evaluator import input_baseline
 from utils.eval.metrics import Protocol
 from utils.system.errors import UserError

@@ -8,7 +8,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from tests.conftest import FAST, TINY, Workplace
+from tests.builders import FAST, TINY
+from tests.cli import Workplace
 from utils.optim import horizon as module
 from utils.optim.horizon import Deadline, EpochWork, Horizon, StepCost, StepTimer
 from utils.options.presets import PRESETS

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.builders import ROOT
 
 COUNT = """
 import resource, sys

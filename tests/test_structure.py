@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.builders import ROOT
 
 FLOORS = (  # a room imports itself and lower floors, never its neighbours
     ("utils/system",),

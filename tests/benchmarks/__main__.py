@@ -1,4 +1,4 @@
-"""The tables of the README: `python -m tests.benchmarks [TABLE ...]`, or one with flags of its own.
+"""The benchmarks of tests/benchmarks/README.md: all, or one with flags of its own.
 
 python -m tests.benchmarks                              # all but psnr: about 25 minutes
 python -m tests.benchmarks psnr --minutes 1 5 20 60     # hours, where one asks for them

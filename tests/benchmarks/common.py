@@ -1,22 +1,20 @@
-"""What the benchmarks share: the machine, tables, and the scripts as subprocesses that are timed."""
+"""What the benchmarks share: the machine, tables, and the scripts as processes that are timed."""
 
 import datetime
-import json
 import os
-import subprocess
-import sys
+import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from utils.run.log import read_log
+from tests.builders import DATASETS
+from tests.cli import Ended, Job, Workplace
 from utils.run.run import versions
 
-ROOT = Path(__file__).resolve().parents[2]
-DATASETS = ROOT / "datasets"
 NOISY = ("--dataroot", f"{DATASETS}/bsd400-gray", "--degrade", "noise:25", "--augment", "flip_rot90")
 
 
@@ -41,29 +39,21 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 
-class Call(NamedTuple):
-    """A script that has ended: wall time, the peak of its memory, and what it said."""
+class Timed(NamedTuple):
+    """A script that has ended: seconds of wall time, the peak of its memory, and its outcome."""
 
     seconds: float
     peak_mib: float
-    said: str
+    ended: Ended
 
 
-def call(folder: Path, *command: str) -> Call:
-    """Run `python command...` in `folder`; CalledProcessError where it fails."""
-    with (folder / "said.txt").open("w+") as file:
-        began = time.perf_counter()
-        process = subprocess.Popen([sys.executable, *command], cwd=folder, stdout=file, stderr=file)
-        peak_mib = 0.0
-        while process.poll() is None:
-            peak_mib = max(peak_mib, resident_mib(process.pid))
-            time.sleep(0.02)
-        seconds = time.perf_counter() - began
-        file.seek(0)
-        said = file.read()
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command, said)
-    return Call(seconds, peak_mib, said)
+def timed(job: Job) -> Timed:
+    """Wait for a process; fails if it does."""
+    began, peak_mib = time.perf_counter(), 0.0
+    while job.running():
+        peak_mib = max(peak_mib, resident_mib(job.pid))
+        time.sleep(0.02)
+    return Timed(time.perf_counter() - began, peak_mib, job.wait())
 
 
 def resident_mib(pid: int) -> float:
@@ -75,19 +65,22 @@ def resident_mib(pid: int) -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
-def train(folder: Path, *flags: str) -> Call:
-    """train.py with these flags as run `run` below `folder`."""
-    return call(folder, str(ROOT / "train.py"), "--name", "run", *flags)
+@contextmanager
+def workplace() -> Iterator[Workplace]:
+    """A temporary folder in which scripts run."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Workplace(Path(folder))
+        try:
+            yield place
+        finally:
+            place.close()
 
 
-def test(folder: Path, *flags: str) -> tuple[Call, dict[str, Any]]:
-    """test.py on run `run`, and the summary that it wrote."""
-    done = call(folder, str(ROOT / "test.py"), "--name", "run", "--visdom", "off", *flags)
-    written = (folder / "results" / "run").glob("*/summary.json")
-    newest = max(written, key=lambda file: file.stat().st_mtime_ns)
-    return done, json.loads(newest.read_text())
+def train(work: Workplace, *flags: str) -> Timed:
+    """train.py with these flags as run `run`."""
+    return timed(work.start("train.py", "--visdom", "off", *flags))
 
 
-def records(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log."""
-    return read_log(folder / "checkpoints/run/log.jsonl")
+def test(work: Workplace, *flags: str) -> Timed:
+    """test.py on run `run`, on the GPU where there is one."""
+    return timed(work.start("test.py", "--gpu_ids", "0", *flags))

@@ -7,28 +7,26 @@ size: in its pixels; for width: 2 is the growth of the arithmetic). --plot FILE 
 import argparse
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from data.demo import render_pair
 from tests.benchmarks import step
-from tests.benchmarks.common import ROOT, call, records, table, test, train
+from tests.benchmarks.common import table, test, train, workplace
 from tests.benchmarks.inference import SCENE, TRAINING, lay_out
+from tests.builders import save, words
+from tests.cli import TORCHRUN, records
 
 Row = tuple[float, float, float]  # the number that grows, seconds, peak MiB (of one process)
 
 
 def image_sizes() -> Iterator[Row]:
     scenes = [render_pair(2_000_000 + number, 1, SCENE) for number in range(12)]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        train(folder, *TRAINING)
+    with workplace() as work:
+        train(work, *TRAINING)
         for side in (256, 512, 1024, 2048, 4096):
-            lay_out(folder / str(side), side, side, 1, scenes)
-            _, summary = test(folder, "--dataroot", str(folder / str(side)))
+            lay_out(work.folder / str(side), side, side, 1, scenes)
+            summary = test(work, "--dataroot", str(side)).ended.summary
             yield side**2, summary["seconds"], summary["peak_mib"]
 
 
@@ -46,33 +44,31 @@ def widths() -> Iterator[Row]:
 
 def pairs() -> Iterator[Row]:
     """The start of training and two steps; all pairs are hard links of ten files (a file may have 65,000)."""
-    flags = ("--crop_size", "32", "--batchSize", "8", "--model", "resunet", "--width", "8", "--dry_run")
+    flags = words("--crop_size 32 --batchSize 8 --model resunet --width 8 --dry_run --dataroot set")
     given, target = render_pair(0, 1, 64)
-    with tempfile.TemporaryDirectory() as name:
-        root, done = Path(name) / "set", 0
+    with workplace() as work:
+        root, done = work.folder / "set", 0
         for side, image in (("input", given), ("target", target)):
             (root / "train" / side).mkdir(parents=True)
             for copy in range(10):
-                Image.fromarray(image).save(root / f"{side}{copy}.png")
+                save(image, root / f"{side}{copy}.png")
         for count in (10, 100, 1000, 10_000, 100_000):
             for number in range(done, count):
                 for side in ("input", "target"):
                     os.link(root / f"{side}{number % 10}.png", root / "train" / side / f"{number:06d}.png")
             done = count
-            found = train(Path(name), "--dataroot", str(root), *flags, "--visdom", "off")
+            found = train(work, *flags)
             yield count, found.seconds, found.peak_mib
 
 
 def processes() -> Iterator[Row]:
     """Seconds of a step, the same batch in all; the threads are divided."""
-    flags = ["--dataroot", "demo", "--preset", "fine", "--batchSize", "16", "--max_steps", "200"]
+    flags = words("--dataroot demo --preset fine --batchSize 16 --max_steps 200 --visdom off")
     for count in (1, 2):
-        with tempfile.TemporaryDirectory() as name:
-            script = [str(ROOT / "train.py"), "--name", "run", *flags, "--visdom", "off"]
-            launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
-            call(Path(name), *launcher, *script)
-            rates = [row["images_s"] for row in records(Path(name)) if "images_s" in row]
-            yield count, 16 / sorted(rates)[len(rates) // 2], math.nan
+        with workplace() as work:
+            run = work.train(*flags, launcher=(*TORCHRUN[:-1], f"--nproc_per_node={count}")).run
+            rates = sorted(records(run, "images_s"))
+            yield count, 16 / rates[len(rates) // 2], math.nan
 
 
 SERIES: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {

@@ -1,21 +1,21 @@
 """test.py: images/s, peak memory, bfloat16 against float32, and what tiles change.
 
-A network (preset fine) is trained for a few hundred steps on the demo; then test.py judges mosaics of hazy
+A network (preset fine) is trained for a few hundred steps on the demo; then test.py runs on mosaics of hazy
 scenes of three sizes with PSNR and SSIM. Seconds are those of the forward passes; `in all` is the whole
 command, start, reading, measuring and writing included. Peak memory is that of the process.
 """
 
 import argparse
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from data.demo import render_pair
-from tests.benchmarks.common import Call, table, test, train
+from tests.benchmarks.common import Timed, table, test, train, workplace
+from tests.builders import save
+from tests.cli import Workplace
 
 SCENE = 400  # pixels of one scene of a mosaic
 SIZES = (481, 321, 24), (2048, 1080, 6), (12_000, 8_000, 1)  # width, height, images
@@ -38,16 +38,12 @@ def mosaic(width: int, height: int, scenes: list[Pair], first: int) -> np.ndarra
 def lay_out(root: Path, width: int, height: int, count: int, scenes: list[Pair]) -> None:
     for number in range(count):
         for side, image in zip(("input", "target"), mosaic(width, height, scenes, number), strict=True):
-            path = root / "test" / side / f"mosaic{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(path, compress_level=1)
+            save(image, root / "test" / side / f"mosaic{number}.png", compress_level=1)
 
 
-def judged(folder: Path, root: Path, *flags: str) -> tuple[Call, dict[str, Any], np.ndarray]:
-    """(the call, summary, first output) of test.py on the pairs in `root`."""
-    done, summary = test(folder, "--dataroot", str(root), *flags)
-    with Image.open(folder / "results" / "run" / root.name / "outputs" / "mosaic0.png") as file:
-        return done, summary, np.asarray(file)
+def on(work: Workplace, root: Path, *flags: str) -> Timed:
+    """test.py on the pairs in `root`."""
+    return test(work, "--dataroot", str(root), *flags)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -55,18 +51,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.parse_args(argv)
     Image.MAX_IMAGE_PIXELS = None
     scenes = [render_pair(2_000_000 + number, 1, SCENE) for number in range(12)]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        train(folder, *TRAINING)
+    with workplace() as work:
+        train(work, *TRAINING)
 
         def rows() -> Iterator[tuple[object, ...]]:
             for width, height, count in SIZES:
-                root = folder / f"{width}x{height}"
+                root = work.folder / f"{width}x{height}"
                 lay_out(root, width, height, count, scenes)
                 mean: dict[str, float] = {}
                 for precision in ("float32", "bfloat16"):
                     amp = ("--amp", "on" if precision == "bfloat16" else "off")
-                    done, summary, _ = judged(folder, root, "--channels_last", *amp)
+                    done = on(work, root, "--channels_last", *amp)
+                    summary = done.ended.summary
                     mean[precision] = summary["psnr"]["mean"]
                     size, rate = f"{width} x {height}", f"{count / summary['seconds']:.3g}"
                     megapixels = width * height * count / 1e6 / summary["seconds"]
@@ -86,12 +82,12 @@ def main(argv: list[str] | None = None) -> None:
         table("Inference", columns, rows())
 
         def tiled() -> Iterator[tuple[object, ...]]:
-            root = folder / "part"
+            root = work.folder / "part"
             lay_out(root, *PART, 1, scenes)
-            *_, whole = judged(folder, root, "--tile", str(max(PART)))
+            whole = on(work, root, "--tile", str(max(PART))).ended.output("mosaic0.png")
             for overlap in (64, 192):
-                *_, output = judged(folder, root, "--tile", "512", "--tile_overlap", str(overlap))
-                difference = np.abs(whole.astype(int) - output)
+                tiles = on(work, root, "--tile", "512", "--tile_overlap", str(overlap))
+                difference = np.abs(whole.astype(int) - tiles.ended.output("mosaic0.png"))
                 yield overlap, f"{difference.max()} of 255", f"{np.mean(difference > 0):.3%}"
 
         columns = ("--tile_overlap", "largest difference", "values that differ")

@@ -8,19 +8,18 @@ what is measured.
 """
 
 import argparse
-import os
 import signal
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.benchmarks.common import DATASETS, NOISY, ROOT, table
+from tests.benchmarks.common import NOISY, table, workplace
+from tests.builders import DATASETS, ROOT, words
+from tests.cli import Job
 from utils.run.log import read_log
 
 COMMON = ("--optimizer", "adamw", "--schedule", "cosine", "--ema", "0.995", "--clip", "1")
@@ -45,40 +44,30 @@ CASES = {
 }
 
 
-class Process:
-    """A process that logs its steps, stopped but for its turns."""
+class Turns:
+    """A process that logs its steps, stopped except during its turns."""
 
-    def __init__(self, folder: Path, log: str, *command: str):
-        self.log = folder / log
-        with (folder / "said.txt").open("a") as file:
-            self.own = subprocess.Popen(
-                [sys.executable, *command],
-                cwd=folder,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
-                stdout=file,
-                stderr=file,
-            )
+    def __init__(self, job: Job, log: Path):
+        self.job, self.log = job, log
 
     def warm_up(self, steps: int) -> None:
         """Let it run until it has taken so many steps."""
-        while not (found := read_log(self.log)) or found[-1]["step"] < steps:
-            if self.own.poll() is not None:
-                raise subprocess.CalledProcessError(self.own.returncode, self.own.args)
-            time.sleep(0.2)
-        self.own.send_signal(signal.SIGSTOP)
+        self.job.until(lambda: (found := read_log(self.log)) and found[-1]["step"] >= steps, seconds=600)
+        self.job.signal(signal.SIGSTOP)
 
     def turn(self, seconds: float) -> list[dict[str, Any]]:
         """Let it run so long; what it logged meanwhile."""
         before = len(read_log(self.log))
-        self.own.send_signal(signal.SIGCONT)
+        self.job.signal(signal.SIGCONT)
         time.sleep(seconds)
-        self.own.send_signal(signal.SIGSTOP)
+        self.job.signal(signal.SIGSTOP)
         return read_log(self.log)[before:]
 
     def end(self) -> None:
+        """Let it save and stop its visdom server."""
         for number in (signal.SIGTERM, signal.SIGCONT):
-            self.own.send_signal(number)
-        self.own.wait()
+            self.job.signal(number)
+        self.job.wait(None)
 
 
 def steps_s(records: list[dict[str, Any]]) -> float:
@@ -90,13 +79,14 @@ def steps_s(records: list[dict[str, Any]]) -> float:
 def measured(case: Case, turns: int, workers: str) -> Iterator[tuple[float, float, float]]:
     """Of each pair of turns: steps/s of the bare step and of train.py, and the share that this one waits."""
     flags = (*case.flags, "--num_workers", workers, "--log_freq", str(case.every))
-    endless = ("--n_epochs", "1000", "--val_share", "0", "--visdom", "start", "--visdom_port", "8099")
-    with tempfile.TemporaryDirectory() as name, ExitStack() as processes:
-        folder, log = Path(name), "checkpoints/run/log.jsonl"
-        whole = Process(folder, log, str(ROOT / "train.py"), "--name", "run", *flags, *endless)
+    endless = words("--n_epochs 1000 --val_share 0 --visdom start --visdom_port 8099")
+    with workplace() as work, ExitStack() as processes:
+        job = work.start("train.py", *flags, *endless)
+        whole = Turns(job, job.run / "log.jsonl")
         processes.callback(whole.end)
         whole.warm_up(case.epoch + 2 * case.every)
-        bare = Process(folder, "bare.jsonl", "-m", "tests.benchmarks.step", "--log", *flags)
+        command = (sys.executable, "-m", "tests.benchmarks.step", "--log", *flags)
+        bare = Turns(work.process(*command, PYTHONPATH=str(ROOT)), work.folder / "bare.jsonl")
         processes.callback(bare.end)
         bare.warm_up(2 * case.every)
         for _ in range(turns):

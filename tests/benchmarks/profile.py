@@ -8,20 +8,19 @@ operation takes. Profiling slows Python down, and adding a minute up takes three
 import argparse
 import os
 import signal
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
+import pytest
 from torch.profiler import ProfilerActivity, profile, schedule
 
-import train
-from tests.benchmarks.common import NOISY, ROOT, table
-from utils.options.flags import parse_train
-from utils.vis.console import Progress
+from tests.benchmarks.common import NOISY, table, workplace
+from tests.builders import ROOT
+from tests.cli import InProcess
+from tests.seams import wrap
 
-TRAINING = ("--preset", "fine", *NOISY, "--val_share", "0", "--n_epochs", "1000", "--name", "run")
+TRAINING = ("--preset", "fine", *NOISY, "--val_share", "0", "--n_epochs", "1000", "--visdom", "off")
 FIRST_EPOCH, WINDOW = 50, 20  # steps: left out, and profiled together before the profile is added up
 ROWS = 12
 
@@ -48,26 +47,24 @@ def train_profiled(seconds: float) -> tuple[Counter[str], float, int]:
             os.kill(os.getpid(), signal.SIGTERM)  # train.py saves and ends, and the last window with it
 
     windows = schedule(skip_first=FIRST_EPOCH, wait=0, warmup=1, active=WINDOW)
-    with ExitStack() as cleanup:
-        profiler = cleanup.enter_context(
-            profile(activities=[ProfilerActivity.CPU], schedule=windows, on_trace_ready=add_up)
-        )
-        step = Progress.step
-        cleanup.callback(setattr, Progress, "step", step)
+    kinds = [ProfilerActivity.CPU]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        profile(activities=kinds, schedule=windows, on_trace_ready=add_up) as profiler,
+    ):
 
-        def step_of_both(self: Progress) -> None:
-            step(self)
+        def step(honest: Any, progress: Any) -> None:
+            honest(progress)
             profiler.step()
 
-        Progress.step = step_of_both  # type: ignore[method-assign]
-        with ExitStack() as of_training:
-            train.main(parse_train([*TRAINING, "--visdom", "off"]), of_training)
+        wrap("progress", step, patch)
+        InProcess().train(*TRAINING, code=None)
     return spent, total, steps
 
 
 def rows(seconds: float) -> Iterator[tuple[object, ...]]:
-    with tempfile.TemporaryDirectory() as name:
-        os.chdir(name)
+    with workplace() as work:
+        os.chdir(work.folder)
         spent, total, steps = train_profiled(seconds)
         os.chdir(ROOT)
 

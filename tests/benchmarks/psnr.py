@@ -5,11 +5,11 @@ test image is trained on, and none chose a flag: those were chosen on 20 of the 
 """
 
 import argparse
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
-from tests.benchmarks.common import DATASETS, records, table, test, train
+from tests.benchmarks.common import table, test, train, workplace
+from tests.builders import DATASETS
+from tests.cli import log
 
 NOISE = ("--degrade", "noise:25")
 BSD400, SET12 = (("--dataroot", f"{DATASETS}/{name}", *NOISE) for name in ("bsd400-gray", "set12"))
@@ -26,14 +26,13 @@ TASKS = {
 def measure(task: str, minutes: float, flags: list[str]) -> tuple[object, ...]:
     """A row of the table."""
     training, testing = TASKS[task]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        done = train(folder, *training, "--minutes", str(minutes), "--visdom", "off", *flags)
-        steps = records(folder)[-1]["step"]
-        _, summary = test(folder, *testing)
-    psnr, nothing = (f"{summary[key]['mean']:.2f}" for key in ("psnr", "psnr_input"))
+    with workplace() as work:
+        done = train(work, *training, "--minutes", str(minutes), *flags)
+        steps = log(done.ended.run)[-1]["step"]
+        summary = test(work, *testing).ended.summary
+    psnr, of_input = (f"{summary[key]['mean']:.2f}" for key in ("psnr", "psnr_input"))
     spent, rest = divmod(round(done.seconds), 60)
-    return task, f"{minutes:g}", f"{spent}:{rest:02d}", steps, f"**{psnr}**", nothing, f"{done.peak_mib:.0f}"
+    return task, f"{minutes:g}", f"{spent}:{rest:02d}", steps, f"**{psnr}**", of_input, f"{done.peak_mib:.0f}"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
             for minutes in opt.minutes:
                 yield measure(task, minutes, flags)
 
-    columns = ("task", "--minutes", "wall time", "steps", "test PSNR", "doing nothing", "peak MiB")
+    columns = ("task", "--minutes", "wall time", "steps", "test PSNR", "input PSNR", "peak MiB")
     table(" ".join(["Time to PSNR", *flags]), columns, rows())
 
 

@@ -19,15 +19,17 @@ from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from utils.system.allocator import keep_freed_memory
 
 from models import LOSSES, build_network, own_arguments
 from models.ema import EMA
-from tests.benchmarks.common import ROOT, table
+from tests.benchmarks.common import table
+from tests.builders import ROOT
+from utils.optim.horizon import Horizon
 from utils.optim.optimizers import OPTIMIZERS
-from utils.optim.schedules import Plan, build_scheduler
-from utils.options.flags import parse_train
+from utils.optim.schedules import Schedule
+from utils.options import parse_train
 from utils.system import distributed
+from utils.system.device import peak_memory_mib, set_up_device
 
 REPEATS = 3
 PRESET = ("--preset", "fine", "--input_nc", "1", "--output_nc", "1")
@@ -50,8 +52,7 @@ def bare_step(flags: list[str]) -> tuple[Callable[[], Any], int]:
     """
     opt = parse_train(["--dataroot", "demo", *flags, "--name", "bare"])
     ranks = distributed.init(opt.gpu_ids)
-    keep_freed_memory()
-    amp = distributed.amp_enabled(opt.amp, ranks.device)
+    amp = set_up_device(ranks.device, opt.amp, deterministic=False)
     channels = {"input_nc": opt.input_nc or 3, "output_nc": opt.output_nc or opt.input_nc or 3}
     torch.manual_seed(0)
     layout = torch.channels_last if opt.channels_last else torch.contiguous_format
@@ -60,7 +61,9 @@ def bare_step(flags: list[str]) -> tuple[Callable[[], Any], int]:
     average = EMA(net, opt.ema)
     betas = opt.beta1, opt.beta2
     optimizer = OPTIMIZERS[opt.optimizer](net.parameters(), opt.lr, betas, opt.momentum, opt.weight_decay)
-    scheduler = build_scheduler(optimizer, opt.schedule, Plan(total=10**6, decay=10**6), opt.lr, 0)
+    horizon = Horizon(steps_per_epoch=1)
+    horizon.total = 10**6
+    scheduler = Schedule(opt.schedule, opt.lr, horizon).scheduler(optimizer)
     criterion = LOSSES[opt.loss]()
     model = torch.compile(net) if opt.compile else net
     given, target = (
@@ -77,6 +80,7 @@ def bare_step(flags: list[str]) -> tuple[Callable[[], Any], int]:
         torch.nn.utils.clip_grad_norm_(net.parameters(), opt.clip or float("inf"))
         loss.item()
         optimizer.step()
+        horizon.advance()
         scheduler.step()
         average.update()
 
@@ -97,7 +101,7 @@ def timed(flags: list[str], seconds: float) -> dict[str, float]:
         step()
         times.append(time.perf_counter() - began)
     middle = statistics.median(times)
-    peak_mib = distributed.peak_memory_mib(distributed.init("0").device)
+    peak_mib = peak_memory_mib(distributed.init("0").device)
     return {"first": first, "step": middle, "images_s": images / middle, "peak_mib": peak_mib}
 
 
@@ -162,21 +166,10 @@ def ways() -> Iterator[tuple[object, ...]]:
             pays = ""
             if "compiled" in way:
                 pays = f"{(found['first'] - eager['first']) / gain:.0f} steps" if gain > 0 else "never"
-            step, first = 1000 * found["step"], found["first"]
-            faster = middle["float32"]["step"] / found["step"]
-            rate = work / found["step"]
+            rate, faster = work / found["step"], middle["float32"]["step"] / found["step"]
             share = rate / peak["float32" if way == "float32" else "bfloat16"]
-            yield (
-                network,
-                way,
-                f"{step:.1f}",
-                f"{found['images_s']:.1f}",
-                f"{faster:.2f}",
-                f"{rate / 1e9:.0f}",
-                f"{share:.0%}",
-                f"{first:.1f}",
-                pays,
-            )
+            speed = f"{1000 * found['step']:.1f}", f"{found['images_s']:.1f}", f"{faster:.2f}"
+            yield network, way, *speed, f"{rate / 1e9:.0f}", f"{share:.0%}", f"{found['first']:.1f}", pays
 
 
 def main(argv: list[str] | None = None) -> None:

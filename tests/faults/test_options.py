@@ -1,6 +1,5 @@
 """What the user says, and where it is said: options, run folders, live pages, locales, streams."""
 
-import csv
 import errno
 import json
 import os
@@ -8,14 +7,13 @@ import pty
 import re
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,63 +22,20 @@ from urllib.parse import quote
 import pytest
 import torch
 
-import models
-from tests.conftest import ROOT, records
-from tests.faults.test_running import photo_set
+from tests.builders import ROOT, tree, words, write_set
+from tests.cli import Ended, InProcess, Workplace, free_port, records
 from tests.harness import Cases
-from tests.visdom_server import free_port, visdom_server
-from utils.eval.evaluator import Evaluator
-from utils.options.flags import parse_or_exit, parse_test, parse_train
-from utils.system.errors import UserError, run_script
-from utils.system.signals import STOPPING
+from tests.seams import replace_loss, wrap
+from tests.visdom_server import visdom_server
+from utils.eval.results import read_csv
+from utils.run.log import Logger
+from utils.run.run import Run
 from utils.vis import visdom as visdom_plot
 
-TINY = shlex.split(
+MINI = words(
     "--dataroot demo:2:32 --model resunet --width 4 --depth 1 --levels 1 --gpu_ids -1 --visdom off "
     "--n_epochs 2 --max_steps 2 --crop_size 16 --batchSize 2 --amp off --log_freq 1"
 )
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Call]:
-    """`call(script, *flags)`: a script as its last lines run it, in this process: (code, stdout, stderr)."""
-    import test
-    import train
-
-    scripts = {"train.py": (train.main, parse_train), "test.py": (test.main, parse_test)}
-    monkeypatch.chdir(tmp_path)
-    handlers = {number: signal.getsignal(number) for number in (*STOPPING, signal.SIGUSR1)}
-
-    def called(script: str, *flags: str) -> tuple[int, str, str]:
-        main, parse = scripts[script]
-        monkeypatch.setattr(sys, "argv", [script, *flags])
-        capsys.readouterr()
-        try:
-            code = run_script(main, parse_or_exit(parse))
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        return code, *capsys.readouterr()
-
-    yield called
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-def refused(answer: tuple[int, str, str], *words: str, code: int = 2) -> bool:
-    """Whether a script ended as it should: the code, a short error with these words and what helps."""
-    ended, _, err = answer
-    error = err[err.find("error:") :]
-    short = error.startswith("error:") and len(error.strip().splitlines()) <= 6 and len(error) < 1000
-    helps = "  fix: " in error or "  why: " in error
-    return ended == code and "Traceback" not in err and short and helps and all(w in error for w in words)
-
-
-def everything(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, with what it holds."""
-    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 # ---------------------------------------------------------------------------------------------- wrong options
@@ -178,48 +133,34 @@ TEST = [
 ]
 
 
+RESUME = ["--width 8", "--batchSize 1", "--epoch 2", "--dataroot demo:3:32", "--seed 4", "--lr nan"]
+
+
 @pytest.mark.risk(23)
-def test_wrong_options_of_training_are_refused(call: Call, cases: Cases, tmp_path: Path) -> None:
-    assert call("train.py", *TINY, "--name", "base")[0] == 0
-    before = everything(tmp_path)
-    for text, *words in TRAIN:
-        flags = shlex.split(text)
-        name = [] if "--name" in flags else ["--name", "wrong"]
-        answer = call("train.py", *TINY, *name, *flags)
+@pytest.mark.parametrize("kind", ["train", "test", "resume"])
+def test_wrong_options_are_refused(cli: InProcess, cases: Cases, tmp_path: Path, kind: str) -> None:
+    cli.train(*MINI, name="base")
+    before = tree(tmp_path)
+    for text, *wanted in {"train": TRAIN, "test": TEST, "resume": [(text,) for text in RESUME]}[kind]:
+        flags = words(text)
+        if kind == "train":
+            ended = cli.train(*MINI, *flags, name="wrong", code=None)
+        elif kind == "test":
+            ended = cli.test("--name", "base", *flags, code=None)
+        else:
+            ended = cli.train("--resume", *flags, name="base", code=None)
         flag = flags[0].replace("--manifest", "--dataroot").partition("=")[0]
-        cases.check(refused(answer, flag, *words), f"{text[:40]}: {answer[0]} {answer[2][-300:]}")
-        assert everything(tmp_path) == before, text
+        complaint = ended.complaint(flag, *wanted)
+        cases.check(not complaint, f"{text[:40]}: {complaint}")
+        assert tree(tmp_path) == before, text
 
 
 @pytest.mark.risk(23)
-def test_wrong_options_of_testing_are_refused(call: Call, cases: Cases, tmp_path: Path) -> None:
-    assert call("train.py", *TINY, "--name", "base")[0] == 0
-    before = everything(tmp_path)
-    for text, *words in TEST:
-        flags = shlex.split(text)
-        answer = call("test.py", "--visdom", "off", "--name", "base", *flags)
-        cases.check(refused(answer, flags[0], *words), f"{text}: {answer[0]} {answer[2][-300:]}")
-        assert everything(tmp_path) == before, text
-
-
-@pytest.mark.risk(23)
-def test_a_gpu_that_is_not_there(call: Call, cases: Cases, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert call("train.py", *TINY, "--name", "base")[0] == 0
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    for script, *flags in (("train.py", *TINY, "--name", "gpu"), ("test.py", "--name", "base")):
-        answer = call(script, *flags, "--gpu_ids", "7")
-        cases.check(refused(answer, "--gpu_ids 7", "1 found"), f"{script}: {answer}")
-
-
-@pytest.mark.risk(23)
-def test_going_on_refuses_what_cannot_change(call: Call, cases: Cases, tmp_path: Path) -> None:
-    assert call("train.py", *TINY, "--name", "base")[0] == 0
-    before = everything(tmp_path)
-    for text in ("--width 8", "--batchSize 1", "--epoch 2", "--dataroot demo:3:32", "--seed 4", "--lr nan"):
-        flags = shlex.split(text)
-        answer = call("train.py", "--resume", "--name", "base", *flags)
-        cases.check(refused(answer, flags[0]), f"{text}: {answer}")
-    assert everything(tmp_path) == before
+def test_a_gpu_that_is_not_there(cli: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli.train(*MINI)
+    wrap("count_gpus", lambda honest: 1, monkeypatch)
+    assert cli.train(*MINI, "--gpu_ids", "7", name="gpu", code=2).refused("--gpu_ids 7", "1 found")
+    assert cli.test("--gpu_ids", "7", code=2).refused("--gpu_ids 7", "1 found")
 
 
 # ----------------------------------------------------------------------------------------------- run folders
@@ -235,18 +176,6 @@ def file_for_a_folder(run: Path) -> None:
     run.write_text("a note")
 
 
-def file_for_all_runs(run: Path) -> None:
-    run.parent.write_text("a note")
-
-
-def folder_for_the_lock(run: Path) -> None:
-    (run / ".lock").mkdir(parents=True)
-
-
-def folder_for_the_options(run: Path) -> None:
-    (run / "options.json").mkdir(parents=True)
-
-
 def link_to_nowhere(run: Path) -> None:
     run.parent.mkdir()
     run.symlink_to("nowhere/at/all")
@@ -258,26 +187,26 @@ def link_to_nowhere(run: Path) -> None:
     [
         folder_of_a_run,
         file_for_a_folder,
-        file_for_all_runs,
-        folder_for_the_lock,
-        folder_for_the_options,
         link_to_nowhere,
+        lambda run: run.parent.write_text("a file for all runs"),
+        lambda run: (run / ".lock").mkdir(parents=True),
+        lambda run: (run / "options.json").mkdir(parents=True),
     ],
 )
-def test_a_folder_that_cannot_be_the_runs(call: Call, tmp_path: Path, there: Callable[[Path], None]) -> None:
-    there(tmp_path / "checkpoints" / "run")
-    before = everything(tmp_path)
-    answer = call("train.py", *TINY, "--name", "run")
-    assert refused(answer, "checkpoints/run", "--name"), answer
-    after = everything(tmp_path)
-    assert {path: after[path] for path in before} == before and not list(tmp_path.rglob("*_state.pth"))
+def test_a_folder_that_cannot_be_the_runs(
+    cli: InProcess, tmp_path: Path, there: Callable[[Path], object]
+) -> None:
+    there(cli.run())
+    before = tree(tmp_path)
+    assert cli.train(*MINI, code=2).refused("checkpoints/run", "--name")
+    assert before.items() <= tree(tmp_path).items() and not list(tmp_path.rglob("*_state.pth"))
 
 
 @pytest.mark.risk(24)
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize("where", ["the folder", "the options"])
+@pytest.mark.parametrize("where", ["mkdir", "fsync"])
 def test_a_disk_that_takes_nothing(
-    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, where: str
+    cli: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, where: str
 ) -> None:
     """Faked, since nothing is read-only to root."""
     (tmp_path / "checkpoints").mkdir()
@@ -286,91 +215,73 @@ def test_a_disk_that_takes_nothing(
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        if where == "the folder":
-            patch.setattr(Path, "mkdir", fail)
-        else:
-            patch.setattr(os, "fsync", fail)
-        answer = call("train.py", *TINY, "--name", "run")
-    assert refused(answer, "checkpoints/run", "--name", os.strerror(number)), answer
-    assert call("train.py", *TINY, "--name", "run")[0] == 0  # nothing was begun: the name is still free
+        wrap(where, fail, patch)
+        ended = cli.train(*MINI, code=2)
+    assert ended.refused("checkpoints/run", "--name", os.strerror(number))
+    cli.train(*MINI)  # nothing was begun: the name is still free
 
 
 # ------------------------------------------------------------------------------------------------- live pages
 
 
-def about(kind: str, err: str) -> list[str]:
-    return [line for line in err.splitlines() if line.lower().startswith(kind)]
-
-
-class SlowLoss(torch.nn.L1Loss):
-    """Calls `at_step` before its third step."""
-
-    calls = 0
-
-    def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        if self.calls == 3:
-            self.at_step()
-        return super().forward(output, target)
-
-    def at_step(self) -> None:
-        pass
+def about(kind: str, ended: Ended) -> list[str]:
+    """The lines of stderr that begin with a word."""
+    return [line for line in ended.err.splitlines() if line.lower().startswith(kind)]
 
 
 def live(port: int) -> tuple[str, ...]:
     flags = ("--visdom", "auto", "--visdom_server", "http://127.0.0.1", "--visdom_port", str(port))
-    return (*TINY, "--name", "run", "--max_steps", "4", "--n_epochs", "4", *flags)
+    return (*MINI, "--max_steps", "4", "--n_epochs", "4", *flags)
 
 
 @pytest.mark.risk(22)
-def test_visdom_is_not_installed(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_visdom_is_not_installed(cli: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "visdom", None)
-    code, _, err = call("train.py", *live(free_port()))
-    assert code == 0 and len(about("visdom", err)) == 1, err
-    assert len(records(tmp_path / "checkpoints/run", "loss")) == 4
-    code, _, err = call("test.py", "--name", "run", "--visdom", "start")
-    assert code == 0 and len(about("visdom", err)) == 1, err
+    done = cli.train(*live(free_port()))
+    assert len(about("visdom", done)) == 1 and len(records(done.run, "loss")) == 4
+    assert len(about("visdom", cli.test("--visdom", "start"))) == 1
 
 
 @pytest.mark.risk(22)
-def test_a_port_that_refuses(call: Call, tmp_path: Path) -> None:
-    code, _, err = call("train.py", *live(free_port()))
-    assert code == 0 and len(about("visdom", err)) == 1 and "no server" in err, err
-    assert len(records(tmp_path / "checkpoints/run", "loss")) == 4
+def test_a_port_that_refuses(cli: InProcess) -> None:
+    done = cli.train(*live(free_port()))
+    assert len(about("visdom", done)) == 1 and "no server" in done.err
+    assert len(records(done.run, "loss")) == 4
 
 
 @pytest.mark.risk(22)
-def test_a_page_that_dies_in_mid_run(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_page_that_dies_in_mid_run(cli: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(visdom_plot, "PAUSE_S", 0.02)
     monkeypatch.setattr(visdom_plot, "MAX_PAUSE_S", 0.1)
     with visdom_server() as server:
 
-        def die(self: SlowLoss) -> None:
-            time.sleep(1)  # until the page has had something
-            server.kill()
+        def die(call: int, loss: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+            if call == 3:
+                time.sleep(1)  # until the page has had something
+                server.kill()
+            return loss
 
-        monkeypatch.setattr(SlowLoss, "at_step", die)
-        monkeypatch.setitem(models.LOSSES, "l1", SlowLoss)
+        replace_loss(die, monkeypatch)
         began = time.monotonic()
-        code, _, err = call("train.py", *live(server.port))
+        done = cli.train(*live(server.port))
         assert time.monotonic() - began < 10
-    said = about("visdom", err)
-    assert code == 0 and len(said) == 2 and "/env/run" in said[0] and "lost" in said[1], err
-    assert len(records(tmp_path / "checkpoints/run", "loss")) == 4
+    first, second = about("visdom", done)
+    assert "/env/run" in first and "lost" in second
+    assert len(records(done.run, "loss")) == 4
 
 
 @pytest.mark.risk(22)
-def test_a_page_that_never_answers(call: Call, tmp_path: Path) -> None:
+def test_a_page_that_never_answers(cli: InProcess) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        code, _, err = call("train.py", *live(silent.getsockname()[1]))
+        done = cli.train(*live(silent.getsockname()[1]))
         ended = time.time()
-    done = (tmp_path / "checkpoints/run/status.json").stat().st_mtime  # written when training was over
-    assert code == 0 and ended - done < 6 and len(about("visdom", err)) == 1, err
-    assert len(records(tmp_path / "checkpoints/run", "loss")) == 4
+    trained = (done.run / "status.json").stat().st_mtime  # written when training was over
+    assert ended - trained < 6 and len(about("visdom", done)) == 1
+    assert len(records(done.run, "loss")) == 4
 
 
 @pytest.mark.risk(22)
-def test_a_full_disk_for_tensorboard(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_full_disk_for_tensorboard(cli: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = pytest.importorskip("tensorboard.summary.writer.record_writer")
 
     def full(self: Any, data: bytes) -> None:
@@ -378,17 +289,13 @@ def test_a_full_disk_for_tensorboard(call: Call, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # put back at the end
     monkeypatch.setattr(writer.RecordWriter, "write", full)
-    flags = ("--max_steps", "12", "--n_epochs", "12", "--tensorboard")
-    code, _, err = call("train.py", *TINY, "--name", "run", *flags)
-    said = about("tensorboard", err)
-    assert code == 0 and len(said) == 1 and "No space left" in said[0] and "Traceback" not in err, err
-    assert len(records(tmp_path / "checkpoints/run", "loss")) == 12
+    done = cli.train(*MINI, "--max_steps", "12", "--n_epochs", "12", "--tensorboard")
+    (said,) = about("tensorboard", done)
+    assert "No space left" in said and "Traceback" not in done.err
+    assert len(records(done.run, "loss")) == 12
 
 
 def test_a_sink_that_breaks_leaves_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from utils.run.log import Logger
-    from utils.run.run import Run
-
     class Sink:
         name = "sink"
 
@@ -417,21 +324,6 @@ def test_a_sink_that_breaks_leaves_the_others(tmp_path: Path, capsys: pytest.Cap
 
 # ---------------------------------------------------------------------------------------------------- locales
 
-BOTH = """
-import locale, os, runpy, sys
-if __name__ == "__main__":
-    locale.setlocale(locale.LC_ALL, "")
-    root, photos, *flags = sys.argv[1:]
-    sys.path.insert(0, root)
-    common = ["--name", "run", "--visdom", "off", "--gpu_ids", "-1"]
-    for script, more in (("train.py", flags), ("test.py", [])):
-        sys.argv = [script, "--dataroot", photos, *common, *more]
-        try:
-            runpy.run_path(os.path.join(root, script), run_name="__main__")
-        except SystemExit as ended:
-            if ended.code:
-                raise
-"""
 NAMES = ("größe ß", "日本", "İstanbul")
 LOCALES = {
     "C, which Python makes UTF-8": {"LC_ALL": "C"},
@@ -454,31 +346,24 @@ def make_turkish(folder: Path) -> dict[str, str]:
 
 @pytest.mark.risk(25)
 @pytest.mark.parametrize("name", LOCALES)
-def test_files_do_not_depend_on_the_locale(tmp_path: Path, name: str) -> None:
-    extra = make_turkish(tmp_path) if name == "Turkish" else {}
-    photos = tmp_path / "фото"
-    photo_set(photos, count=3, side=24)
-    for i, word in enumerate(NAMES):
-        for folder in ("input", "target"):
-            (photos / "test" / folder / f"test{i}.png").rename(photos / "test" / folder / f"{word}.png")
-    (tmp_path / "both.py").write_text(BOTH)
-    flags = [*TINY[2:], "--max_steps", "2"]
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG"))}
-    done = subprocess.run(
-        [sys.executable, "both.py", str(ROOT), str(photos), *flags],
-        cwd=tmp_path,
-        env={**kept, **LOCALES[name], **extra},
-        capture_output=True,
-    )
-    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr.decode(errors="replace")
-    run, (results,) = tmp_path / "checkpoints/run", (tmp_path / "results/run").iterdir()
-    for path in (run / "options.json", run / "status.json", results / "summary.json"):
+def test_files_do_not_depend_on_the_locale(work: Workplace, name: str) -> None:
+    env = {key: None for key in os.environ if key.startswith(("LC_", "LANG"))}
+    env |= LOCALES[name] | (make_turkish(work.folder) if name == "Turkish" else {})
+    photos, names = work.folder / "фото", [f"{word}.png" for word in NAMES]
+    write_set(photos, splits=["train"], size=(24, 24))
+    write_set(photos, splits=["test"], size=(24, 24), names=names, seed=9)
+    before = 'import locale; locale.setlocale(locale.LC_ALL, "")'
+    flags = ("--dataroot", str(photos), *MINI[2:])
+    done = work.both(*flags, before=before, **env)
+    assert "Traceback" not in done.err
+    (results,) = (work.folder / "results/run").iterdir()
+    for path in (done.run / "options.json", done.run / "status.json", results / "summary.json"):
         json.loads(path.read_bytes().decode("utf-8"))
-    assert len(records(run, "loss")) == 2
-    rows = list(csv.DictReader((results / "metrics.csv").read_text(encoding="utf-8").splitlines()[1:]))
-    assert {row["name"] for row in rows} == {f"{word}.png" for word in NAMES}
+    assert len(records(done.run, "loss")) == 2
+    rows = read_csv(results / "metrics.csv")
+    assert sorted(row["name"] for row in rows) == sorted(names)
     assert all(re.fullmatch(r"\d+\.\d{6}", row["psnr"]) for row in rows)
-    assert {path.name for path in (results / "outputs").iterdir()} == {f"{word}.png" for word in NAMES}
+    assert {path.name for path in (results / "outputs").iterdir()} == {*names}
     page = (results / "index.html").read_bytes().decode("utf-8")
     for word in NAMES:
         assert any(form in page for form in (word, quote(word), json.dumps(word)[1:-1]))
@@ -487,7 +372,7 @@ def test_files_do_not_depend_on_the_locale(tmp_path: Path, name: str) -> None:
 # ---------------------------------------------------------------------------------------------------- streams
 
 TEST_PY = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'test.py'))} --name run --visdom off"
-TRAIN_PY = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'train.py'))} {' '.join(TINY)}"
+TRAIN_PY = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'train.py'))} {' '.join(MINI)}"
 STREAMS = {  # a command of bash, and the code that the script must end with
     "head": (f"{TEST_PY} | head -1; exit ${{PIPESTATUS[0]}}", 0),
     "unbuffered": (f"PYTHONUNBUFFERED=1 {TEST_PY} | head -1; exit ${{PIPESTATUS[0]}}", 0),
@@ -505,60 +390,53 @@ PLAIN = re.compile(r"[^\x1b\r\b]*")
 
 
 @pytest.mark.risk(26)
-def test_streams_that_break(call: Call, cases: Cases, tmp_path: Path) -> None:
-    assert call("train.py", *TINY, "--name", "run")[0] == 0
+def test_streams_that_break(cli: InProcess, work: Workplace, cases: Cases) -> None:
+    cli.train(*MINI)
 
-    def run(name: str) -> tuple[int, str, str]:
-        folder = tmp_path / name.replace(" ", "_")
-        shutil.copytree(tmp_path / "checkpoints", folder / "checkpoints")
-        done = subprocess.run(["bash", "-c", STREAMS[name][0]], cwd=folder, capture_output=True, text=True)
-        return done.returncode, done.stdout, done.stderr
+    def run(name: str) -> Ended:
+        place = work.at(name.replace(" ", "_"))
+        shutil.copytree(work.folder / "checkpoints", place.folder / "checkpoints")
+        return place.process("bash", "-c", STREAMS[name][0]).wait(None)
 
     with ThreadPoolExecutor(2) as pool:
         answers = dict(zip(STREAMS, pool.map(run, STREAMS), strict=True))
-    for name, (code, out, err) in answers.items():
-        quiet = "Traceback" not in err and "Exception ignored" not in err and PLAIN.fullmatch(out + err)
-        folder = tmp_path / name.replace(" ", "_")
-        made = {"training into head": "checkpoints/a/best_net.pth", "training without": "checkpoints/b"}
-        wanted = made.get(
-            name, "." if name in ("help", "training refused") else "results/run/demo/metrics.csv"
-        )
-        there = (folder / wanted).exists()
-        cases.check(bool(code == STREAMS[name][1] and quiet and there), f"{name}: {code} {out} {err}")
-    out = answers["no stderr"][1]
+    made = {"training into head": "checkpoints/a/best_net.pth", "training without": "checkpoints/b"}
+    made |= {"help": ".", "training refused": "."}
+    for name, ended in answers.items():
+        quiet = "Traceback" not in ended.err and "Exception ignored" not in ended.err
+        quiet &= bool(PLAIN.fullmatch(ended.out + ended.err))
+        wanted = ended.run.parents[1] / made.get(name, "results/run/demo/metrics.csv")
+        cases.check(ended.code == STREAMS[name][1] and quiet and wanted.exists(), f"{name}: {ended}")
+    out = answers["no stderr"].out
     assert out.startswith("outputs ") and "device" not in out  # what was for stderr went nowhere
-    assert "cannot write to stdout" in answers["stdout full"][2]
+    assert "cannot write to stdout" in answers["stdout full"].err
 
 
 @pytest.mark.risk(26)
-def test_into_a_file_there_is_no_bar(call: Call, tmp_path: Path) -> None:
-    code, _, err = call("train.py", *TINY, "--name", "run", "--max_steps", "9", "--n_epochs", "60")
-    lines = err.splitlines()
-    figures = [line for line in lines if "images/s" in line]
-    assert code == 0 and PLAIN.fullmatch(err)
-    assert len(figures) <= 9  # a line an epoch of one step, which is the interval, and none besides
-    code, _, err = call(
-        "train.py", *TINY, "--name", "long", "--repeat", "40", "--max_steps", "40", "--n_epochs", "1"
-    )
-    assert code == 0 and len([line for line in err.splitlines() if "images/s" in line]) <= 1
+def test_into_a_file_there_is_no_bar(cli: InProcess) -> None:
+    def figures(err: str) -> int:
+        assert PLAIN.fullmatch(err)
+        return len([line for line in err.splitlines() if "images/s" in line])
+
+    # a line an epoch of one step, which is the interval, and none besides
+    assert figures(cli.train(*MINI, "--max_steps", "9", "--n_epochs", "60").err) <= 9
+    long = ("--repeat", "40", "--max_steps", "40", "--n_epochs", "1")
+    assert figures(cli.train(*MINI, *long, name="long").err) <= 1
 
 
 @pytest.mark.risk(26)
 def test_a_terminal_of_forty_columns(tmp_path: Path) -> None:
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (20, 40)) if hasattr(termios, "tcsetwinsize") else None
-    command = [sys.executable, str(ROOT / "train.py"), *TINY, "--name", "run"]
+    command = [sys.executable, str(ROOT / "train.py"), *MINI, "--name", "run"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=follower, stderr=follower)
     os.close(follower)
     said = b""
-    while True:
-        try:
-            part = os.read(leader, 4096)
-        except OSError:  # the other end is closed
-            break
-        if not part:
-            break
-        said += part
+    try:
+        while part := os.read(leader, 4096):
+            said += part
+    except OSError:  # the other end is closed
+        pass
     os.close(leader)
     text = said.decode()
     assert process.wait() == 0 and "Traceback" not in text
@@ -570,29 +448,17 @@ def test_a_terminal_of_forty_columns(tmp_path: Path) -> None:
 
 
 @pytest.mark.risk(16)
-def test_testing_falls_back_to_tiles(call: Call, cases: Cases, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert call("train.py", *TINY, "--name", "run")[0] == 0
-    honest = Evaluator.forward
+def test_testing_falls_back_to_tiles(cli: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli.train(*MINI)
     limit = [150]
 
-    def greedy(self: Evaluator, part: Any) -> torch.Tensor:
+    def greedy(honest: Any, evaluator: Any, part: Any) -> torch.Tensor:
         if max(part.shape[:2]) > limit[0]:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has")
-        return honest(self, part)
+        return honest(evaluator, part)
 
-    monkeypatch.setattr(Evaluator, "forward", greedy)
-    flags = ("test.py", "--name", "run", "--visdom", "off", "--gpu_ids", "-1", "--dataroot", "demo:2:200")
-    code, out, err = call(*flags, "--tile_overlap", "16")
-    cases.check(code == 0 and err.count("out of memory: using tiles of") == 1, err)
-    assert "PSNR" in out
+    wrap("forward", greedy, monkeypatch)
+    done = cli.test("--dataroot", "demo:2:200", "--tile_overlap", "16")
+    assert done.err.count("out of memory: using tiles of") == 1 and "PSNR" in done.out
     limit[0] = 3
-    answer = call(*flags)
-    cases.check(refused(answer, "out of memory", "--tile", code=1), str(answer))
-
-
-def test_a_refusal_is_what_the_parser_raises() -> None:
-    with pytest.raises(UserError, match="did you mean resunet"):
-        try:
-            parse_train(["--model", "resunnet"])
-        except UserError as refusal:
-            raise UserError(refusal.fix) from None
+    assert cli.test("--dataroot", "demo:2:200", code=1).refused("out of memory", "--tile", code=1)

@@ -1,6 +1,5 @@
-"""What goes wrong while a run is under way: numbers, signals, other processes."""
+"""What goes wrong while a run is under way: NaN and Inf, signals, bad images, loader processes, memory."""
 
-import json
 import os
 import signal
 import time
@@ -11,338 +10,250 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-import models
 from data.datasets import ImageSpec, TrainDataset, WholeDataset
 from data.images import to_float
 from data.loader import LoaderIterator, no_collate
 from data.pairs import Pair, PairList, Source
 from data.splits import find_pairs
-from tests.conftest import FAST, ROOT, TINY, Workplace, records
-from utils.eval.results import read_csv
+from tests.builders import (
+    FAST,
+    TINY,
+    TINY_NET,
+    assert_same_state,
+    finite,
+    largest_difference,
+    same_state,
+    truncate,
+    write_set,
+)
+from tests.cli import InProcess, Workplace, records, state, status, step_of, weights
+from tests.seams import replace_loss, wrap
 from utils.system.errors import UserError
 
-Trained = Callable[..., Path]
-TRAIN = str(ROOT / "train.py")
 SHORT = (*TINY, *FAST, "--amp", "off", "--gpu_ids", "-1", "--max_steps", "12")
+LONG = (*TINY, *FAST, "--gpu_ids", "-1", "--n_epochs", "4000", "--save_minutes", "60")
+
+# ------------------------------------------------------------------------------------------------ NaN and Inf
 
 
-def weights(run: Path, tag: str = "latest") -> dict[str, torch.Tensor]:
-    return torch.load(run / f"{tag}_net.pth", weights_only=True)
+def broken(at: set[int], how: str) -> Callable[..., Any]:
+    """A loss whose value, or only whose gradient, is not finite at the steps `at`."""
 
+    def change(call: int, loss: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        if call - 1 not in at:
+            return loss
+        if how == "gradient":  # finite value: sqrt has no slope at 0
+            return loss + torch.sqrt((output - output.detach()).square().sum())
+        return loss * (float("nan") if how == "nan" else float("inf"))
 
-def finite(state: dict[str, torch.Tensor]) -> bool:
-    return all(bool(value.isfinite().all()) for value in state.values())
-
-
-# ----------------------------------------------------------------------------------------- numbers gone wrong
-
-
-def broken_loss(at: set[int], how: str) -> Callable[..., Any]:
-    """A loss whose value, or only whose gradient, is no number at the steps `at`."""
-
-    class Broken(nn.L1Loss):
-        calls = 0
-
-        def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-            step, self.calls = self.calls, self.calls + 1
-            loss = super().forward(output, target)
-            if step not in at:
-                return loss
-            if how == "gradient":  # finite value: sqrt has no slope at 0
-                return loss + torch.sqrt((output - output.detach()).square().sum())
-            return loss * (float("nan") if how == "nan" else float("inf"))
-
-    return Broken
+    return change
 
 
 @pytest.mark.risk(6)
 @pytest.mark.parametrize("how", ["nan", "inf", "gradient"])
-def test_a_number_gone_wrong_stops_before_it_does_harm(
-    trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
+def test_a_loss_that_is_not_finite_stops_before_the_update(
+    cli: InProcess, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setitem(models.LOSSES, "l1", broken_loss({7}, how))
-    with pytest.raises(UserError, match="not finite at step 7") as caught:
-        trained(*SHORT, "--save_minutes", "0.00001")
-    assert caught.value.code == 1 and ".png" in caught.value.why
-    run = tmp_path / "checkpoints" / "run"
-    status = json.loads((run / "status.json").read_text())
-    assert (status["state"], status["code"]) == ("failed", 1)
-    state = torch.load(run / "latest_state.pth", weights_only=True)
-    assert finite(weights(run)) and finite(state["net"]) and state["step"] == 7
+    replace_loss(broken({7}, how), monkeypatch)
+    done = cli.train(*SHORT, "--save_minutes", "0.00001", code=1)
+    assert done.refused("not finite at step 7", code=1) and ".png" in done.why
+    assert (status(done.run)["state"], status(done.run)["code"]) == ("failed", 1)
+    held = state(done.run)
+    assert finite(weights(done.run)) and finite(held["net"]) and step_of(done.run) == 7
 
 
 @pytest.mark.risk(6)
 @pytest.mark.parametrize("how", ["nan", "inf", "gradient"])
-def test_skipping_leaves_weights_finite_and_goes_on(
-    trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str
-) -> None:
-    monkeypatch.setitem(models.LOSSES, "l1", broken_loss({3, 7, 8}, how))
-    run = trained(*SHORT, "--nan_policy", "skip")
-    assert finite(weights(run)) and len(records(run, "loss")) == 12
-    said = capsys.readouterr().err
-    assert [f"not finite at step {step}" in said for step in (3, 7, 8, 4)] == [True, True, True, False]
+def test_skipping_leaves_weights_finite(cli: InProcess, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    replace_loss(broken({3, 7, 8}, how), monkeypatch)
+    done = cli.train(*SHORT, "--nan_policy", "skip")
+    assert finite(weights(done.run)) and len(records(done.run, "loss")) == 12
+    assert [step for step in range(12) if f"not finite at step {step}" in done.err] == [3, 7, 8]
 
 
 @pytest.mark.risk(6)
-def test_a_skipped_step_moves_nothing(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = (*SHORT, "--optimizer", "adamw", "--weight_decay", "0.1", "--save_freq", "1")
-    monkeypatch.setitem(models.LOSSES, "l1", broken_loss({3, 4, 5}, "nan"))  # all steps of the second epoch
-    run = trained(*flags, "--nan_policy", "skip")
+def test_a_skipped_step_moves_nothing(cli: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_loss(broken({3, 4, 5}, "nan"), monkeypatch)  # all steps of the second epoch
+    flags = ("--optimizer", "adamw", "--weight_decay", "0.1", "--save_freq", "1", "--nan_policy", "skip")
+    run = cli.train(*SHORT, *flags).run
     one, two, three = (weights(run, f"epoch_000{i}") for i in (1, 2, 3))
-    assert all(torch.equal(one[key], two[key]) for key in one)
-    assert not all(torch.equal(two[key], three[key]) for key in one)
+    assert_same_state(one, two)
+    assert not same_state(two, three)
 
 
 @pytest.mark.risk(6)
-def test_skipping_ends_after_ten_in_a_row(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(models.LOSSES, "l1", broken_loss(set(range(1, 100)), "nan"))
-    with pytest.raises(UserError, match="not finite at step 11"):
-        trained(*SHORT, "--nan_policy", "skip", "--max_steps", "24")
+def test_skipping_ends_after_ten_in_a_row(cli: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_loss(broken(set(range(1, 100)), "nan"), monkeypatch)
+    done = cli.train(*SHORT, "--nan_policy", "skip", "--max_steps", "24", code=1)
+    assert done.refused("not finite at step 11", code=1)
 
 
 @pytest.mark.risk(6)
-def test_validation_without_a_number_never_becomes_the_best(
-    trained: Trained, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import utils.eval.evaluator
-
-    honest = utils.eval.evaluator.mean_psnr
+def test_a_validation_of_nan_never_becomes_the_best(cli: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
-    def broken(*given: Any) -> Any:
+    def mean_psnr(honest: Any, *given: Any) -> Any:
         calls.append(1)
-        reached, nothing, shown = honest(*given)
-        return (reached if len(calls) == 2 else float("nan")), nothing, shown
+        found = honest(*given)
+        return found if len(calls) == 2 else found._replace(psnr=float("nan"))
 
-    monkeypatch.setattr(utils.eval.evaluator, "mean_psnr", broken)
-    run = trained(*SHORT, "--save_freq", "1")
-    assert len(calls) == 4 and [value is None for value in records(run, "val_psnr")] == [
-        True,
-        False,
-        True,
-        True,
-    ]
-    best, second = weights(run, "best"), weights(run, "epoch_0002")
-    assert all(torch.equal(best[key], second[key]) for key in best)
+    wrap("mean_psnr", mean_psnr, monkeypatch)
+    run = cli.train(*SHORT, "--save_freq", "1").run
+    assert len(calls) == 4
+    assert [value is None for value in records(run, "val_psnr")] == [True, False, True, True]
+    assert_same_state(weights(run, "best"), weights(run, "epoch_0002"))
 
 
 # ------------------------------------------------------------------------------------------- parts of a batch
 
 
-def test_a_split_batch_gives_the_gradient_of_the_whole(trained: Trained) -> None:
-    flags = (*SHORT, "--optimizer", "sgd", "--lr", "0.02")
-    for reduction, lr in (("mean", "0.02"), ("sum", "2e-6")):
-        same = (*flags, "--reduction", reduction, "--lr", lr)
-        whole = weights(trained(*same, name=f"whole_{reduction}"))
-        start = weights(trained(*same, "--max_steps", "1", "--lr", "1e-12", name=f"start_{reduction}"))
-        moved = max((whole[key] - start[key]).abs().max().item() for key in whole)
-        for parts in ("2", "3"):  # 3 do not divide the batch of 4
-            split = trained(*same, "--accum", parts, name=f"{reduction}_{parts}")
-            differ = max((whole[key] - value).abs().max().item() for key, value in weights(split).items())
-            assert differ < 1e-5 < 1e-2 * moved
-            whole_loss = records(split.parent / f"whole_{reduction}", "loss")
-            assert records(split, "loss") == pytest.approx(whole_loss, rel=1e-4)
+@pytest.mark.parametrize(("reduction", "lr"), [("mean", "0.02"), ("sum", "2e-6")])
+def test_a_split_batch_gives_the_gradient_of_the_whole(cli: InProcess, reduction: str, lr: str) -> None:
+    flags = (*SHORT, "--optimizer", "sgd", "--reduction", reduction, "--lr", lr)
+    whole = cli.train(*flags, name="whole").run
+    start = cli.train(*flags, "--max_steps", "1", "--lr", "1e-12", name="start").run
+    moved = largest_difference(weights(whole), weights(start))
+    for parts in ("2", "3"):  # 3 do not divide the batch of 4
+        split = cli.train(*flags, "--accum", parts, name=f"split{parts}").run
+        assert largest_difference(weights(whole), weights(split)) < 1e-5 < 1e-2 * moved
+        assert records(split, "loss") == pytest.approx(records(whole, "loss"), rel=1e-4)
 
 
 # ------------------------------------------------------------------------------------------ signals and locks
 
 
-def wait_for(found: Callable[[], bool], process: Any) -> None:
-    end = time.monotonic() + 60
-    while not found():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
 SLOW_VALIDATION = """
-import os, sys, time
-sys.argv = sys.argv[1:]
-sys.path.insert(0, os.path.dirname(sys.argv[0]))
-import utils.eval.evaluator
-honest = utils.eval.evaluator.Evaluator.predict
-def slow(self, image):
-    open("validating", "w").close()
-    time.sleep(0.2)
-    return honest(self, image)
-utils.eval.evaluator.Evaluator.predict = slow
-import runpy
-runpy.run_path(sys.argv[0], run_name="__main__")
+import time
+from pathlib import Path
+from tests.seams import wrap
+def slow(honest, *given):
+    Path("validating").touch()
+    time.sleep({seconds})
+    return honest(*given)
+wrap("predict", slow)
 """
 
 
 @pytest.mark.risk(5)
-def test_a_signal_while_validating_ends_it_at_the_step_boundary(work: Workplace, trained: Trained) -> None:
+def test_a_signal_while_validating_ends_it_at_the_next_image(work: Workplace, cli: InProcess) -> None:
     """And a resumed run begins with the validation that was broken off: it ends as the unbroken one."""
     flags = (*TINY, *FAST, "--gpu_ids", "-1", "--n_epochs", "3", "--val_share", "0.5", "--amp", "off")
-    (work.folder / "slow.py").write_text(SLOW_VALIDATION)
-    process = work.start(str(work.folder / "slow.py"), TRAIN, *flags, "--name", "cut")
-    wait_for((work.folder / "validating").exists, process)
-    began = time.monotonic()
-    os.kill(process.pid, signal.SIGTERM)
-    _, err = process.communicate(timeout=10)
-    assert process.returncode == 143 and time.monotonic() - began < 5, err
-    assert work.log("cut", "val_psnr") == []
-    work.train("--resume", "--name", "cut")
-    work.train(*flags, "--name", "whole")
-    assert work.log("cut", "val_psnr") == work.log("whole", "val_psnr")
-    one, two = (torch.load(work.file(name, "latest_net.pth")) for name in ("cut", "whole"))
-    assert all(torch.equal(one[key], two[key]) for key in one)
+    job = work.start("train.py", *flags, name="cut", before=SLOW_VALIDATION.format(seconds=0.2))
+    job.until((work.folder / "validating").exists)
+    job.signal(signal.SIGTERM)
+    job.wait(143, seconds=5)
+    assert records(job.run, "val_psnr") == []
+    cli.train("--resume", name="cut")
+    whole = cli.train(*flags, name="whole").run
+    assert records(job.run, "val_psnr") == records(whole, "val_psnr")
+    assert_same_state(weights(job.run), weights(whole))
 
 
 @pytest.mark.risk(5)
 def test_a_second_interrupt_ends_at_once(work: Workplace) -> None:
-    (work.folder / "slow.py").write_text(SLOW_VALIDATION.replace("0.2", "60"))
-    flags = (*TINY, *FAST, "--gpu_ids", "-1", "--n_epochs", "3", "--name", "cut")
-    process = work.start(str(work.folder / "slow.py"), TRAIN, *flags)
-    wait_for((work.folder / "validating").exists, process)
-    os.kill(process.pid, signal.SIGINT)
+    flags = (*TINY, *FAST, "--gpu_ids", "-1", "--n_epochs", "3")
+    job = work.start("train.py", *flags, before=SLOW_VALIDATION.format(seconds=60))
+    job.until((work.folder / "validating").exists)
+    job.signal(signal.SIGINT)
     time.sleep(0.3)
-    assert process.poll() is None  # the first one waits for the image to end
-    os.kill(process.pid, signal.SIGINT)
-    process.communicate(timeout=5)
-    assert process.returncode == -signal.SIGINT
+    assert job.running()  # the first one waits for the image to end
+    job.signal(signal.SIGINT)
+    job.wait(-signal.SIGINT, seconds=5)
 
 
 @pytest.mark.risk(5)
-def test_usr1_saves_and_goes_on(work: Workplace) -> None:
-    flags = (*TINY, *FAST, "--gpu_ids", "-1", "--n_epochs", "4000", "--repeat", "50", "--name", "run")
-    process = work.start("train.py", *flags, "--save_minutes", "60")
-    log, status = work.file("run", "log.jsonl"), work.file("run", "status.json")
-    wait_for(lambda: log.is_file() and '"step": 3,' in log.read_text(), process)
-    os.kill(process.pid, signal.SIGUSR1)
-    wait_for(lambda: json.loads(status.read_text())["step"] >= 3, process)
-    saved = torch.load(work.file("run", "latest_state.pth"), weights_only=True)["step"]
-    wait_for(lambda: f'"step": {saved + 5},' in log.read_text(), process)
-    os.kill(process.pid, signal.SIGTERM)
-    process.communicate(timeout=10)
-    assert process.returncode == 143
+def test_usr1_saves_without_stopping(work: Workplace) -> None:
+    job = work.start("train.py", *LONG, "--repeat", "50")
+    job.until_step(3)
+    job.signal(signal.SIGUSR1)
+    job.until(lambda: status(job.run)["step"] >= 3)
+    job.until_step(step_of(job.run) + 5)
+    job.signal(signal.SIGTERM)
+    job.wait(143, seconds=10)
 
 
 @pytest.mark.risk(24)
-def test_two_processes_never_train_in_one_run(work: Workplace) -> None:
-    flags = (*TINY, *FAST, "--gpu_ids", "-1", "--n_epochs", "4000", "--name", "run")
-    process = work.start("train.py", *flags, "--save_minutes", "60")
-    log = work.file("run", "log.jsonl")
-    wait_for(lambda: log.is_file() and '"step": 3,' in log.read_text(), process)
-    said = work.train("--resume", "--name", "run", code=2).stderr
-    assert "is in use" in said and str(process.pid) in said and "Traceback" not in said
-    process.kill()
-    process.communicate()
-    step = torch.load(work.file("run", "latest_state.pth"), weights_only=True)["step"]
-    work.train("--resume", "--name", "run", "--max_steps", str(step + 2))  # a lock ends with its process
+def test_two_processes_never_train_in_one_run(work: Workplace, cli: InProcess) -> None:
+    job = work.start("train.py", *LONG)
+    job.until_step(3)
+    assert cli.train("--resume", code=2).refused("is in use", str(job.pid))
+    job.kill()
+    cli.train("--resume", "--max_steps", str(step_of(job.run) + 2))  # a lock ends with its process
 
 
 # ------------------------------------------------------------------------------------------------- bad images
 
 
-def photo_set(root: Path, count: int = 8, side: int = 40) -> list[Path]:
-    """Pairs in `root`/{train,test}; returns the training inputs."""
-    rng = np.random.default_rng(1)
-    for split, number in (("train", count), ("test", 3)):
-        for folder in ("input", "target"):
-            (root / split / folder).mkdir(parents=True)
-            for i in range(number):
-                image = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
-                Image.fromarray(image).save(root / split / folder / f"{split}{i}.png")
-    return sorted((root / "train" / "input").iterdir())
+PHOTOS = ("--dataroot", "photos", *TINY_NET, *FAST, "--gpu_ids", "-1", "--amp", "off", "--val_share", "0")
 
 
-def cut_short(path: Path) -> None:
-    """Sound header, no end."""
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
-
-
-PHOTOS = ("--dataroot", "photos", *TINY[2:], *FAST, "--gpu_ids", "-1", "--amp", "off", "--val_share", "0")
+def photos(root: Path) -> list[Path]:
+    """Pairs in `root`/photos/{train,test}; returns the training inputs."""
+    write_set(root / "photos", count=3, splits=["test"], seed=50)
+    return [files.input for files in write_set(root / "photos", count=8, splits=["train"])]
 
 
 @pytest.mark.risk(8)
 @pytest.mark.parametrize("workers", ["0", "2"])
-@pytest.mark.parametrize("damage", [cut_short, Path.unlink])
+@pytest.mark.parametrize("damage", [truncate, Path.unlink])
 def test_an_image_that_goes_bad_is_named(
-    trained: Trained,
-    tmp_path: Path,
-    workers: str,
-    damage: Callable[[Path], Any],
-    monkeypatch: pytest.MonkeyPatch,
+    cli: InProcess, tmp_path: Path, workers: str, damage: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a sound header the start sees nothing, and a file may vanish after it."""
-    import data.scan
+    bad, headers = photos(tmp_path)[3], []
 
-    bad = photo_set(tmp_path / "photos")[3]
-    monkeypatch.setattr(data.scan, "pair_headers", after(data.scan.pair_headers, lambda: damage(bad)))
-    with pytest.raises(UserError, match=r"train3\.png") as caught:
-        trained(*PHOTOS, "--n_epochs", "3", "--num_workers", workers)
-    assert caught.value.code == 1 and caught.value.why
+    def pair_headers(honest: Any, *given: Any) -> Any:
+        headers.append(honest(*given))
+        if len(headers) == 8:
+            damage(bad)
+        return headers[-1]
 
-
-def after(function: Callable[..., Any], once: Callable[[], object]) -> Callable[..., Any]:
-    """`function`, which does `once` after its last of 8 calls."""
-    calls: list[int] = []
-
-    def called(*given: Any) -> Any:
-        result = function(*given)
-        calls.append(1)
-        if len(calls) == 8:
-            once()
-        return result
-
-    return called
+    wrap("pair_headers", pair_headers, monkeypatch)
+    done = cli.train(*PHOTOS, "--n_epochs", "3", "--num_workers", workers, code=1)
+    assert done.refused("train/input/3.png", code=1) and done.why
 
 
 @pytest.mark.risk(8)
-def test_skipping_a_bad_image_keeps_pairs_and_exactness(
-    trained: Trained, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    for path in photo_set(tmp_path / "photos")[3:5]:
-        cut_short(path)
+def test_skipping_a_bad_image_keeps_pairs_and_exactness(cli: InProcess, tmp_path: Path) -> None:
+    for path in photos(tmp_path)[3:5]:
+        truncate(path)
     flags = (*PHOTOS, "--on_bad_image", "skip", "--save_freq", "1")
-    whole = trained(*flags, "--n_epochs", "6", name="whole")
-    assert capfd.readouterr().err.count("skipped from now on") == 2
-    cut = trained(*flags, "--n_epochs", "3", "--num_workers", "2", "--schedule", "step", name="cut")
-    long = trained(*flags, "--n_epochs", "6", "--schedule", "step", name="long")
-    trained("--resume", "--n_epochs", "6", name="cut")
-    one, two = weights(cut), weights(long)
-    assert all(torch.equal(one[key], two[key]) for key in one)
-    assert finite(weights(whole))
+    whole = cli.train(*flags, "--n_epochs", "6", name="whole")
+    assert whole.err.count("skipped from now on") == 2 and finite(weights(whole.run))
+    cut = cli.train(*flags, "--n_epochs", "3", "--num_workers", "2", "--schedule", "step", name="cut").run
+    long = cli.train(*flags, "--n_epochs", "6", "--schedule", "step", name="long").run
+    cli.train("--resume", "--n_epochs", "6", name="cut")
+    assert_same_state(weights(cut), weights(long))
 
 
-def test_the_next_pair_stands_in(tmp_path: Path) -> None:
-    for path in photo_set(tmp_path / "photos")[6:8]:
-        cut_short(path)
+def test_the_next_pair_replaces_an_unreadable_one(tmp_path: Path) -> None:
+    for path in photos(tmp_path)[6:8]:
+        truncate(path)
     listing = find_pairs(Source(str(tmp_path / "photos")), "train")
     data = TrainDataset(listing, ImageSpec(3, 3), replace_unreadable=True)
-    for index, stands_in in ((5, 5), (6, 0), (7, 0)):
-        batch, other = (
-            data.__getitems__([(2, index)]),
-            WholeDataset(listing, ImageSpec(3, 3)).whole(stands_in),
-        )
-        assert isinstance(batch, dict) and batch["name"] == [other.name] == [f"train{stands_in}.png"]
+    wholes = WholeDataset(listing, ImageSpec(3, 3))
+    for index, used in ((5, 5), (6, 0), (7, 0)):
+        batch, other = data.__getitems__([(2, index)]), wholes.whole(used)
+        assert isinstance(batch, dict) and batch["name"] == [other.name] == [f"{used}.png"]
         for side, image in (("input", other.input), ("target", other.target)):
-            assert image is not None
             assert np.allclose(batch[side][0].permute(1, 2, 0) * 0.5 + 0.5, to_float(image), atol=1e-6)
 
 
 @pytest.mark.risk(8)
-def test_test_goes_on_and_ends_with_3(work: Workplace) -> None:
-    photo_set(work.folder / "photos")
-    work.train(*PHOTOS, "--max_steps", "2", "--name", "run")
-    cut_short(work.folder / "photos/test/input/test1.png")
-    done = work.test("--name", "run", "--visdom", "off", code=3)
-    assert "1 of 3 images failed" in done.stdout and "test1.png" in done.stderr
-    assert "Traceback" not in done.stderr
-    rows = read_csv(work.folder / "results/run/photos/metrics.csv")
-    assert [row["name"] for row in rows] == ["test0.png", "test2.png"]
-    summary = json.loads((work.folder / "results/run/photos/summary.json").read_text())
-    assert summary["failed"] == 1 and any("test1.png" in note for note in summary["notes"])
-    for path in (work.folder / "photos/test/input").iterdir():
+def test_test_skips_bad_images_and_ends_with_3(cli: InProcess, tmp_path: Path) -> None:
+    photos(tmp_path)
+    cli.train(*PHOTOS, "--max_steps", "2")
+    inputs = sorted((tmp_path / "photos/test/input").iterdir())
+    truncate(inputs[1])
+    done = cli.test(code=3)
+    assert "1 of 3 images failed" in done.out and "1.png" in done.err and "Traceback" not in done.err
+    assert [row["name"] for row in done.rows] == ["0.png", "2.png"]
+    assert done.summary["failed"] == 1 and any("1.png" in note for note in done.summary["notes"])
+    for path in inputs:
         path.write_bytes(path.read_bytes()[:200])
-    assert "no image could be read" in work.test("--name", "run", "--visdom", "off", code=3).stderr
+    assert "no image could be read" in cli.test(code=3).err
 
 
 # ------------------------------------------------------------------------------------------- loader processes
@@ -408,39 +319,26 @@ def test_an_exception_that_cannot_be_pickled_comes_back_with_its_file() -> None:
     ("error", "asked"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has"), "2.50 GiB"),
-        (
-            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
-            "99",
-        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"), "99"),
         (MemoryError(), "no details"),
+        (RuntimeError("something else"), None),
     ],
 )
-def test_a_full_memory_names_the_step_and_what_helps(
-    trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, asked: str
+def test_out_of_memory_names_the_step_and_what_helps(
+    cli: InProcess, monkeypatch: pytest.MonkeyPatch, error: Exception, asked: str | None
 ) -> None:
-    class Greedy(nn.L1Loss):
-        calls = 0
+    """Any other error stays what it is."""
 
-        def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-            self.calls += 1
-            if self.calls == 6:
-                raise error
-            return super().forward(output, target)
+    def greedy(call: int, loss: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        if call == 6:
+            raise error
+        return loss
 
-    monkeypatch.setitem(models.LOSSES, "l1", Greedy)
-    with pytest.raises(UserError, match="out of memory at step 5") as caught:
-        trained(*SHORT)
-    assert caught.value.code == 1 and asked in caught.value.why
-    assert all(flag in caught.value.fix for flag in ("--batchSize", "--crop_size", "--accum", "--amp"))
-    status = json.loads((tmp_path / "checkpoints/run/status.json").read_text())
-    assert status["state"] == "failed" and "out of memory" in status["reason"]
-
-
-def test_another_error_stays_what_it_is(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Wrong(nn.L1Loss):
-        def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-            raise RuntimeError("something else")
-
-    monkeypatch.setitem(models.LOSSES, "l1", Wrong)
-    with pytest.raises(RuntimeError, match="something else"):
-        trained(*SHORT)
+    replace_loss(greedy, monkeypatch)
+    done = cli.train(*SHORT, code=1)
+    if asked is None:
+        assert done.what == "RuntimeError: something else"
+        return
+    assert done.refused("out of memory at step 5", code=1) and asked in done.why
+    assert all(flag in done.fix for flag in ("--batchSize", "--crop_size", "--accum", "--amp"))
+    assert status(done.run)["state"] == "failed" and "out of memory" in status(done.run)["reason"]

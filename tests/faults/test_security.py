@@ -2,49 +2,40 @@
 
 import ast
 import html
-import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-import test as test_script
-from tests.conftest import ROOT, STRICT
+from tests.builders import ROOT, assert_same_state, image, save, tree, words
+from tests.cli import Ended, InProcess, Workplace, children, free_port, listening, wait_until, weights
 from tests.harness import Cases
-from tests.test_visdom import children, listening
-from tests.visdom_server import free_port, need_visdom, wait_until
-from utils.options.flags import parse_test
-from utils.system.errors import UserError
+from tests.seams import wrap
+from tests.visdom_server import need_visdom
 from utils.vis import visdom as visdom_plot
 from utils.vis import visdom_client
 from utils.vis.visdom import VisdomPlot, Window
 
-Trained = Callable[..., Path]
-TINY = (
-    *("--dataroot", "demo:2:32", "--model", "resunet", "--width", "4", "--depth", "1", "--levels", "1"),
-    *("--gpu_ids", "-1", "--max_steps", "2", "--crop_size", "16", "--amp", "off"),
+MINI = words(
+    "--dataroot demo:2:32 --model resunet --width 4 --depth 1 --levels 1 --gpu_ids -1 --max_steps 2 "
+    "--crop_size 16 --amp off"
 )
 OFF = ("--visdom", "off")
 
 # ------------------------------------------------------------------------------------------ code out of files
 
-FORBIDDEN = {
-    "pickle": r"\bpickle\.|\bimport (c?pickle|dill|joblib|shelve|marshal)\b",
-    "yaml": r"\byaml\.\w*load",
-    "eval": r"(?<![\w.])eval\(",
-    "exec": r"(?<![\w.])exec\(",
-    "shell": r"shell=True|\bos\.system\(|\bos\.popen\(",
-    "a way out": r"weights_only=False|allow_pickle=True",
+FORBIDDEN = {  # a pattern, and what it must find
+    r"\bpickle\.|\bimport (c?pickle|dill|joblib|shelve|marshal)\b": "import pickle",
+    r"\byaml\.\w*load": "yaml.unsafe_load(x)",
+    r"(?<![\w.])eval\(": "x = eval(text)",
+    r"(?<![\w.])exec\(": "exec(open(x).read())",
+    r"shell=True|\bos\.system\(|\bos\.popen\(": "run(x, shell=True)",
+    r"weights_only=False|allow_pickle=True": "load(x, weights_only=False)",
 }
 
 
@@ -67,25 +58,13 @@ def code_of(text: str) -> str:
 @pytest.mark.risk(19)
 def test_no_source_runs_what_it_reads(cases: Cases) -> None:
     found = sources()
-    for what, pattern in FORBIDDEN.items():
+    for pattern, sample in FORBIDDEN.items():
+        assert re.search(pattern, sample)
         where = [name for name, text in found.items() if re.search(pattern, text)]
-        cases.check(not where, f"{what} in {where}")
+        cases.check(not where, f"{sample} in {where}")
     loads = [(name, line) for name, text in found.items() for line in re.findall(r"torch\.load\(.*", text)]
-    one = (
-        len(loads) == 1 and loads[0][0] == "utils/system/tensorfile.py" and "weights_only=True" in loads[0][1]
-    )
-    cases.check(one, f"torch.load: {loads}")
-    assert all(re.search(pattern, text) for pattern, text in SAMPLES)
-
-
-SAMPLES = [  # the patterns find what they are for
-    (FORBIDDEN["pickle"], "import pickle"),
-    (FORBIDDEN["yaml"], "yaml.unsafe_load(x)"),
-    (FORBIDDEN["eval"], "x = eval(text)"),
-    (FORBIDDEN["exec"], "exec(open(x).read())"),
-    (FORBIDDEN["shell"], "run(x, shell=True)"),
-    (FORBIDDEN["a way out"], "load(x, weights_only=False)"),
-]
+    ((name, line),) = loads
+    cases.check("weights_only=True" in line, f"torch.load in {name}: {line}")
 
 
 def test_nothing_of_these_names_is_installed() -> None:
@@ -107,23 +86,22 @@ def test_a_started_page_listens_on_this_machine_only(monkeypatch: pytest.MonkeyP
     plain = visdom_client.SERVER.replace("download_scripts_and_run", "main")  # nothing is fetched by a test
     monkeypatch.setattr(visdom_client, "SERVER", plain)
     port = free_port()
-    process = visdom_client.start_server(port)
-    try:
-        wait_until(lambda: listening(port))
-        assert listening(port) == ["0100007F"]  # 127.0.0.1
-    finally:
-        with process:
+    with visdom_client.start_server(port) as process:
+        try:
+            wait_until(lambda: listening(port))
+            assert listening(port) == ["0100007F"]  # 127.0.0.1
+        finally:
             process.kill()
 
 
 @pytest.mark.risk(22)
 @pytest.mark.parametrize("mode", ["auto", "off"])
-def test_no_page_is_started_unasked(trained: Trained, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+def test_no_page_is_started_unasked(cli: InProcess, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     started: list[Any] = []
-    monkeypatch.setattr(visdom_plot, "start_server", started.append)
-    before = set(children(os.getpid()))
-    trained(*TINY, "--visdom", mode, "--visdom_port", str(free_port()))
-    assert not started and set(children(os.getpid())) <= before
+    wrap("start_server", lambda honest, port: started.append(port), monkeypatch)
+    before = {*children(os.getpid())}
+    cli.train(*MINI, "--visdom", mode, "--visdom_port", str(free_port()))
+    assert not started and {*children(os.getpid())} <= before
 
 
 @pytest.mark.risk(22)
@@ -135,11 +113,10 @@ def test_no_markup_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
         def __init__(self, *given: Any) -> None:
             pass
 
-        def line(self, window: str, **given: Any) -> None:
+        def line(self, window: str, *values: Any, **given: Any) -> None:
             sent.append((window, given["opts"]["title"]))
 
-        def image(self, window: str, pixels: Any, **given: Any) -> None:
-            sent.append((window, given["opts"]["title"]))
+        image = line
 
         def has_window(self, window: str) -> bool:
             return True
@@ -165,53 +142,31 @@ def test_no_markup_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
 EVIL = ["../out.png", "../../out.png", "sub/../../out.png", "/abs/out.png", "./../out.png", "..%2Fout.png"]
 
 
-def picture(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(len(str(path))).integers(0, 256, (32, 32, 3), np.uint8)).save(path)
-    return path
+@pytest.mark.risk(12)
+@pytest.mark.parametrize("name", EVIL)
+def test_names_of_a_manifest_stay_within_the_results(cli: InProcess, tmp_path: Path, name: str) -> None:
+    cli.train(*MINI, *OFF)
+    folder = tmp_path / "set" / "deep"
+    given = folder / name.replace("/abs/", f"{tmp_path}/abs/")
+    save(image(32, 32), given)
+    save(image(32, 32, seed=1), folder / "target.png")
+    row = str(given) if name.startswith("/") else name
+    (folder / "pairs.csv").write_text(f"input,target\n{row},target.png\n")
+    before = tree(tmp_path)
+    cli.test("--dataroot", str(folder / "pairs.csv"), "--results_dir", "out")
+    after = tree(tmp_path)
+    assert before.items() <= after.items()
+    new = [path for path in after.keys() - before.keys() if path != "out"]
+    assert len(new) >= 5 and all(path == "out/run" or path.startswith("out/run/") for path in new)
 
 
 @pytest.mark.risk(12)
-def test_names_of_a_manifest_stay_within_the_results(trained: Trained, cases: Cases, tmp_path: Path) -> None:
-    trained(*TINY, *OFF)
-    for i, name in enumerate(EVIL):
-        folder = tmp_path / f"set{i}" / "deep"
-        given = folder / name.replace("/abs/", f"{tmp_path}/abs{i}/")
-        picture(given)
-        picture(folder / "target.png")
-        row = str(given) if name.startswith("/") else name
-        (folder / "pairs.csv").write_text(f"input,target\n{row},target.png\n")
-        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        flags = ("--name", "run", "--dataroot", str(folder / "pairs.csv"), "--results_dir", f"out{i}", *OFF)
-        with ExitStack() as cleanup:
-            code = test_script.main(parse_test(flags), cleanup)
-        after = [path for path in tmp_path.rglob("*") if path.is_file() and path not in before]
-        kept = all(path.read_bytes() == data for path, data in before.items())
-        within = all(path.is_relative_to(tmp_path / f"out{i}" / "run") for path in after)
-        cases.check(code == 0 and kept and within and len(after) >= 5, f"{name}: {after}")
-
-
-@pytest.mark.risk(12)
-def test_names_of_runs_stay_within_checkpoints(trained: Trained, cases: Cases, tmp_path: Path) -> None:
-    for name in (
-        "../x",
-        "..",
-        ".",
-        "/tmp/x",
-        "a/../../x",
-        "a/b",
-        "a\\..\\b",
-        "a\nb",
-        "a\0b",
-        "~root/x",
-        "x:y",
-    ):
-        try:
-            trained(*TINY, *OFF, name=name)
-            cases.check(False, repr(name))
-        except UserError as refusal:
-            cases.check("--name" in refusal.what and refusal.code == 2, repr(name))
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+@pytest.mark.parametrize(
+    "name", ["../x", "..", ".", "/tmp/x", "a/../../x", "a/b", "a\\..\\b", "a\nb", "a\0b", "~root/x", "x:y"]
+)
+def test_names_of_runs_stay_within_checkpoints(cli: InProcess, tmp_path: Path, name: str) -> None:
+    assert "--name" in cli.train(*MINI, *OFF, name=name, code=2).error
+    assert not tree(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------- calls abroad
@@ -232,73 +187,45 @@ def resolve(host, *given, **named):
 lookup, socket.getaddrinfo = socket.getaddrinfo, resolve
 socket.socket.connect = socket.socket.connect_ex = connect
 """
-BOTH = """
-if __name__ == "__main__":
-    import runpy
-    root, first, second = sys.argv[1:]
-    sys.path.insert(0, root)
-    for script, flags in (("train.py", first), ("test.py", second)):
-        sys.argv = [os.path.join(root, script), *flags.split()]
-        try:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-        except SystemExit as ended:
-            if ended.code:
-                raise
-"""
 START = """
 import multiprocessing, os, sys
 import torch.multiprocessing
 if __name__ == "__main__":
-    multiprocessing.set_start_method("METHOD")
+    multiprocessing.set_start_method("{method}")
     print("start method", torch.multiprocessing.get_start_method(), file=sys.stderr)
 """
 
 
-def run_both(folder: Path, code: str, *more: str) -> "subprocess.CompletedProcess[str]":
-    """train.py and test.py in a process that runs `code` before."""
-    folder.mkdir()
-    (folder / "wrapper.py").write_text(code + BOTH)
-    first = " ".join((*TINY, "--name", "run", *more))
-    second = " ".join(("--name", "run", "--gpu_ids", "-1", *more))
-    command = [sys.executable, *STRICT, "wrapper.py", str(ROOT), first, second]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+def run_both(place: Workplace, before: str, *flags: str) -> Ended:
+    """train.py and test.py in a process that runs `before` first."""
+    return place.both(*MINI, *flags, test=flags, before=before)
 
 
 @pytest.mark.risk(22)
-def test_no_call_leaves_the_machine(cases: Cases, tmp_path: Path) -> None:
-    flags = {"off": OFF, "auto": ("--visdom", "auto", "--visdom_port", str(free_port()))}
-    with ThreadPoolExecutor(2) as pool:
-        done = dict(
-            zip(flags, pool.map(lambda m: run_both(tmp_path / m, ALONE, *flags[m]), flags), strict=True)
-        )
-    for mode, ended in done.items():
-        silent = not (tmp_path / mode / "abroad").exists()
-        there = (tmp_path / mode / "results/run/demo/metrics.csv").is_file()
-        cases.check(ended.returncode == 0 and silent and there, f"{mode}: {ended.stderr}")
-    probe = "import urllib.request; urllib.request.urlopen('http://192.0.2.1')"  # the guard does guard
-    (tmp_path / "probe.py").write_text(ALONE + probe)
-    caught = subprocess.run([sys.executable, "probe.py"], cwd=tmp_path, capture_output=True)
-    assert caught.returncode == 1 and (tmp_path / "abroad").exists()
+@pytest.mark.parametrize("mode", ["off", "auto"])
+def test_no_call_leaves_the_machine(work: Workplace, mode: str) -> None:
+    run_both(work, ALONE, "--visdom", mode, "--visdom_port", str(free_port()))
+    assert not (work.folder / "abroad").exists()
+    assert (work.folder / "results/run/demo/metrics.csv").is_file()
+
+
+@pytest.mark.risk(22)
+def test_the_guard_against_calls_works(work: Workplace) -> None:
+    probe = ALONE + "import urllib.request; urllib.request.urlopen('http://192.0.2.1')"
+    work.process(sys.executable, "-c", probe).wait(1)
+    assert (work.folder / "abroad").exists()
 
 
 @pytest.mark.risk(7)
-def test_every_way_of_starting_processes_works(cases: Cases, tmp_path: Path) -> None:
+def test_every_way_of_starting_processes_works(work: Workplace) -> None:
     """Python 3.14 and macOS do not fork: what a loader process gets must survive pickling."""
-    methods = ("fork", "forkserver", "spawn")
-
-    def run(method: str) -> "subprocess.CompletedProcess[str]":
-        return run_both(tmp_path / method, START.replace("METHOD", method), "--num_workers", "2", *OFF)
-
-    with ThreadPoolExecutor(2) as pool:
-        done = dict(zip(methods, pool.map(run, methods), strict=True))
-    states = {}
-    for method, ended in done.items():
-        said = f"start method {method}" in ended.stderr and "Warning" not in ended.stderr
-        once = ended.stderr.count("options ") == 1  # the scripts do nothing when a worker imports them
-        cases.check(ended.returncode == 0 and said and once, f"{method}: {ended.stderr[-1500:]}")
-        if ended.returncode == 0:
-            states[method] = torch.load(tmp_path / method / "checkpoints/run/latest_net.pth")
-            summary = json.loads((tmp_path / method / "results/run/demo/summary.json").read_text())
-            assert summary["images"] == 3
-    one, *others = states.values()
-    assert all(torch.equal(one[key], other[key]) for other in others for key in one)
+    states = []
+    for method in ("fork", "forkserver", "spawn"):
+        place, flags = work.at(method), ("--num_workers", "2", *OFF)
+        done = run_both(place, START.format(method=method), *flags)
+        assert f"start method {method}" in done.err and "Warning" not in done.err
+        assert done.err.count("options ") == 1  # the scripts do nothing when a worker imports them
+        assert done.summary["images"] == 3
+        states.append(weights(done.run))
+    for other in states[1:]:
+        assert_same_state(states[0], other)
