@@ -148,17 +148,14 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         for batch in data.batches:
             meter.begin_step(new_epoch=horizon.offset == 0)
             seed(ranks.device, opt.seed * 1_000_003 + horizon.step * ranks.world + ranks.rank)  # for dropout
-            micro_batches = split_batch(batch, opt.accum, ranks.device)  # one, unless --accum splits it
+            micro_batches = split_batch(batch, opt.accum, opt.reduction, ranks)
             losses, norms = [], []
             for turn in turns:  # all gradients first, then all steps
                 turn.optimizer.zero_grad()
                 for micro in micro_batches:
                     with ddp_sync(turn.module, last=micro is micro_batches[-1]):
                         terms = turn.losses(micro)
-                        weight = (
-                            micro["share"] if opt.reduction == "mean" else ranks.world
-                        )  # undoes DDP's mean
-                        loss = sum(terms.values()) * weight
+                        loss = sum(terms.values()) * micro["weight"]
                         loss.backward()
                     losses.append(loss.detach())
                 norms.append(clip_grad_norm_(turn.parameters, opt.clip or math.inf))

@@ -7,8 +7,6 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-import torch
-
 from data.cache import CachePlan, plan_cache
 from data.datasets import ImageSpec, TrainDataset, WholeDataset, check_training_sizes
 from data.loader import LoaderIterator, default_workers, train_loader, whole_loader
@@ -129,8 +127,19 @@ def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
     )
 
 
-def split_batch(batch: dict[str, Any], parts: int, device: torch.device) -> list[dict[str, Any]]:
-    """The `input` and `target` of a batch on the device in `parts` parts, with the share of each."""
-    inputs, targets = (batch[key].to(device, non_blocking=True) for key in ("input", "target"))
-    chunks = zip(inputs.chunk(parts), targets.chunk(parts), strict=True)
-    return [{"input": input, "target": target, "share": len(input) / len(inputs)} for input, target in chunks]
+def split_batch(batch: dict[str, Any], parts: int, reduction: str, ranks: Ranks) -> list[dict[str, Any]]:
+    """Split a batch into micro-batches on the device, each with the `weight` of its loss.
+
+    The gradients of the weighted losses add up to that of the whole batch: a mean is weighted by the share of
+    the images; a sum by the number of processes, over which DDP takes the mean.
+
+    Args:
+        batch: `input` and `target`, `(N, C, H, W)`.
+        reduction: of the loss, `mean` or `sum`.
+    """
+    inputs, targets = (batch[key].to(ranks.device, non_blocking=True) for key in ("input", "target"))
+    micro_batches = []
+    for input, target in zip(inputs.chunk(parts), targets.chunk(parts), strict=True):
+        weight = len(input) / len(inputs) if reduction == "mean" else ranks.world
+        micro_batches.append({"input": input, "target": target, "weight": weight})
+    return micro_batches

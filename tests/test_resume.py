@@ -1,12 +1,15 @@
 """A run that was killed and resumed ends with the bits of one that was not."""
 
+import itertools
 import random
 import signal
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from tests.builders import assert_same_state, same_state, words
+from tests.builders import FAST, TINY, assert_same_state, same_state, words
 from tests.cli import InProcess, Workplace, records, state, status, step_of, weights
 from tests.seams import wrap
 
@@ -91,3 +94,40 @@ def test_a_torn_log_line_and_later_records_are_cut_on_resume(cli: InProcess) -> 
     cli.train("--resume", "--max_steps", "9")
     steps = records(run, "step")
     assert steps == sorted(steps) and steps.count(8) == 1 and steps[-1] == 9
+
+
+@pytest.mark.parametrize("at", ["last step", "last validation"])
+def test_a_signal_at_the_very_end_leaves_the_last_validation_to_the_resumed_run(
+    cli: InProcess, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """All steps are taken then, but the run is not finished."""
+    flags = (*TINY, *FAST, "--n_epochs", "1", "--max_steps", "3")
+    whole = cli.train(*flags, name="whole").run
+    calls = itertools.count(1)
+
+    def interrupt(honest: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        if at == "last validation" or next(calls) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return honest(*given, **named)
+
+    with monkeypatch.context() as patch:
+        wrap("predict" if at == "last validation" else "batch", interrupt, patch)
+        cut = cli.train(*flags, name="cut", code=143).run
+    assert step_of(cut) == 3 and not records(cut, "val_psnr")
+    cli.train("--resume", "--visdom", "off", name="cut")
+    assert records(cut, "val_psnr") == records(whole, "val_psnr")
+    assert_same_state(weights(cut, "best"), weights(whole, "best"))
+    assert cli.train("--resume", name="cut", code=2).refused("is finished")
+
+
+def test_an_epoch_to_resume_from_leaves_the_latest_state_alone(cli: InProcess) -> None:
+    run = cli.train(*TINY, *FAST, "--n_epochs", "3", "--save_freq", "1").run
+    cli.train("--resume", "--epoch", "1", "--n_epochs", "4", "--visdom", "off")
+    assert step_of(run) == 4 * 3 and not list(run.glob("*.damaged"))
+
+
+def test_the_same_minutes_again_are_more_minutes(cli: InProcess) -> None:
+    run = cli.train(*TINY, *FAST, "--minutes", "0.05", "--repeat", "20").run
+    total = state(run)["horizon"]["total"]
+    cli.train("--resume", "--minutes", "0.05", "--visdom", "off")
+    assert state(run)["horizon"]["total"] > total

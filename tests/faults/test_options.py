@@ -319,7 +319,7 @@ def test_a_sink_that_breaks_leaves_the_others(tmp_path: Path, capsys: pytest.Cap
         logger.scalars(step, step, loss=1.0)
     logger.close()
     assert sinks[1].got == 3 and len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
-    assert capsys.readouterr().err.count("sink: nothing more is written (OSError: gone)") == 1
+    assert capsys.readouterr().err.count("sink: no further output (OSError: gone)") == 1
 
 
 # ---------------------------------------------------------------------------------------------------- locales
