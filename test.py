@@ -6,7 +6,11 @@ python test.py --name dehaze --dataroot my_photos                               
 python test.py --weights dncnn.pth --model dncnn --input_nc 1 --mean 0 --std 1 --dataroot datasets/set12 ...
 """
 
+import signal
 import sys
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends it without a traceback
 
 from utils.options import parse_or_exit, parse_test, saved_options, source_of, source_to_test
 from utils.system.streams import fix_streams
@@ -72,7 +76,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     measured = pairs.layout == "demo" or all(pair.target for pair in pairs.pairs)
     if measured and opt.split != "train" and not opt.model:
         refuse_training_images(pairs, source_of(vars(trained)))
-    spec = ImageSpec(trained.input_nc, trained.output_nc, None, degrade, trained.mean, trained.std, opt.seed)
+    normalize = trained.mean, trained.std
+    spec = ImageSpec(trained.input_nc, trained.output_nc, None, degrade, *normalize, opt.seed)
     dataset = WholeDataset(pairs, spec)
     if measured and dataset.scale != scale:
         why = f"the targets are {dataset.scale} times the size of the inputs, the network's outputs {scale}"
@@ -96,8 +101,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         net,
         ranks.device,
         amp,
-        trained.mean,
-        trained.std,
+        *normalize,
         protocol,
         opt.metrics,
         Tiling(opt.tile, opt.tile_overlap),

@@ -6,8 +6,12 @@ torchrun --nproc_per_node 2 train.py --dataroot datasets/mine --batchSize 16   #
 python train.py --resume --name mine_resunet                                   # continue where it stopped
 """
 
+import signal
 import sys
 import time
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends it without a traceback
 
 from utils.options import data_settings, describe, parse_or_exit, parse_train, source_of
 from utils.system.streams import fix_streams
@@ -18,7 +22,6 @@ if __name__ == "__main__":
     opt = parse_or_exit(parse_train)  # --help and wrong flags exit here, before torch is imported
 
 import math
-import signal
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import ExitStack

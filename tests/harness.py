@@ -36,6 +36,9 @@ RISKS = {
     24: "the run's folder",
     25: "locales",
     26: "no terminal, or one that goes away",
+    27: "signals to a whole group, or ignored from the start",
+    28: "something is missing on the machine",
+    29: "saved files were edited",
 }
 ON_GPU = (16, 21)  # need a GPU; imitated here
 

@@ -76,6 +76,23 @@ class Flag:
     help: str
     common: bool = False
 
+    def accepts(self, value: object) -> bool:
+        """Whether a value, such as a saved one, is of the flag's kind; None is where it is the default."""
+        if value is None:
+            return self.default is None
+        if self.kind in (SWITCH, ON_OFF):
+            return isinstance(value, bool)
+        if isinstance(self.kind, (list, tuple)):
+            return value in self.kind and not isinstance(value, bool)
+        if isinstance(value, list):
+            return isinstance(self.default, list)
+        text = isinstance(value, str)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        try:
+            return (text or number) and self.kind(str(value)) == value
+        except (ValueError, argparse.ArgumentTypeError):
+            return False
+
     @property
     def dest(self) -> str:
         return self.names[0].removeprefix("--")
@@ -229,8 +246,11 @@ def parse_or_exit(parse: Callable[[Sequence[str]], Any]) -> Any:
     try:
         return parse(sys.argv[1:])
     except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.code)
+        failure = error
+    except OSError as error:  # such as a file name of 300 letters
+        failure = UserError(f"bad argument: {error.strerror}", str(error.filename)[:80], "give another path")
+    print(failure, file=sys.stderr)
+    sys.exit(failure.code)
 
 
 # ------------------------------------------------------------------------------------------- kinds of values

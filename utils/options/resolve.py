@@ -61,6 +61,7 @@ def parse_train(argv: Sequence[str]) -> Options:
     before = base
     if resumes:
         saved = upgrade(run.options())
+        check_saved(saved, parser, run)
         before = {key: value for key, value in saved.items() if key in parser.defaults.keys() - NOT_SAVED}
     elif asked["weights"]:
         _check_weights(asked["weights"])
@@ -116,7 +117,19 @@ def saved_options(run: Run) -> Options:
     Raises:
         UserError: no such run.
     """
-    return Options(train_parser().defaults | upgrade(run.options()), set())
+    parser, saved = train_parser(), upgrade(run.options())
+    check_saved(saved, parser, run)
+    return Options(parser.defaults | saved, set())
+
+
+def check_saved(saved: Mapping[str, Any], parser: Parser, run: Run) -> None:
+    """Raise UserError where a saved option has a value that its flag does not accept."""
+    for each in (each for flags in parser.table.values() for each in flags):
+        if each.dest in saved and not each.accepts(saved[each.dest]):
+            what = f"{run.options_file} has a bad value of '{each.dest}'"
+            raise UserError(
+                what, f"{saved[each.dest]!r}"[:80], "restore a copy of the file, or correct the value"
+            )
 
 
 def upgrade(saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,7 @@ from utils.run.status import Status
 from utils.system import tensorfile
 from utils.system.errors import UserError
 
-FORMAT = 3  # of a state file; older ones are upgraded when they are read
-STREAMS_SINCE = 3  # before, the order of an epoch and one of its samples shared a random stream
+FORMAT = 2  # of a state file; older ones are upgraded when they are read
 
 
 class Stateful(Protocol):
@@ -33,6 +32,17 @@ class MeanPSNR(Protocol):
     def psnr(self) -> float: ...
     @property
     def psnr_input(self) -> float: ...
+
+
+def beside_input(psnr: float, psnr_input: float) -> str:
+    """A PSNR beside that of the input, both in dB; the input is left out where it has none.
+
+    >>> beside_input(21.5, 12.25), beside_input(21.5, math.nan)
+    ('21.50 dB (input 12.25, +9.25)', '21.50 dB')
+    """
+    if not math.isfinite(psnr_input):
+        return f"{psnr:.2f} dB"
+    return f"{psnr:.2f} dB (input {psnr_input:.2f}, {psnr - psnr_input:+.2f})"
 
 
 class Best:
@@ -70,8 +80,7 @@ class Best:
         """Such as "val PSNR 21.56 dB (input 12.45, +9.11) at step 1200"."""
         if self.psnr is None or self.psnr_input is None:
             return "nothing validated"
-        gain = self.psnr - self.psnr_input
-        return f"val PSNR {self.psnr:.2f} dB (input {self.psnr_input:.2f}, {gain:+.2f}) at step {self.step}"
+        return f"val PSNR {beside_input(self.psnr, self.psnr_input)} at step {self.step}"
 
     def state_dict(self) -> dict[str, Any]:
         return {"psnr": self.psnr, "psnr_input": self.psnr_input, "step": self.step}
@@ -127,7 +136,8 @@ class Checkpoints:
             weights = self.net.state_dict()
             if best:
                 tensorfile.save(weights, self.run.net("best"))
-            state = {name: part.state_dict() for name, part in self.parts.items()} | {"format": FORMAT}
+            state: dict[str, Any] = {"format": FORMAT, "step": step}
+            state |= {name: part.state_dict() for name, part in self.parts.items()}
             self.run.keep_previous()
             for tag in ["latest"] + ([f"epoch_{epoch:04d}"] if epoch else []):
                 tensorfile.save(weights, self.run.net(tag))
@@ -162,7 +172,7 @@ def restore_newest(
     """Restore all parts, the horizon among them, from the state that `find_state` finds; returns its file."""
     state = find_state(run, epoch, horizon.steps_per_epoch, say)
     restore(state, parts)
-    if state["format"] < STREAMS_SINCE:
+    if state["format"] < FORMAT:  # its order of an epoch and one of its samples shared a random stream
         say(
             "note    the state is of an older version: order and crops of the next epochs differ from its own"
         )
@@ -180,16 +190,18 @@ def find_state(run: Run, epoch: int, epoch_steps: int, say: Callable[[str], None
     """
     if epoch:
         return state_after(run, epoch, epoch_steps)
-    reasons = []
+    reasons, intact = [], []
     for path in run.states():
         try:
-            state = read_state(path)
+            intact.append(read_state(path))
         except UserError as error:
             reasons.append(f"{error.what} ({error.why})")
-            continue
-        for reason in reasons:
-            say(f"skipped: {reason}")
-        return state
+        if intact and path == run.state("latest"):
+            break  # the others are older
+    for reason in reasons if intact else ():
+        say(f"skipped: {reason}")
+    if intact:
+        return max(intact, key=lambda state: state["step"])
     why = "; ".join(reasons) or f"{run.state('latest')} is not there"
     raise UserError(
         f"{run.name} has no intact state to continue from [--resume]", why, "start again under another --name"
@@ -200,7 +212,7 @@ def state_after(run: Run, epoch: int, epoch_steps: int) -> dict[str, Any]:
     """The state after `epoch` epochs; `latest` if it stands exactly there."""
     own = run.state(f"epoch_{epoch:04d}")
     state = read_state(own if own.is_file() else run.state("latest"))
-    if not own.is_file() and state["horizon"]["step"] != epoch * epoch_steps:
+    if not own.is_file() and state["step"] != epoch * epoch_steps:
         saved = ", ".join(map(str, run.epochs_saved())) or "none"
         raise UserError(
             f"no state after epoch {epoch} [--epoch]", f"saved: {saved}", "one of these, or --resume"

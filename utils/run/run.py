@@ -1,5 +1,6 @@
 """The folder of a run, `checkpoints/<name>/`: its files, its lock, its options. Imports no torch."""
 
+import errno
 import fcntl
 import json
 import os
@@ -8,7 +9,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +19,7 @@ from utils.system.errors import UserError
 from utils.system.jsonfile import read_object
 
 ROOT = Path("checkpoints")
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems without flock
 
 
 class Run:
@@ -84,10 +86,9 @@ class Run:
         return read_object(self.options_file, fix="restore a copy of it, or start again under another --name")
 
     def states(self) -> list[Path]:
-        """Every state on the disk: the latest, then the others from the newest on."""
+        """Every state on the disk, the latest first."""
         latest = self.state("latest")
-        others = [path for path in self.folder.glob("*_state.pth") if path != latest]
-        others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        others = sorted(path for path in self.folder.glob("*_state.pth") if path != latest)
         return [latest] * latest.is_file() + others
 
     def epochs_saved(self) -> list[int]:
@@ -132,6 +133,8 @@ class Run:
     def lock(self) -> IO[str]:
         """Lock the run for this process, until the file is closed or the process ends in any way.
 
+        On a file system without locks nothing is locked.
+
         Raises:
             UserError: another process holds the lock.
         """
@@ -147,6 +150,9 @@ class Run:
                 f"process {who} trains in it",
                 "wait for it, or choose another --name",
             ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -185,14 +191,12 @@ def versions() -> dict[str, str]:
     """Versions that a result depends on, and the git revision of this checkout."""
     import torch
 
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-    )
+    command, folder = ["git", "describe", "--always", "--dirty"], Path(__file__).parent
+    revision = ""
+    with suppress(OSError):  # git is not installed
+        revision = subprocess.run(command, capture_output=True, text=True, cwd=folder).stdout.strip()
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "git": git.stdout.strip() or "none",
+        "git": revision or "none",
     }

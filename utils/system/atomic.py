@@ -10,6 +10,7 @@ from typing import IO
 from utils.system.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of file systems that cannot sync a folder
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
 
@@ -34,6 +35,9 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            raise
     finally:
         os.close(folder)
 

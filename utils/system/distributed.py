@@ -70,6 +70,8 @@ def init(gpu_ids: str, timeout_s: float = 600) -> Ranks:
         UserError: an id that does not exist.
     """
     local, rank, world = (int(os.environ.get(key, default)) for key, default in RANK_VARIABLES)
+    if world == 1:  # a RANK that another tool left in the environment means nothing
+        local = rank = 0
     device, note = choose_device(gpu_ids, local)
     if device.type == "cpu":
         torch.set_num_threads(max(1, available_cores() // processes_here()))
@@ -117,7 +119,7 @@ def shutdown() -> None:
 def relaunch_if_many(gpu_ids: str) -> None:
     """For `--gpu_ids 0,1`: replace this process by torchrun with one process a GPU."""
     count = gpu_ids.count(",") + 1
-    if count == 1 or "RANK" in os.environ or not torch.cuda.is_available():
+    if count == 1 or "WORLD_SIZE" in os.environ or not torch.cuda.is_available():
         return
     command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", *sys.argv]
     os.execv(sys.executable, [sys.executable, *command])

@@ -1,5 +1,7 @@
 """User-facing errors: what failed, why, and how to fix it."""
 
+import multiprocessing
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -25,7 +27,19 @@ class UserError(Exception):
         lines = [f"error: {self.what}"]
         lines += [f"  why: {self.why}"] if self.why else []
         lines += [f"  fix: {self.fix}"] if self.fix else []
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
+
+
+def printable(text: str) -> str:
+    r"""The text with control characters escaped, so that a file name cannot steer the terminal.
+
+    >>> printable("a\x1b[31mb\tc"), printable("ü\n")
+    ('a\\x1b[31mb\\tc', 'ü\\n')
+    """
+    undecoded = range(
+        0xDC80, 0xDD00
+    )  # bytes of a file name that are not UTF-8: escaped when they are printed
+    return "".join(c if c.isprintable() or ord(c) in undecoded else repr(c)[1:-1] for c in text)
 
 
 def first_sentence(error: BaseException) -> str:
@@ -34,13 +48,22 @@ def first_sentence(error: BaseException) -> str:
     return lines[0].partition(". ")[0]
 
 
+def kill_children() -> None:
+    """End loader processes that are left; they do not react to signals that can be handled."""
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
 def run_script(main: Callable[[Any, ExitStack], int], opt: Any) -> int:
     """Call `main(opt, cleanup)` and return its exit code; a failure is printed as a UserError.
 
     `opt.debug` adds the traceback. `cleanup` is unwound however main ends.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with ExitStack() as cleanup:
+            cleanup.callback(kill_children)
             code = main(opt, cleanup)
         sys.stdout.flush()
         return code

@@ -2,11 +2,30 @@
 
 import signal
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
 T = TypeVar("T")
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def handled() -> list[int]:
+    """The stopping signals that are not ignored, as SIGHUP is by nohup and SIGINT in the background."""
+    return [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+
+
+@contextmanager
+def blocked_in_children() -> Iterator[None]:
+    """Around the start of other processes: they never see a stopping signal, which is for this process.
+
+    Ctrl-C, a scheduler and systemd signal the whole process group. Signals wait until the block ends.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Signals:
@@ -23,7 +42,7 @@ class Signals:
         self.grace_s = grace_s
         self.stop = 0  # the number of the signal
         self.save = False
-        for number in STOPPING:
+        for number in handled():
             signal.signal(number, self._request_stop)
         signal.signal(signal.SIGUSR1, self._request_save)
 
@@ -31,7 +50,7 @@ class Signals:
         if self.grace_s and not self.stop:
             signal.setitimer(signal.ITIMER_REAL, self.grace_s)  # SIGALRM ends the process
         self.stop = number
-        for each in STOPPING:
+        for each in handled():
             if not self.grace_s or each != signal.SIGTERM:  # a scheduler and torchrun both send SIGTERM
                 signal.signal(each, signal.SIG_DFL)
 

@@ -4,10 +4,11 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 
 from torch import Tensor
 from tqdm import tqdm
+
+from utils.system.errors import printable
 
 PLAIN_LINE_S = 10.0  # between two lines where stderr is no terminal
 
@@ -83,5 +84,10 @@ def clock(seconds: float) -> str:
 
 
 def say_on(first: bool) -> Callable[[str], None]:
-    """A function that prints a line on stderr, above a progress bar; silent but on the first process."""
-    return partial(tqdm.write, file=sys.stderr) if first else lambda text: None
+    """A function that prints a line on stderr, above a progress bar; silent on all other processes."""
+    return print_line if first else lambda text: None
+
+
+def print_line(text: str) -> None:
+    """Print on stderr, above a progress bar, with control characters escaped."""
+    tqdm.write("\n".join(map(printable, text.split("\n"))), file=sys.stderr)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from utils.eval.evaluator import MeanPSNR
 from utils.optim.horizon import Horizon
-from utils.run.checkpoint import Best
+from utils.run.checkpoint import Best, beside_input
 from utils.run.log import Logger
 from utils.run.run import Run
 from utils.system.compat import save_image
@@ -34,9 +34,10 @@ class TrainingLog:
             return
         step, epochs = horizon.step, horizon.epochs_done
         self.scalars(step, epochs, val_psnr=found.psnr, val_psnr_input=found.psnr_input)
-        gain = f"input {found.psnr_input:.2f}, {found.psnr - found.psnr_input:+.2f}"
         record = "the best so far" if better else f"best {math.nan if best.psnr is None else best.psnr:.2f}"
-        self.say(f"epoch {math.ceil(epochs)}: val PSNR {found.psnr:.2f} dB ({gain}), {record}")
+        self.say(
+            f"epoch {math.ceil(epochs)}: val PSNR {beside_input(found.psnr, found.psnr_input)}, {record}"
+        )
         if self.grid:
             rows = [side_by_side(each.input, each.output, each.target) for each in found.shown]
             grid = comparison_grid(rows)

@@ -1,0 +1,219 @@
+"""Where the scripts are started: signals of the group, missing programs, odd file systems, edited files."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.builders import FAST, TINY, image, save
+from tests.cli import InProcess, Workplace, options, status, step_of
+from utils.run.checkpoint import find_state
+from utils.run.log import read_log
+from utils.run.run import Run
+from utils.system.errors import printable
+
+LONG = (*TINY, *FAST, "--n_epochs", "4000", "--repeat", "100", "--save_minutes", "60", "--val_share", "0")
+OWN_GROUP = "import os; os.setsid()"
+SPAWN = f"{OWN_GROUP}; import multiprocessing; multiprocessing.set_start_method('spawn', force=True)"
+
+
+# ----------------------------------------------------------------------------------------- signals to a group
+
+
+@pytest.mark.risk(27)
+@pytest.mark.parametrize(
+    ("number", "before"),
+    [
+        (signal.SIGTERM, OWN_GROUP),
+        (signal.SIGINT, OWN_GROUP),
+        (signal.SIGHUP, OWN_GROUP),
+        (signal.SIGINT, SPAWN),
+        (signal.SIGTERM, SPAWN),
+    ],
+)
+def test_a_signal_to_the_group_saves_although_loaders_get_it_too(
+    work: Workplace, number: int, before: str
+) -> None:
+    """As timeout(1), Slurm, systemd and Ctrl-C send it."""
+    job = work.start("train.py", *LONG, "--num_workers", "2", before=before)
+    job.until_step(9)
+    os.killpg(job.pid, number)
+    ended = job.wait(128 + number)
+    assert step_of(ended.run) >= 9 and status(ended.run)["state"] == "stopped"
+    assert "error" not in ended.err and "Traceback" not in ended.err
+
+
+@pytest.mark.risk(27)
+def test_a_loader_that_hangs_does_not_outlive_the_script(work: Workplace) -> None:
+    """It does not react to the TERM by which multiprocessing would end it."""
+    hang = "from tests.seams import wrap; import time; wrap('batch', lambda honest, *given: time.sleep(600))"
+    job = work.start("train.py", *LONG, "--num_workers", "1", "--timeout", "2", before=hang)
+    assert "did not answer in time" in job.wait(1, seconds=60).err
+
+
+@pytest.mark.risk(27)
+@pytest.mark.parametrize("ignored", [(signal.SIGHUP,), (signal.SIGINT,), (signal.SIGHUP, signal.SIGINT)])
+def test_what_was_ignored_at_the_start_stays_ignored(work: Workplace, ignored: tuple[int, ...]) -> None:
+    """SIGHUP by nohup, SIGINT by a shell that starts it in the background; other signals still stop it."""
+    before = "import signal; " + "; ".join(f"signal.signal({int(n)}, signal.SIG_IGN)" for n in ignored)
+    job = work.start("train.py", *LONG, before=before)
+    job.until_step(3)
+    for number in ignored:
+        job.signal(number)
+    job.until_step(step_of_log(job.run) + 20)
+    assert job.running()
+    job.signal(signal.SIGTERM)
+    assert job.wait(143).code == 143
+
+
+def step_of_log(run: Path) -> int:
+    return max(record["step"] for record in read_log(run / "log.jsonl"))
+
+
+@pytest.mark.risk(27)
+@pytest.mark.parametrize("script", ["train.py", "test.py"])
+def test_ctrl_c_while_modules_are_imported_shows_no_traceback(work: Workplace, script: str) -> None:
+    for delay in (0.15, 0.4, 0.8):
+        job = work.start(script, *TINY, *FAST) if script == "train.py" else work.start(script)
+        time.sleep(delay)
+        if job.running():
+            job.signal(signal.SIGINT)
+        assert "Traceback" not in job.wait(None).err
+
+
+# ------------------------------------------------------------------------------------------- what is missing
+
+
+def failing(function: str, errno_name: str, only: str = "True") -> str:
+    """Code that lets a function of a module raise an OSError where the expression `only` is true."""
+    module, _, name = function.rpartition(".")
+    return (
+        f"import errno, os, stat, {module}\nhonest = {function}\n"
+        f"def fail(*given, **named):\n"
+        f"    if {only}: raise OSError(errno.{errno_name}, os.strerror(errno.{errno_name}))\n"
+        f"    return honest(*given, **named)\n"
+        f"{module}.{name} = fail\n"
+    )
+
+
+A_FOLDER = "stat.S_ISDIR(os.fstat(given[0]).st_mode)"
+
+
+@pytest.mark.risk(28)
+@pytest.mark.parametrize(
+    "before",
+    [
+        failing("fcntl.flock", "ENOSYS"),
+        failing("fcntl.flock", "ENOTSUP"),
+        failing("fcntl.flock", "ENOLCK"),
+        failing("os.fsync", "EINVAL", A_FOLDER),
+        failing("os.fsync", "ENOTSUP", A_FOLDER),
+    ],
+    ids=["flock ENOSYS", "flock ENOTSUP", "flock ENOLCK", "fsync EINVAL", "fsync ENOTSUP"],
+)
+def test_file_systems_without_locks_or_synced_folders_do(work: Workplace, before: str) -> None:
+    ended = work.train(*TINY, *FAST, "--n_epochs", "1", before=before)
+    assert (ended.run / "best_net.pth").is_file()
+
+
+@pytest.mark.risk(28)
+def test_an_error_of_the_disk_is_still_one(work: Workplace) -> None:
+    before = failing("os.fsync", "EIO", A_FOLDER)
+    ended = work.train(*TINY, *FAST, "--n_epochs", "1", before=before, code=None)
+    assert ended.code != 0 and "cannot write" in ended.err
+
+
+@pytest.mark.risk(28)
+@pytest.mark.parametrize("path", ["", "/nonexistent"])
+def test_git_need_not_be_installed(work: Workplace, path: str) -> None:
+    ended = work.train(*TINY, *FAST, "--n_epochs", "1", PATH=path)
+    assert options(ended.run)["versions"]["git"] == "none"
+    assert work.test("--visdom", "off", PATH=path).summary["versions"]["git"] == "none"
+
+
+@pytest.mark.risk(28)
+@pytest.mark.parametrize(
+    "stray", [{"RANK": "1"}, {"LOCAL_RANK": "3"}, {"RANK": "2", "LOCAL_RANK": "2", "WORLD_SIZE": "1"}]
+)
+def test_ranks_left_in_the_environment_are_no_ranks(work: Workplace, stray: dict[str, str]) -> None:
+    """One process is the first one, whatever another tool has left there."""
+    ended = work.train(*TINY, *FAST, "--n_epochs", "1", **stray)
+    assert (ended.run / "best_net.pth").is_file() and "best val PSNR" in ended.err
+
+
+# ---------------------------------------------------------------------------------------------- edited files
+
+
+@pytest.mark.risk(29)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("batchSize", value) for value in (None, [2], "4", 0, True)],
+        *[("accum", [1]), ("dataroot", 5), ("model", {}), ("model", "vgg"), ("lr", "fast"), ("lr", -1)],
+        *[("milestones", "20"), ("resume", 1), ("channels_last", "yes"), ("crop_size", -3), ("gpu_ids", 0)],
+    ],
+)
+def test_a_saved_option_of_a_wrong_type_is_named(cli: InProcess, key: str, value: Any) -> None:
+    shutil.copytree(Path(__file__).parent.parent / "fixtures" / "old_run", cli.folder / "checkpoints" / "run")
+    file = cli.folder / "checkpoints" / "run" / "options.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    for ended in (cli.train("--resume", code=2), cli.test("--visdom", "off", code=2)):
+        assert ended.refused(f"bad value of '{key}'") and "options.json" in ended.what
+
+
+@pytest.mark.risk(29)
+@pytest.mark.parametrize("newest", ["previous", "epoch_0002", "epoch_0001"])
+def test_the_newest_state_is_that_of_most_steps_not_the_last_written(tmp_path: Path, newest: str) -> None:
+    """A copy or a restore from a backup changes the times of files."""
+    steps = {"previous": 5, "epoch_0001": 3, "epoch_0002": 4} | {newest: 9}
+    run = Run(tmp_path)
+    for tag, step in steps.items():
+        torch.save({"format": 2, "step": step}, run.state(tag))
+        os.utime(run.state(tag), (1000 - step * 10, 1000 - step * 10))
+    run.state("latest").write_bytes(b"damaged")
+    said: list[str] = []
+    assert find_state(run, 0, 3, said.append)["file"] == str(run.state(newest))
+    assert len(said) == 1 and "latest" in said[0]
+
+
+# -------------------------------------------------------------------------------------------- what is printed
+
+
+NAMES = ["\x1b]0;owned\x07\x1b[31mred", "a\rb", "tab\there", "\x9b2J", "\u202egnp"]
+
+
+@pytest.mark.risk(12)
+@pytest.mark.parametrize("name", NAMES)
+def test_control_characters_of_names_do_not_reach_the_terminal(cli: InProcess, name: str) -> None:
+    folder = cli.folder / "ds" / "train"
+    for number in range(4):
+        for side in ("input", "target"):
+            save(image(32, 32, seed=number), folder / side / f"{number}.png")
+    (folder / "input" / f"{name}.png").write_bytes(b"no image")
+    shutil.copy(folder / "target" / "0.png", folder / "target" / f"{name}.png")
+    checked = cli.train("--dataroot", "ds", "--check_data", code=2)
+    trained = cli.train("--dataroot", "ds", "--model", "dncnn", "--depth", "3", code=None)
+    for text in (checked.out + checked.err, trained.out + trained.err):
+        assert name not in text and printable(name) in text
+
+
+@pytest.mark.risk(23)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--dataroot", "a" * 300),
+        ("--weights", "a" * 300, "--dataroot", "demo"),
+        ("--resume", "--name", "a" * 300),
+        ("--manifest", "a" * 300 + ".csv"),
+        ("--dataroot", "a/" * 3000),
+    ],
+)
+def test_arguments_too_long_for_a_file_name_are_refused(work: Workplace, flags: tuple[str, ...]) -> None:
+    ended = work.train(*flags, name="" if "--name" in flags else "run", code=2)
+    assert ended.error and "Traceback" not in ended.err
