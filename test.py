@@ -76,9 +76,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     measured = pairs.layout == "demo" or all(pair.target for pair in pairs.pairs)
     if measured and opt.split != "train" and not opt.model:
         refuse_training_images(pairs, source_of(vars(trained)))
-    normalize = trained.mean, trained.std
-    spec = ImageSpec(trained.input_nc, trained.output_nc, None, degrade, *normalize, opt.seed)
-    dataset = WholeDataset(pairs, spec)
+    channels, normalize = (trained.input_nc, trained.output_nc), (trained.mean, trained.std)
+    dataset = WholeDataset(pairs, ImageSpec(*channels, None, degrade, *normalize, opt.seed))
     if measured and dataset.scale != scale:
         why = f"the targets are {dataset.scale} times the size of the inputs, the network's outputs {scale}"
         fix = f"--degrade sr:{scale}" if scale > 1 else ""
