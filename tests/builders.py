@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import shlex
+import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -104,6 +106,17 @@ def pixels(path: Path) -> Array:
     """An image file as Pillow reads it: `(H, W)` or `(H, W, 3)`."""
     with Image.open(path) as file:
         return np.asarray(file)
+
+
+def png_chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def png_file(width: int, height: int, bits: int, kind: int, rows: bytes = b"") -> bytes:
+    """A PNG of packed rows, each after its filter; `kind` is 0 for gray and 2 for RGB."""
+    head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
+    body = png_chunk(b"IDAT", zlib.compress(rows, 9))
+    return b"\x89PNG\r\n\x1a\n" + head + body + png_chunk(b"IEND", b"")
 
 
 def unit(image: Array) -> Array:
