@@ -7,8 +7,9 @@ import pickle
 import shlex
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,6 +128,44 @@ def unit(image: Array) -> Array:
 def planes(image: Array) -> Tensor:
     """`(H, W, C)` to `(1, C, H, W)`."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
+
+
+def psnr(image: Array, target: Array) -> float:
+    """By scikit-image, of two images of any depth."""
+    from skimage.metrics import peak_signal_noise_ratio  # here, as it is slow to import
+
+    return float(peak_signal_noise_ratio(unit(target), unit(image), data_range=1))
+
+
+def figures(image: Array, target: Array, channel: str = "rgb", border: int = 0) -> dict[str, float]:
+    """PSNR, SSIM and MAE of two images `(H, W, C)` of any depth, by scikit-image and NumPy.
+
+    SSIM with the settings of Wang et al.; "y": after MATLAB's rgb2ycbcr, T = [65.481 128.553 24.966], 16.
+    """
+    from skimage.metrics import structural_similarity
+
+    image, target = unit(image), unit(target)
+    if channel == "y" and target.shape[2] == 3:
+        weights = np.array([65.481, 128.553, 24.966])
+        image, target = (((16 + each @ weights) / 255)[:, :, None] for each in (image, target))
+    cut = slice(border, -border or None)
+    image, target = image[cut, cut], target[cut, cut]
+    gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    similarity = structural_similarity(target, image, data_range=1.0, channel_axis=2, **gaussian)
+    return {
+        "psnr": psnr(image, target),
+        "ssim": float(similarity),
+        "mae": float(np.abs(image - target).mean()),
+    }
+
+
+def mean_of_eight(function: Callable[[Array], Array], image: Array) -> Array:
+    """The mean output for the flips and turns of `(H, W, C)`, each turned back by NumPy."""
+    outputs = []
+    for turns, flip in product(range(4), (1, -1)):
+        output = function(np.rot90(image[:, ::flip], turns))
+        outputs.append(np.rot90(output, -turns)[:, ::flip])
+    return np.mean(outputs, axis=0)
 
 
 # ------------------------------------------------------------------------------------------ data sets on disk
@@ -251,6 +290,12 @@ def small_net(seed: int = 0) -> nn.Sequential:
     """Convolutions and a batch norm, `(N, 3, H, W)` to `(N, 3, H - 6, W - 6)`; a file of about 60 KB."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Conv2d(3, 40, 3), nn.BatchNorm2d(40), nn.Conv2d(40, 40, 3), nn.Conv2d(40, 3, 3))
+
+
+def applied(net: nn.Module, image: Array) -> Array:
+    """The output of a network, `(H, W, C)` as its input, in float64."""
+    with torch.inference_mode():
+        return net(planes(image).float())[0].permute(1, 2, 0).double().numpy()
 
 
 def shaken(net: nn.Module, seed: int = 1, scale: float = 0.2) -> nn.Module:

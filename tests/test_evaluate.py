@@ -4,6 +4,7 @@ import csv
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
 from data.datasets import Whole
 from models.layers import SizeRequirements
-from tests.builders import network, planes, shaken, strict_json, unit
+from tests.builders import applied, figures, mean_of_eight, network, planes, psnr, shaken, strict_json, unit
 from utils.eval.ensemble import DIHEDRAL, dihedral_mean, transform, undo_transform
 from utils.eval.evaluator import Evaluator
 from utils.eval.metrics import Protocol, Score
@@ -29,6 +29,7 @@ CPU = torch.device("cpu")
 Array = np.ndarray
 KINDS = [(1, np.uint8), (3, np.uint8), (1, np.uint16), (3, np.uint16), (1, np.float32), (3, np.float32)]
 IDS = ["gray8", "rgb8", "gray16", "rgb16", "gray_float", "rgb_float"]
+PLAIN, EXACT = Protocol(), Protocol(quantize=False)
 FACTS: dict[str, Any] = {"protocol": "how", "degrade": None, "weights": "net.pth"}
 
 
@@ -51,22 +52,11 @@ def pair_of(
     return stored(image, kind), stored(target, kind)
 
 
-def referee(image: Array, target: Array, protocol: Protocol | None = None) -> dict[str, float]:
-    """scikit-image on arrays of any depth, after MATLAB's rgb2ycbcr: T = [65.481 128.553 24.966], 16."""
-    channel, border, _ = protocol or Protocol()
-    image, target = unit(image), unit(target)
-    if channel == "y" and target.shape[2] == 3:
-        weights = np.array([65.481, 128.553, 24.966])
-        image, target = (((16 + each @ weights) / 255)[:, :, None] for each in (image, target))
-    cut = slice(border, -border or None)
-    image, target = image[cut, cut], target[cut, cut]
-    gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    similarity = structural_similarity(target, image, data_range=1.0, channel_axis=2, **gaussian)
-    psnr = peak_signal_noise_ratio(target, image, data_range=1.0)
-    return {"psnr": float(psnr), "ssim": float(similarity), "mae": float(np.abs(image - target).mean())}
-
-
-def near(wanted: dict[str, float], suffix: str = "", tolerance: float = 1e-6) -> dict[str, Any]:
+def near(
+    image: Array, target: Array, protocol: Protocol = PLAIN, suffix: str = "", tolerance: float = 1e-6
+) -> dict[str, Any]:
+    """What scikit-image measures, to be met within `tolerance`."""
+    wanted = figures(image, target, protocol.channel, protocol.border)
     return {name + suffix: pytest.approx(value, abs=tolerance, rel=0) for name, value in wanted.items()}
 
 
@@ -96,9 +86,8 @@ def predict(image: Array, target: Array | None, net: nn.Module | None = None, **
 def test_metrics_are_those_of_scikit_image(channels: int, kind: Any, border: int, channel: str) -> None:
     image, target = pair_of(channels, kind)
     protocol = Protocol(channel, border)
-    wanted = referee(image, target, protocol)
     found = predict(image, target, protocol=protocol)
-    assert found.scores == near(wanted) | near(wanted, "_input")
+    assert found.scores == near(image, target, protocol) | near(image, target, protocol, "_input")
     if image.dtype.kind == "u":
         assert np.array_equal(found.output, image)
 
@@ -110,11 +99,10 @@ def test_the_output_is_measured_as_the_file_that_is_saved(channels: int, kind: A
     found = predict(image, target, Apply(lambda x: x * 1.37))
     assert found.output.dtype == kind
     assert np.abs(found.output - stored(exact, kind).astype(float)).max() <= 1  # a tie may round either way
-    assert found.scores.items() >= near(referee(found.output, target)).items()
+    assert found.scores.items() >= near(found.output, target).items()
 
-    protocol = Protocol(quantize=False)
-    unrounded = predict(image, target, Apply(lambda x: x * 1.37), protocol=protocol)
-    assert unrounded.scores.items() >= near(referee(exact, target, protocol), tolerance=1e-5).items()
+    unrounded = predict(image, target, Apply(lambda x: x * 1.37), protocol=EXACT)
+    assert unrounded.scores.items() >= near(exact, target, EXACT, tolerance=1e-5).items()
     assert np.array_equal(unrounded.output, found.output)  # the file is rounded in any case
     if kind == np.uint8:
         assert abs(unrounded.scores["psnr"] - found.scores["psnr"]) > 1e-5
@@ -139,11 +127,11 @@ def cut(height: int, step: int) -> list[int]:
 def test_bands_of_any_height_give_what_the_whole_gives(border: int, channel: str) -> None:
     image, target = pair_of(3, np.uint8, height=215, width=71)
     protocol = Protocol(channel, border)
-    wanted = referee(image, target, protocol)
+    wanted = near(image, target, protocol, tolerance=1e-9)
     uneven = [1, 2, 10, 0, 11, 64, 65, 62]
     for bands in (cut(215, 1), cut(215, 7), cut(215, 64), cut(215, 200), [215], uneven):
         assert sum(bands) == 215
-        assert score_in(bands, image, target, protocol) == near(wanted, tolerance=1e-9)
+        assert score_in(bands, image, target, protocol) == wanted
 
 
 @pytest.mark.parametrize(
@@ -239,7 +227,7 @@ def test_a_set_without_a_mean(
         assert "every output that can be measured equals its target" in headline(mixed, Protocol())[0]
 
 
-def test_an_output_of_nan_is_counted_and_not_passed_over(tmp_path: Path) -> None:
+def test_an_output_of_nan_is_counted(tmp_path: Path) -> None:
     noisy, clear = pair_of(3, np.uint8)
     broken, sound = predict(noisy, clear, BROKEN), predict(noisy, clear).scores
     assert all(math.isnan(broken.scores[name]) for name in ("psnr", "ssim", "mae"))
@@ -288,18 +276,17 @@ def test_the_input_is_enlarged_as_pillow_does(channels: int) -> None:
     enlarging = Apply(lambda x: x.repeat_interleave(2, 2).repeat_interleave(2, 3), scale=2)
     for protocol in (Protocol(), Protocol("y", 4)):
         found = predict(small, target, enlarging, protocol=protocol).scores
-        wanted = near(referee(large, target, protocol), "_input") | near(referee(twice, target, protocol))
-        assert found == wanted
+        assert found == near(large, target, protocol, "_input") | near(twice, target, protocol)
 
 
 @pytest.mark.parametrize("channel", ["rgb", "y"])
 def test_gray_is_repeated_for_a_color_target(channel: str) -> None:
     gray, target = pair_of(1, np.uint8)[0], pair_of(3, np.uint8, seed=1)[1]
     protocol = Protocol(channel)
-    wanted = referee(gray.repeat(3, 2), target, protocol)
+    wanted = gray.repeat(3, 2), target, protocol
     found = predict(gray, target, Apply(lambda x: x.repeat(1, 3, 1, 1)), protocol=protocol)
     assert found.output.shape == target.shape
-    assert found.scores == near(wanted) | near(wanted, "_input")
+    assert found.scores == near(*wanted) | near(*wanted, "_input")
     assert input_baseline(target, gray, protocol) == {}  # color has no counterpart in gray
 
 
@@ -308,13 +295,12 @@ def test_floats_beyond_the_range_count_in_full() -> None:
     target = pair_of(1, np.uint8)[1]
     given = (unit(target) + np.random.default_rng(0).normal(0, 0.4, target.shape)).astype(np.float32)
     assert given.min() < -0.2 and given.max() > 1.2
-    exact = referee(given.astype(np.float64), target)
-    assert input_baseline(given, target, Protocol(), with_ssim=True) == near(exact)
-    assert referee(given.clip(0, 1).astype(np.float64), target)["psnr"] > exact["psnr"] + 0.5
+    exact = psnr(given, target)
+    assert input_baseline(given, target, Protocol(), with_ssim=True) == near(given, target)
+    assert psnr(given.clip(0, 1), target) > exact + 0.5
     (image,) = Evaluator(nn.Identity(), CPU, False)([Whole("a", given, target, np.uint8)])
-    assert image.scores["psnr_input"] == pytest.approx(exact["psnr"], abs=1e-6, rel=0)
-    saved = stored(given.clip(0, 1), np.uint8)
-    assert image.scores["psnr"] == pytest.approx(referee(saved, target)["psnr"], abs=1e-3)
+    assert image.scores["psnr_input"] == pytest.approx(exact, abs=1e-6, rel=0)
+    assert image.scores["psnr"] == pytest.approx(psnr(stored(given.clip(0, 1), np.uint8), target), abs=1e-3)
     assert image.output.dtype == np.uint8
 
 
@@ -341,28 +327,14 @@ def convolution(size: int = 3) -> nn.Conv2d:
     return nn.Conv2d(3, 3, size, padding=size // 2)
 
 
-def by_hand(net: Callable[[Tensor], Tensor], image: Array) -> Array:
-    """The mean over the eight turns and flips of `(C, H, W)`, turned by NumPy."""
-    outputs = []
-    for turns in range(4):
-        for flip in (False, True):
-            given = np.rot90(image[:, :, ::-1] if flip else image, turns, (1, 2))
-            output = net(torch.from_numpy(given.copy())[None])[0].detach().numpy()
-            back = np.rot90(output, -turns, (1, 2))
-            outputs.append(back[:, :, ::-1] if flip else back)
-    return np.mean(outputs, axis=0)
-
-
 @pytest.mark.parametrize("size", [(16, 16), (13, 22), (31, 7)])
 def test_the_ensemble_is_the_mean_of_eight_by_hand(size: tuple[int, int]) -> None:
-    image = np.random.default_rng(1).random((3, *size), dtype=np.float32)
+    image = np.random.default_rng(1).random((*size, 3), dtype=np.float32)
     for net in (convolution(), shaken(network("resunet", width=8))):
         with torch.no_grad():
-            found = dihedral_mean(net, torch.from_numpy(image)[None])
-            plain = net(torch.from_numpy(image)[None])
-        assert found.shape == (2, 3, *size)
-        assert np.abs(found[0].numpy() - by_hand(net, image)).max() < 1e-5
-        assert torch.equal(found[1:], plain)
+            found, plain = dihedral_mean(net, planes(image)), net(planes(image))
+        assert found.shape == (2, 3, *size) and torch.equal(found[1:], plain)
+        assert (found[:1] - planes(mean_of_eight(partial(applied, net), image))).abs().max() < 1e-5
         assert (found[0] - found[1]).abs().max() > 1e-2
 
 
@@ -384,11 +356,10 @@ def test_the_ensemble_is_measured_beside_the_single_pass() -> None:
     single, ensemble = predict(image, target, net), predict(image, target, net, x8=True)
     assert ensemble.scores["psnr_single"] == single.scores["psnr"]
     assert ensemble.scores.keys() == single.scores.keys() | {"psnr_single"}
-    normal = (unit(image).transpose(2, 0, 1).astype(np.float32) - 0.5) / 0.5
-    mean = by_hand(net, normal).transpose(1, 2, 0) * 0.5 + 0.5
+    mean = mean_of_eight(lambda part: applied(net, part * 2 - 1) * 0.5 + 0.5, unit(image))
     saved = stored(np.clip(mean, 0, 1), np.uint8)
     assert (saved != ensemble.output).mean() < 1e-3  # ties of rounding
-    assert ensemble.scores.items() >= near(referee(ensemble.output, target)).items()
+    assert ensemble.scores.items() >= near(ensemble.output, target).items()
     assert abs(ensemble.scores["psnr"] - ensemble.scores["psnr_single"]) > 0.01
 
 
@@ -400,8 +371,7 @@ def test_the_effect_of_the_ensemble_is_printed(tmp_path: Path, change: float, wo
 
 def test_a_network_that_turns_with_its_input_gains_nothing() -> None:
     image, target = pair_of(3, np.uint8)
-    exact = Protocol(quantize=False)
-    scores = predict(image, target, convolution(size=1), x8=True, protocol=exact).scores
+    scores = predict(image, target, convolution(size=1), x8=True, protocol=EXACT).scores
     assert scores["psnr"] == pytest.approx(scores["psnr_single"], abs=1e-5, rel=0)
 
 

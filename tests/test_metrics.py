@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -31,10 +30,6 @@ def batch(*images: Array) -> Tensor:
     return torch.cat([builders.planes(builders.unit(image)) for image in images]).float()
 
 
-def referee(image: Array, target: Array) -> float:
-    return float(peak_signal_noise_ratio(target, image, data_range=255))
-
-
 # -------------------------------------------------------------------------------------------------- one image
 
 
@@ -45,7 +40,7 @@ def test_psnr_is_that_of_scikit_image(channels: int, spread: int) -> None:
     images = [near(target, seed, spread) for seed, target in enumerate(targets)]
     values = psnr(batch(*images), batch(*targets))
     assert values.shape == (5,) and values.dtype == torch.float32
-    wanted = [referee(image, target) for image, target in zip(images, targets, strict=True)]
+    wanted = [builders.psnr(image, target) for image, target in zip(images, targets, strict=True)]
     assert values.tolist() == pytest.approx(wanted, abs=1e-4, rel=0)
 
 
@@ -57,16 +52,15 @@ def test_psnr_needs_no_float64() -> None:
     assert made and torch.float64 not in made
 
 
-def test_a_single_gray_level_in_a_large_image_counts() -> None:
-    target = np.full((1024, 1024, 3), 255, np.uint8)
-    image = target.copy()
-    image[5, 6, 0] = 254
-    assert psnr(batch(image), batch(target)).item() == pytest.approx(referee(image, target), abs=1e-4)
-
-
-def test_psnr_of_equal_images_is_infinite() -> None:
+def test_psnr_of_equal_images_is_infinite_and_a_single_gray_level_counts() -> None:
     image = batch(builders.image(13, 17))
     assert psnr(torch.cat([image, image]), torch.cat([image, 1 - image])).isinf().tolist() == [True, False]
+    target = np.full((1024, 1024, 3), 255, np.uint8)
+    near_by = target.copy()
+    near_by[5, 6, 0] = 254
+    assert psnr(batch(near_by), batch(target)).item() == pytest.approx(
+        builders.psnr(near_by, target), abs=1e-4
+    )
 
 
 def test_the_mean_over_images_is_no_psnr_of_a_mean() -> None:
@@ -123,10 +117,12 @@ def noisy_set(count: int = 4, channels: int = 3) -> list[Whole]:
 
 @pytest.mark.parametrize(("mean", "std"), [(0.5, 0.5), (0.0, 1.0), (0.4, 0.25)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_an_identity_network_gains_nothing(channels: int, mean: float, std: float) -> None:
+def test_an_identity_network_gains_nothing_and_needs_no_target(
+    channels: int, mean: float, std: float
+) -> None:
     images = noisy_set(channels=channels)
     found = list(Evaluator(Identity(), CPU, False, mean, std)(images))
-    wanted = [referee(image.input, image.target) for image in images if image.target is not None]
+    wanted = [builders.psnr(image.input, image.target) for image in images if image.target is not None]
     assert [image.name for image in found] == [f"{i}.png" for i in range(4)]
     for key in ("psnr", "psnr_input"):
         assert [image.scores[key] for image in found] == pytest.approx(wanted, abs=1e-6)
@@ -135,13 +131,8 @@ def test_an_identity_network_gains_nothing(channels: int, mean: float, std: floa
         assert np.array_equal(image.output, given.input) and image.output.dtype == np.uint8
     means = mean_psnr(found, ALONE, set())
     assert [means.psnr, means.psnr_input] == pytest.approx([np.mean(wanted)] * 2, abs=1e-6)
-
-
-def test_inputs_without_targets_are_not_measured() -> None:
-    given = builders.image(13, 17)
-    (image,) = Evaluator(Identity(), CPU, False)([Whole("a", given, None, given.dtype)])
-    assert image.target is None and image.scores == {}
-    assert np.array_equal(image.output, given)
+    (alone,) = Evaluator(Identity(), CPU, False, mean, std)([images[0]._replace(target=None)])
+    assert alone.target is None and alone.scores == {} and np.array_equal(alone.output, images[0].input)
 
 
 def result(value: float, baseline: float | None) -> Prediction:
