@@ -20,10 +20,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from models import NETWORKS, build_network, network_defaults
+from utils.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASETS = ROOT / "datasets"
 Array = np.ndarray
+Colour = tuple[int, int, int]
+RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 OURS = [name for name in NETWORKS if name != "spandrel"]  # networks that need no file of weights
 DEMO = ("--dataroot", "demo:6:48")
@@ -238,6 +241,15 @@ def write_set(
     return found
 
 
+def put(
+    folder: Path, *names: str, size: tuple[int, int] = (8, 6), mode: str = "RGB", colour: Colour | None = None
+) -> None:
+    """Write images of one colour, black unless told; `size` is (width, height)."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new(mode, size, colour or 0).save(folder / name)
+
+
 def truncate(path: Path, part: float = 0.5) -> Path:
     """Cut a file to a share of its length: the header stays sound, the end is gone."""
     whole = path.read_bytes()
@@ -274,6 +286,13 @@ def tree(folder: Path) -> dict[str, str]:
         )
         for path in sorted(folder.rglob("*"))
     }
+
+
+def error_of(call: Callable[..., object], *given: Any) -> UserError:
+    """The user error that a call must end with."""
+    with pytest.raises(UserError) as caught:
+        call(*given)
+    return caught.value
 
 
 # --------------------------------------------------------------------------------------- networks and weights

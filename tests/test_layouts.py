@@ -1,7 +1,8 @@
-"""Which files make a pair, which split they belong to, and what is refused before it can be mistaken."""
+"""Which files make a pair, which split they belong to, and which errors come before a mistake can."""
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,26 +12,12 @@ from data.matching import match_names
 from data.pairs import PairList, Source
 from data.scan import scan_headers
 from data.splits import detect, find_pairs, hold_out, train_val_split
+from tests.builders import BLUE, RED, Colour, error_of, image, put, save
 from utils.system.errors import UserError
 
-RED, BLUE = (255, 0, 0), (0, 0, 255)
 
-
-Colour = tuple[int, int, int]
-
-
-def put(
-    folder: Path, *names: str, size: tuple[int, int] = (8, 6), mode: str = "RGB", colour: Colour | None = None
-) -> None:
-    """Write images of one colour, black unless told."""
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new(mode, size, colour or 0).save(folder / name)
-
-
-def random_image(mode: str = "RGB", size: tuple[int, int] = (64, 48)) -> Image.Image:
-    values = np.random.default_rng(5).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(values).convert(mode)
+def find(root: Path | str, split: str = "train", *more: Any, **options: Any) -> PairList:
+    return find_pairs(Source(str(root), **options), split, *more)
 
 
 def names_of(listing: PairList) -> list[tuple[str, str]]:
@@ -43,33 +30,24 @@ def names_of(listing: PairList) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "targets", "expected"),
+    "names",  # input=target
     [
-        (["b.png", "a.jpg"], ["a.png", "b.bmp"], {"a.jpg": "a.png", "b.png": "b.bmp"}),
-        (["s/a.png", "t/a.png"], ["t/a.png", "s/a.png"], {"s/a.png": "s/a.png", "t/a.png": "t/a.png"}),
-        (["x_1.png", "x_2.png"], ["x_1.png", "x_2.png"], {"x_1.png": "x_1.png", "x_2.png": "x_2.png"}),
-        (["1400_1.png"], ["1400.png"], {"1400_1.png": "1400.png"}),
-        (["1_1_0.90179.png"], ["1.png"], {"1_1_0.90179.png": "1.png"}),
-        (["0005_0.8_0.04.jpg"], ["0005.jpg"], {"0005_0.8_0.04.jpg": "0005.jpg"}),
-        (
-            ["2_1.png", "1_1.png", "1_2_0.8.png", "1_3.png"],
-            ["1.png", "2.png"],
-            {"2_1.png": "2.png", "1_1.png": "1.png", "1_2_0.8.png": "1.png", "1_3.png": "1.png"},
-        ),
-        (
-            ["a_b_1.png", "a_1.png", "a_b_c_1.png"],  # the longest prefix wins
-            ["a.png", "a_b.png", "a_b_c.png"],
-            {"a_b_1.png": "a_b.png", "a_1.png": "a.png", "a_b_c_1.png": "a_b_c.png"},
-        ),
-        (
-            ["s/1_1.png", "t/1_1.png"],
-            ["s/1.png", "t/1.png"],
-            {"s/1_1.png": "s/1.png", "t/1_1.png": "t/1.png"},
-        ),
+        "a.jpg=a.png b.png=b.bmp",
+        "s/a.png=s/a.png t/a.png=t/a.png",
+        "x_1.png=x_1.png x_2.png=x_2.png",
+        "1400_1.png=1400.png",
+        "1_1_0.90179.png=1.png",
+        "0005_0.8_0.04.jpg=0005.jpg",
+        "2_1.png=2.png 1_1.png=1.png 1_2_0.8.png=1.png 1_3.png=1.png",
+        "a_b_1.png=a_b.png a_1.png=a.png a_b_c_1.png=a_b_c.png",  # the longest prefix wins
+        "s/1_1.png=s/1.png t/1_1.png=t/1.png",
     ],
 )
-def test_names_that_match(inputs: list[str], targets: list[str], expected: dict[str, str]) -> None:
+def test_names_that_match(names: str) -> None:
+    expected = dict(pair.split("=") for pair in names.split())
+    inputs, targets = sorted(expected), sorted(set(expected.values()))
     assert match_names(inputs, targets) == expected
+    assert match_names(inputs[::-1], targets) == match_names(inputs, targets[::-1]) == expected
 
 
 def test_matching_ignores_the_order_of_the_lists() -> None:
@@ -83,124 +61,102 @@ def test_matching_ignores_the_order_of_the_lists() -> None:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "targets"),
+    "names",  # inputs = targets
     [
-        (["a.png", "b.png"], ["c.png", "d.png"]),  # as many on each side, but other names
-        (["a.png", "b.png", "c.png"], ["b.png", "c.png", "d.png"]),  # one gap on each side
-        (["a.png", "b.png"], ["a.png"]),
-        (["a.png"], ["a.png", "b.png"]),
-        ([], ["a.png"]),
-        (["a.png"], []),
-        (["s/a.png"], ["t/a.png"]),  # a sub-folder belongs to the name
-        (["s_1.png", "s_2.png", "s_3.png"], ["s_1.png", "s_2.png", "s_4.png"]),
-        (["1_1.png", "3_1.png"], ["1.png", "2.png"]),  # RESIDE names with a gap on each side
-        (["11_1.png"], ["1.png"]),  # a prefix ends before a `_`
-        (["1-1.png"], ["1.png"]),
-        (["1.png"], ["1_1.png"]),  # the input's name is the longer one
-        (["scene_1/x.png", "scene_2/x.png"], ["scene.png"]),  # a prefix ends inside the file name
+        "a.png b.png=c.png d.png",  # as many on each side, but other names
+        "a.png b.png c.png=b.png c.png d.png",  # one gap on each side
+        *("a.png b.png=a.png", "a.png=a.png b.png", "=a.png", "a.png="),
+        "s/a.png=t/a.png",  # a sub-folder belongs to the name
+        "s_1.png s_2.png s_3.png=s_1.png s_2.png s_4.png",
+        "1_1.png 3_1.png=1.png 2.png",  # RESIDE names with a gap on each side
+        *("11_1.png=1.png", "1-1.png=1.png"),  # a prefix ends before a `_`
+        "1.png=1_1.png",  # the input's name is the longer one
+        "scene_1/x.png scene_2/x.png=scene.png",  # a prefix ends inside the file name
         # one rule for the whole set: an input named as its target stands for equal stems, and so must all
-        (["a.png", "a_1.png"], ["a.png"]),
-        (["a_1.png", "a_2.png"], ["a.png", "a_1.png"]),
-        (["a.png", "a_2.png", "b.png"], ["a.png", "b.png"]),
+        *("a.png a_1.png=a.png", "a_1.png a_2.png=a.png a_1.png", "a.png a_2.png b.png=a.png b.png"),
     ],
 )
-def test_a_missing_file_is_refused(inputs: list[str], targets: list[str]) -> None:
-    with pytest.raises(UserError, match="have no partner"):
-        match_names(inputs, targets)
+def test_a_missing_file_is_an_error(names: str) -> None:
+    inputs, targets = map(str.split, names.split("="))
+    assert "have no partner" in error_of(match_names, inputs, targets).what
 
 
 def test_unmatched_files_are_counted_and_the_first_five_listed() -> None:
     inputs = ["both.png", *(f"in{i}.png" for i in (6, 3, 5, 0, 2, 1, 4))]
-    targets = ["both.png", *(f"out{i}.png" for i in range(3))]
-    with pytest.raises(UserError) as caught:
-        match_names(inputs, targets)
-    assert caught.value.what == "7 inputs and 3 targets have no partner"
-    assert "inputs: in0.png, in1.png, in2.png, in3.png, in4.png and 2 more;" in caught.value.why
-    assert "targets: out0.png, out1.png, out2.png" in caught.value.why
-    assert "in5" not in caught.value.why and "both" not in caught.value.why
-    assert caught.value.code == 2
+    error = error_of(match_names, inputs, ["both.png", *(f"out{i}.png" for i in range(3))])
+    assert error.what == "7 inputs and 3 targets have no partner" and error.code == 2
+    assert "inputs: in0.png, in1.png, in2.png, in3.png, in4.png and 2 more;" in error.why
+    assert "targets: out0.png, out1.png, out2.png" in error.why
+    assert "in5" not in error.why and "both" not in error.why
 
 
 @pytest.mark.parametrize(
     ("inputs", "targets", "side"),
     [
-        (["a.png", "a.jpg"], ["a.png"], "input"),
-        (["a.png"], ["a.png", "a.bmp"], "target"),
-        (["a_1.png", "a_1.jpg"], ["a.png"], "input"),
+        ("a.png a.jpg", "a.png", "input"),
+        ("a.png", "a.png a.bmp", "target"),
+        ("a_1.png a_1.jpg", "a.png", "input"),
     ],
 )
-def test_two_files_of_one_stem_are_refused(inputs: list[str], targets: list[str], side: str) -> None:
-    with pytest.raises(UserError, match=f"several {side} files share one name") as caught:
-        match_names(inputs, targets)
-    assert caught.value.why.count("a") >= 2  # both are named
+def test_two_files_of_one_stem_are_an_error(inputs: str, targets: str, side: str) -> None:
+    error = error_of(match_names, inputs.split(), targets.split())
+    assert f"several {side} files share one name" in error.what
+    assert error.why.count("a") >= 2  # both are named
 
 
 # ------------------------------------------------------------------------------------------------ the layouts
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_pairs_in_folders_named_as_cyclegan_does(tmp_path: Path, split: str) -> None:
-    for place in ("train", "test"):
-        put(tmp_path / f"{place}A", f"{place}.png", colour=RED)
-        put(tmp_path / f"{place}B", f"{place}.png", colour=BLUE)
-    assert detect(Source(str(tmp_path)), split) == "pairs"
-    assert names_of(find_pairs(Source(str(tmp_path)), split)) == [
-        (f"{split}A/{split}.png", f"{split}B/{split}.png")
-    ]
-    with pytest.raises(UserError) as caught:
-        find_pairs(Source(str(tmp_path)), "val")
-    assert caught.value.why == "it has train, test"
+def test_pairs_in_folders_named_as_cyclegan_does(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        put(tmp_path, f"{split}A/{split}.png", f"{split}B/{split}.png")
+    for split in ("train", "test"):
+        assert detect(Source(str(tmp_path)), split) == "pairs"
+        assert names_of(find(tmp_path, split)) == [(f"{split}A/{split}.png", f"{split}B/{split}.png")]
+    assert error_of(find, tmp_path, "val").why == "it has train, test"
 
 
 @pytest.mark.parametrize(("direction", "first"), [("AtoB", RED), ("BtoA", BLUE)])
 @pytest.mark.parametrize("layout", ["pairs", "aligned"])
-def test_direction_says_which_one_is_the_input(
+def test_direction_says_which_is_the_input(
     tmp_path: Path, layout: str, direction: str, first: Colour
 ) -> None:
     if layout == "pairs":
         put(tmp_path / "train/A", "1.png", colour=RED)
         put(tmp_path / "train/B", "1.png", colour=BLUE)
     else:
-        both = Image.new("RGB", (16, 6), RED)
-        both.paste(BLUE, (8, 0, 16, 6))
-        (tmp_path / "train").mkdir()
-        both.save(tmp_path / "train/1.png")
-    listing = find_pairs(Source(str(tmp_path), direction=direction), "train")
+        both = np.repeat(np.array([[RED, BLUE]], np.uint8), 8, axis=1)
+        save(both.repeat(6, axis=0), tmp_path / "train/1.png")
+    listing = find(tmp_path, direction=direction)
     given, target = listing.read(listing.pairs[0])
     assert listing.layout == layout
     assert target is not None and given.shape == target.shape == (6, 8, 3)
-    second = BLUE if first == RED else RED
-    assert (given == first).all() and (target == second).all()
+    assert (given == first).all() and (target == (BLUE if first == RED else RED)).all()
 
 
 def test_prefix_names_stay_matched_on_disk(tmp_path: Path) -> None:
     put(tmp_path / "train/hazy", "1_1_0.9.png", "1_2_0.8.png", "10_1_0.9.png")
     put(tmp_path / "train/clear", "1.png", "10.png")
-    listing = find_pairs(Source(str(tmp_path)), "train")
-    assert [(pair.name, pair.group) for pair in listing.pairs] == [
-        ("10_1_0.9.png", "10.png"),
-        ("1_1_0.9.png", "1.png"),
-        ("1_2_0.8.png", "1.png"),
-    ]
+    listing = find(tmp_path)
+    expected = [("10_1_0.9.png", "10.png"), ("1_1_0.9.png", "1.png"), ("1_2_0.8.png", "1.png")]
+    assert [(pair.name, pair.group) for pair in listing.pairs] == expected
     assert "3 images of 2 targets" in listing.describe()
 
 
-def test_an_aligned_image_of_odd_width_is_refused_also_before_the_first_step(tmp_path: Path) -> None:
+def test_an_aligned_image_of_odd_width_is_an_error_also_before_the_first_step(tmp_path: Path) -> None:
     put(tmp_path / "train", "1.png", size=(16, 6))
     put(tmp_path / "train", "2.png", size=(15, 6))
-    listing = find_pairs(Source(str(tmp_path)), "train")
+    listing = find(tmp_path)
     listing.read(listing.pairs[0])
-    for look in (lambda: listing.read(listing.pairs[1]), lambda: scan_headers(listing)):
-        with pytest.raises(UserError, match="odd width") as caught:
-            look()
-        assert "2.png" in caught.value.what and "15" in caught.value.why
+    for error in (error_of(listing.read, listing.pairs[1]), error_of(scan_headers, listing)):
+        assert "odd width" in error.what and "2.png" in error.what and "15" in error.why
 
 
 @pytest.mark.parametrize("folder", ["", "train"], ids=["flat", "split"])
 def test_clean_images_are_both_input_and_target(tmp_path: Path, folder: str) -> None:
     put(tmp_path / folder, "1.png", "sub/2.png", colour=RED)
     assert detect(Source(str(tmp_path), degraded=True), "train") == "clean"
-    listing = find_pairs(Source(str(tmp_path), degraded=True), "train")
+    listing = find(tmp_path, degraded=True)
     assert [pair.name for pair in listing.pairs] == ["1.png", "sub/2.png"]
     given, target = listing.read(listing.pairs[1])
     assert target is not None and given.tobytes() == target.tobytes()
@@ -210,29 +166,26 @@ def test_clean_images_are_both_input_and_target(tmp_path: Path, folder: str) -> 
 def test_layout_and_degrade_that_contradict_each_other(tmp_path: Path, layout: str, degraded: bool) -> None:
     put(tmp_path, "1.png")
     with pytest.raises(UserError, match=f"--layout {layout}"):
-        find_pairs(Source(str(tmp_path), layout, degraded=degraded), "train")
+        find(tmp_path, layout=layout, degraded=degraded)
 
 
 @pytest.mark.parametrize("name", ["1.png", "sub/1.png"])
-def test_a_flat_folder_is_inputs_without_targets(tmp_path: Path, name: str) -> None:
+def test_a_flat_folder_is_inputs_without_targets_which_cannot_be_trained_on(
+    tmp_path: Path, name: str
+) -> None:
     put(tmp_path, name, colour=RED)
-    listing = find_pairs(Source(str(tmp_path)), "test")
+    listing = find(tmp_path, "test")
     assert listing.layout == "inputs" and listing.pairs[0].target is None
     given, target = listing.read(listing.pairs[0])
     assert (given == RED).all() and target is None
-
-
-def test_inputs_without_targets_cannot_be_trained_on(tmp_path: Path) -> None:
-    put(tmp_path, "1.png")
-    with pytest.raises(UserError, match="no targets found") as caught:
-        find_pairs(Source(str(tmp_path)), "train", need_targets=True)
-    assert "1.png" in caught.value.why and "--degrade" in caught.value.fix
-    assert find_pairs(Source(str(tmp_path), degraded=True), "train", need_targets=True).layout == "clean"
+    error = error_of(find, tmp_path, "train", True)
+    assert "no targets found" in error.what and name.split("/")[0] in error.why and "--degrade" in error.fix
+    assert find(tmp_path, "train", True, degraded=True).layout == "clean"
 
 
 @pytest.mark.parametrize(("root", "scenes", "size"), [("demo:16:32", 16, 32), ("demo:1:16", 1, 16)])
 def test_demo_needs_no_files(root: str, scenes: int, size: int) -> None:
-    train, test = find_pairs(Source(root), "train"), find_pairs(Source(root), "test")
+    train, test = find(root), find(root, "test")
     assert train.layout == test.layout == "demo"
     assert len({pair.group for pair in train.pairs}) == scenes
     assert 1 <= len({pair.group for pair in test.pairs}) <= max(1, scenes // 4)
@@ -243,57 +196,48 @@ def test_demo_needs_no_files(root: str, scenes: int, size: int) -> None:
 
 
 def test_demo_without_numbers_is_one_of_them() -> None:
-    listing = find_pairs(Source("demo"), "train")
+    listing = find("demo")
     scenes = len({pair.group for pair in listing.pairs})
     (size, _), *_ = scan_headers(listing).sizes
-    assert find_pairs(Source(f"demo:{scenes}:{size}"), "train").pairs == listing.pairs
+    assert find(f"demo:{scenes}:{size}").pairs == listing.pairs
     assert f"{size} x {size} pixels" in listing.describe()
 
 
 @pytest.mark.parametrize(
     "root", ["demo:", "demo:4", "demo:4:", "demo:x:32", "demo:0:32", "demo:4:8", "demo:4:32:1"]
 )
-def test_a_bad_demo_is_refused(root: str) -> None:
-    with pytest.raises(UserError, match="invalid demo data") as caught:
-        find_pairs(Source(root), "train")
-    assert root in caught.value.what and "demo:SCENES:SIZE" in caught.value.fix
+def test_a_bad_demo_is_an_error(root: str) -> None:
+    error = error_of(find, root)
+    assert "invalid demo data" in error.what
+    assert root in error.what and "demo:SCENES:SIZE" in error.fix
 
 
 @pytest.mark.parametrize("layout", ["auto", "pairs", "aligned", "demo"])
 def test_a_missing_split_lists_those_that_exist(tmp_path: Path, layout: str) -> None:
     for split in ("train", "test"):
-        put(tmp_path / split / "input", "1.png")
-        put(tmp_path / split / "target", "1.png")
-    root = "demo" if layout == "demo" else str(tmp_path)
-    with pytest.raises(UserError, match="has no split 'val'") as caught:
-        find_pairs(Source(root, layout), "val")
-    assert caught.value.why == "it has train, test" and caught.value.code == 2
+        put(tmp_path / split, "input/1.png", "target/1.png")
+    error = error_of(lambda: find("demo" if layout == "demo" else tmp_path, "val", layout=layout))
+    assert "has no split 'val'" in error.what and error.why == "it has train, test" and error.code == 2
 
 
-def test_folders_without_pairs_are_refused(tmp_path: Path) -> None:
+def test_folders_without_pairs_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "train/foggy").mkdir(parents=True)
-    with pytest.raises(UserError) as caught:
-        find_pairs(Source(str(tmp_path)), "train")
-    assert "foggy" in caught.value.why and "train/input" in caught.value.fix
-    with pytest.raises(UserError) as caught:
-        find_pairs(Source(str(tmp_path), "pairs"), "train")
-    assert "hazy/clear" in caught.value.fix
+    error = error_of(find, tmp_path)
+    assert "foggy" in error.why and "train/input" in error.fix
+    assert "hazy/clear" in error_of(lambda: find(tmp_path, layout="pairs")).fix
     (tmp_path / "train/hazy").mkdir()
     (tmp_path / "train/clear").mkdir()
-    with pytest.raises(UserError, match="no images in"):
-        find_pairs(Source(str(tmp_path)), "train")
-    with pytest.raises(UserError, match="no such folder") as caught:
-        find_pairs(Source(str(tmp_path / "trian")), "train")
-    assert "holds train" in caught.value.fix
+    assert "no images in" in error_of(find, tmp_path).what
+    error = error_of(find, tmp_path / "trian")
+    assert "no such folder" in error.what and "holds train" in error.fix
 
 
 def test_hidden_files_and_foreign_ones_are_ignored(tmp_path: Path) -> None:
     for side in ("input", "target"):
         put(tmp_path / "train" / side, "1.png", "2.PNG", f".{side}.png", ".trash/3.png")
-        (tmp_path / "train" / side / "readme.txt").write_text(side)
-        (tmp_path / "train" / side / f"._{side}.jpg").write_bytes(b"\0\5\26\7")
-        (tmp_path / "train" / side / "Thumbs.db").write_bytes(b"")
-    assert [pair.name for pair in find_pairs(Source(str(tmp_path)), "train").pairs] == ["1.png", "2.PNG"]
+        for name, content in ((f"._{side}.jpg", b"\0\5\26\7"), ("readme.txt", b"text"), ("Thumbs.db", b"")):
+            (tmp_path / "train" / side / name).write_bytes(content)
+    assert [pair.name for pair in find(tmp_path).pairs] == ["1.png", "2.PNG"]
 
 
 # ------------------------------------------------------------------------------------------------- validation
@@ -304,9 +248,8 @@ def reside(root: Path, split: str, scenes: range) -> None:
     put(root / split / "clear", *(f"{scene}.png" for scene in scenes))
 
 
-def split_off(root: Path, share: float | None = 0.1, seed: int = 0) -> tuple[PairList, PairList]:
-    source = Source(str(root))
-    return train_val_split(find_pairs(source, "train"), source, share, seed)
+def split_off(root: Path | str, share: float | None = 0.1, seed: int = 0) -> tuple[PairList, PairList]:
+    return train_val_split(find(root), Source(str(root)), share, seed)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.9])
@@ -324,15 +267,13 @@ def test_what_is_held_out_depends_on_the_seed_alone(tmp_path: Path) -> None:
     chosen = [{pair.group for pair in split_off(tmp_path, seed=seed)[1].pairs} for seed in (0, 0, 1, 2, 3)]
     assert chosen[0] == chosen[1]
     assert len({frozenset(part) for part in chosen}) > 1
-    listing = find_pairs(Source(str(tmp_path)), "train")
+    listing = find(tmp_path)
     backwards = listing._replace(pairs=listing.pairs[::-1])
     assert {pair.group for pair in hold_out(backwards, 0.1, 0)[1].pairs} == chosen[0]
 
 
 @pytest.mark.parametrize(("scenes", "share", "held"), [(4, 0.01, 1), (2, 0.9, 1), (1, 0.5, 0), (4, 0, 0)])
-def test_a_small_set_keeps_something_on_both_sides(
-    tmp_path: Path, scenes: int, share: float, held: int
-) -> None:
+def test_a_small_set_keeps_some_on_both_sides(tmp_path: Path, scenes: int, share: float, held: int) -> None:
     reside(tmp_path, "train", range(scenes))
     train, val = split_off(tmp_path, share=share)
     assert (len(train.pairs), len(val.pairs)) == (3 * (scenes - held), 3 * held)
@@ -355,8 +296,7 @@ def test_a_val_folder_is_used_or_left_alone_and_a_test_folder_never_used(
 
 
 def test_demo_is_validated_on_scenes_of_its_own() -> None:
-    listing = find_pairs(Source("demo:10:16"), "train")
-    train, val = train_val_split(listing, Source("demo:10:16"), 0.2, 0)
+    train, val = split_off("demo:10:16", 0.2)
     assert len({pair.group for pair in val.pairs}) == 2
     assert {pair.group for pair in train.pairs}.isdisjoint(pair.group for pair in val.pairs)
 
@@ -365,53 +305,48 @@ def test_demo_is_validated_on_scenes_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "targets", "expected"),
+    ("inputs", "targets", "channels"),
     [
-        (["L", "L"], ["L", "L"], (1, 1)),
-        (["L", "L"], ["RGB", "RGB"], (1, 3)),
-        (["L", "RGB"], ["L", "L"], (3, 1)),
-        (["LA", "1"], ["RGBA", "P"], (1, 3)),
+        ("L L", "L L", (1, 1)),
+        ("L L", "RGB RGB", (1, 3)),
+        ("L RGB", "L L", (3, 1)),
+        ("LA 1", "RGBA P", (1, 3)),
     ],
 )
 def test_a_scan_finds_channels_and_sizes(
-    tmp_path: Path, inputs: list[str], targets: list[str], expected: tuple[int, int]
+    tmp_path: Path, inputs: str, targets: str, channels: tuple[int, int]
 ) -> None:
     sizes = [(8, 6), (9, 5)]
-    for i, size in enumerate(sizes):
-        put(tmp_path / "train/input", f"{i}.png", size=size, mode=inputs[i])
-        put(tmp_path / "train/target", f"{i}.png", size=size, mode=targets[i])
-    assert scan_headers(find_pairs(Source(str(tmp_path)), "train"))[:4] == (*expected, 8, sizes)
+    for side, modes in (("input", inputs), ("target", targets)):
+        for i, (size, mode) in enumerate(zip(sizes, modes.split(), strict=True)):
+            put(tmp_path / "train" / side, f"{i}.png", size=size, mode=mode)
+    assert scan_headers(find(tmp_path))[:4] == (*channels, 8, sizes)
     put(tmp_path / "halves/train", "1.png", size=(16, 6), mode="L")
-    assert scan_headers(find_pairs(Source(str(tmp_path / "halves")), "train"))[:4] == (1, 1, 8, [(8, 6)])
+    assert scan_headers(find(tmp_path / "halves"))[:4] == (1, 1, 8, [(8, 6)])
 
 
-def test_a_pair_of_unequal_sizes_is_refused_with_both_files(tmp_path: Path) -> None:
-    put(tmp_path / "train/input", "1.png", "2.png", size=(8, 6))
-    put(tmp_path / "train/target", "1.png", size=(8, 6))
-    put(tmp_path / "train/target", "2.png", size=(6, 8))
-    listing = find_pairs(Source(str(tmp_path)), "train")
-    for look in (lambda: scan_headers(listing), lambda: listing.read(listing.pairs[1])):
-        with pytest.raises(UserError, match="differ in size") as caught:
-            look()
-        assert f"{tmp_path}/train/input/2.png is 8 x 6" in caught.value.why
-        assert f"{tmp_path}/train/target/2.png is 6 x 8" in caught.value.why
+def test_a_pair_of_unequal_sizes_is_an_error_with_both_files(tmp_path: Path) -> None:
+    put(tmp_path / "train", "input/1.png", "input/2.png", "target/1.png", size=(8, 6))
+    put(tmp_path / "train", "target/2.png", size=(6, 8))
+    listing = find(tmp_path)
+    for error in (error_of(scan_headers, listing), error_of(listing.read, listing.pairs[1])):
+        assert "differ in size" in error.what
+        assert f"{tmp_path}/train/input/2.png is 8 x 6" in error.why
+        assert f"{tmp_path}/train/target/2.png is 6 x 8" in error.why
 
 
-def test_an_unreadable_header_is_refused_with_its_file(tmp_path: Path) -> None:
+def test_an_unreadable_header_is_an_error_with_its_file(tmp_path: Path) -> None:
     put(tmp_path, "train/input/1.png", "train/target/1.png")
     (tmp_path / "train/target/1.png").write_bytes(b"not a picture")
-    with pytest.raises(UserError, match=r"target/1\.png cannot be read"):
-        scan_headers(find_pairs(Source(str(tmp_path)), "train"))
+    assert "target/1.png cannot be read" in error_of(scan_headers, find(tmp_path)).what
 
 
 def test_a_rotated_input_fits_its_upright_target(tmp_path: Path) -> None:
-    stored, exif = random_image("RGB"), Image.Exif()
+    stored, exif = image(48, 64), Image.Exif()
     exif[0x0112] = 6
-    for side in ("input", "target"):
-        (tmp_path / "train" / side).mkdir(parents=True)
-    stored.save(tmp_path / "train/input/1.png", exif=exif)
-    stored.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "train/target/1.png")
-    listing = find_pairs(Source(str(tmp_path)), "train")
+    save(stored, tmp_path / "train/input/1.png", exif=exif)
+    save(np.rot90(stored, -1), tmp_path / "train/target/1.png")
+    listing = find(tmp_path)
     given, target = listing.read(listing.pairs[0])
     assert target is not None and given.tobytes() == target.tobytes()
     assert scan_headers(listing)[:4] == (3, 3, 8, [(48, 64)])

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,17 +70,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(visdom_client, "TIMEOUT_S", 0.5)
 
 
-def open_quietly(env: str, port: int, said: list[str] | None = None) -> VisdomPlot:
-    return VisdomPlot(env, SIMPLE, LOCAL, port, say=[].append if said is None else said.append)
+class Plot(VisdomPlot):
+    """A plot of this process that keeps what it says."""
 
-
-@contextmanager
-def plotting(env: str, port: int, said: list[str] | None = None) -> Iterator[VisdomPlot]:
-    plot = open_quietly(env, port, said)
-    try:
-        yield plot
-    finally:
-        plot.close()
+    def __init__(self, env: str, port: int, windows: dict[str, Window] = SIMPLE):
+        self.messages: list[str] = []
+        super().__init__(env, windows, LOCAL, port, say=self.messages.append)
 
 
 def line(start: int, stop: int, stride: int = 1) -> Points:
@@ -151,9 +146,7 @@ def test_training_shows_what_the_log_holds(trained: Trained) -> None:
     assert windows["grid"]["content"]["src"].startswith("data:image/jpeg;base64,")
 
 
-def test_a_resumed_run_continues_in_its_windows(
-    server: Server, trained: Trained, trained_copy: Workplace
-) -> None:
+def test_a_resumed_run_keeps_its_windows(server: Server, trained: Trained, trained_copy: Workplace) -> None:
     trained_copy.train("--resume", "--n_epochs", "5", *flags(server.port))
     windows = server.windows("run")
     expected = logged(trained_copy)
@@ -189,10 +182,7 @@ def replay(patch: pytest.MonkeyPatch, folder: Path, name: str, port: int) -> int
 
 
 def test_replay_rebuilds_everything(
-    server: Server,
-    trained_copy: Workplace,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    server: Server, trained_copy: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     trained_copy.run("run").rename(trained_copy.run("again"))
     tested = trained_copy.folder / "results/again/demo"
@@ -270,47 +260,46 @@ def test_a_started_server_ends_with_a_killed_script(work: Workplace) -> None:
 @pytest.mark.parametrize("killed", [False, True])
 def test_an_absent_server_gets_everything_when_it_starts(own_server: Server, killed: bool) -> None:
     """Absent from the beginning, or killed meanwhile."""
-    env, said = f"absent {killed}", list[str]()
+    env = f"absent {killed}"
     if not killed:
         own_server.kill()
-    with plotting(env, own_server.port, said) as plot:
+    with closing(Plot(env, own_server.port)) as plot:
         plot.picture("shown", "title", torch.rand(3, 4, 4))
         draw(plot, line(0, 3), "two", "b")
         draw(plot, line(0, 5), wait=killed)
         if killed:
             own_server.kill()
         draw(plot, line(5, 9))
-        wait_until(lambda: len(said) == 1 + killed and plot.client is None)
+        wait_until(lambda: len(plot.messages) == 1 + killed and plot.client is None)
         own_server.start()
         wait_until(lambda: plot.complete)
         draw(plot, line(9, 12), wait=True)
     assert own_server.curves(env) == {"one": {"a": line(0, 12)}, "two": {"b": line(0, 3)}}
     assert "shown" in own_server.windows(env)
-    address, trouble = said if killed else reversed(said)
+    address, trouble = plot.messages if killed else reversed(plot.messages)
     assert address.endswith(f"/env/absent%20{killed}") and ("lost" if killed else "no server") in trouble
 
 
 def test_a_frozen_server_gets_everything_when_it_continues(own_server: Server) -> None:
     """The server carries out later on what ran out of time; those points must not come twice."""
-    said: list[str] = []
-    with plotting("frozen", own_server.port, said) as plot:
+    with closing(Plot("frozen", own_server.port)) as plot:
         draw(plot, line(0, 5))
         draw(plot, line(0, 3), "two", "b", wait=True)
         own_server.freeze()
         began = time.monotonic()
         draw(plot, line(5, 9))
         assert time.monotonic() - began < 0.1
-        wait_until(lambda: len(said) == 2)
+        wait_until(lambda: len(plot.messages) == 2)
         draw(plot, line(9, 12))
         own_server.thaw()
         wait_until(lambda: plot.complete)
         draw(plot, line(12, 15), wait=True)
     assert own_server.curves("frozen") == {"one": {"a": line(0, 15)}, "two": {"b": line(0, 3)}}
-    assert "lost" in said[1]
+    assert "lost" in plot.messages[1]
 
 
 def test_a_frozen_server_does_not_keep_the_script(own_server: Server) -> None:
-    plot = open_quietly("frozen", own_server.port)
+    plot = Plot("frozen", own_server.port)
     draw(plot, line(0, 5), wait=True)
     own_server.freeze()
     draw(plot, line(5, 9))
@@ -322,8 +311,7 @@ def test_a_frozen_server_does_not_keep_the_script(own_server: Server) -> None:
 
 def test_a_restart_between_two_sends_is_noticed(own_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where it comes back with windows that were saved earlier, and nothing was sent meanwhile."""
-    said: list[str] = []
-    with plotting("saved", own_server.port, said) as plot:
+    with closing(Plot("saved", own_server.port)) as plot:
         draw(plot, line(0, 5))
         draw(plot, line(0, 3), "two", "b", wait=True)
         post(own_server.port, "save", data=["saved"])
@@ -335,11 +323,11 @@ def test_a_restart_between_two_sends_is_noticed(own_server: Server, monkeypatch:
         assert own_server.curves("saved")["one"] == {"a": line(0, 5)}
         draw(plot, line(9, 10))
     assert own_server.curves("saved") == {"one": {"a": line(0, 10)}, "two": {"b": line(0, 3)}}
-    assert said == [f"visdom: {LOCAL}:{own_server.port}/env/saved"]
+    assert plot.messages == [f"visdom: {LOCAL}:{own_server.port}/env/saved"]
 
 
 def test_an_idle_script_gives_a_new_server_everything(own_server: Server) -> None:
-    with plotting("idle", own_server.port) as plot:
+    with closing(Plot("idle", own_server.port)) as plot:
         draw(plot, line(0, 5), wait=True)
         own_server.kill()
         own_server.start()
@@ -347,7 +335,7 @@ def test_an_idle_script_gives_a_new_server_everything(own_server: Server) -> Non
 
 
 def test_the_last_points_reach_a_server_that_was_restarted(own_server: Server) -> None:
-    plot = open_quietly("last", own_server.port)
+    plot = Plot("last", own_server.port)
     draw(plot, line(0, 5), wait=True)
     with plot.lock:  # the thread waits meanwhile
         own_server.kill()
@@ -367,21 +355,20 @@ class OtherServer(http.server.BaseHTTPRequestHandler):
 
 def test_a_server_that_is_not_visdom_gets_no_plots() -> None:
     pytest.importorskip("visdom", reason="visdom is not installed")
-    said: list[str] = []
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), OtherServer) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
-        plot = open_quietly("run", other.server_port, said)
+        plot = Plot("run", other.server_port)
         draw(plot, line(0, 5))
         assert plot.close() is False
         other.shutdown()
-    assert len(said) == 1 and "no server" in said[0]
+    assert len(plot.messages) == 1 and "no server" in plot.messages[0]
 
 
 def test_a_proxy_is_not_asked_for_this_machine(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", f"{LOCAL}:{free_port()}")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    with plotting("proxy", server.port) as plot:
+    with closing(Plot("proxy", server.port)) as plot:
         draw(plot, line(0, 5), wait=True)
 
 
@@ -418,7 +405,7 @@ def test_without_visdom_a_line_says_so(broken: Exception | None, monkeypatch: py
 )
 def test_what_the_server_holds(server: Server, window: str, added: Points, held: dict[str, Points]) -> None:
     env = f"held {len(added)}"
-    with plotting(env, server.port) as plot:
+    with closing(Plot(env, server.port)) as plot:
         for part in range(0, len(added), max(1, len(added) // 5)):
             for curve in held:
                 draw(plot, added[part : part + max(1, len(added) // 5)], window, curve, wait=True)
@@ -431,7 +418,7 @@ def test_points_that_come_while_others_are_sent(server: Server, monkeypatch: pyt
     monkeypatch.setattr(visdom_plot, "PAUSE_S", 0.0)
     names = [(f"window {i}", f"curve {j}") for i in range(4) for j in range(2)]
     looks = {name: Window(name, "x", "y") for name, _ in names}
-    plot = VisdomPlot("busy", looks, LOCAL, server.port, say=[].append)
+    plot = Plot("busy", server.port, looks)
     for k, (window, curve) in enumerate(names):
         for x, y in line(0, 150 + 10 * k):
             plot.add(window, curve, x, y or 0)
@@ -456,7 +443,7 @@ def test_sending_takes_a_small_share_of_the_time(server: Server, monkeypatch: py
 
     monkeypatch.setattr(VisdomPlot, "_update", update)
     began = time.monotonic()
-    with plotting("share", server.port) as plot:
+    with closing(Plot("share", server.port)) as plot:
         for x, y in line(0, 1000):
             plot.add("one", "a", x, y)
             time.sleep(0.004)
@@ -468,18 +455,16 @@ def test_sending_takes_a_small_share_of_the_time(server: Server, monkeypatch: py
 def test_a_new_script_replaces_what_its_windows_held(server: Server) -> None:
     """A second test of a run, or a run of a name used before; `b` comes long after the connection."""
     for stop in (9, 4):
-        with plotting("twice", server.port) as plot:
+        with closing(Plot("twice", server.port)) as plot:
             draw(plot, line(0, stop), wait=True)
             draw(plot, line(0, stop), "two", "b", wait=True)
             draw(plot, line(0, stop), "two", "c")
-        assert server.curves("twice") == {
-            "one": {"a": line(0, stop)},
-            "two": {"b": line(0, stop), "c": line(0, stop)},
-        }
+        drawn = line(0, stop)
+        assert server.curves("twice") == {"one": {"a": drawn}, "two": {"b": drawn, "c": drawn}}
 
 
 def test_a_window_that_was_closed_on_the_page_comes_back_whole(server: Server) -> None:
-    with plotting("closed", server.port) as plot:
+    with closing(Plot("closed", server.port)) as plot:
         draw(plot, line(0, 5), wait=True)
         post(server.port, "close", win="one", eid="closed")
         draw(plot, line(5, 7), wait=True)
@@ -492,7 +477,7 @@ def test_only_the_newest_picture_is_shown(server: Server, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(visdom_plot, "PAUSE_S", 0.5)
     before = received()
-    plot = open_quietly("picture", server.port)
+    plot = Plot("picture", server.port)
     for i in range(20):
         plot.picture("shown", f"step {i}", torch.full((3, 8, 8), i / 20))
     assert plot.close() is True
@@ -502,10 +487,9 @@ def test_only_the_newest_picture_is_shown(server: Server, monkeypatch: pytest.Mo
 
 
 def test_the_environment_is_the_name_of_the_run(server: Server) -> None:
-    said: list[str] = []
-    with plotting("a b=1+x.y", server.port, said) as plot:
+    with closing(Plot("a b=1+x.y", server.port)) as plot:
         draw(plot, line(0, 2), wait=True)
-    assert said == [f"visdom: {LOCAL}:{server.port}/env/a%20b%3D1%2Bx.y"]
+    assert plot.messages == [f"visdom: {LOCAL}:{server.port}/env/a%20b%3D1%2Bx.y"]
     assert server.curves("a b=1+x.y") == {"one": {"a": line(0, 2)}}
 
 
