@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,21 +14,14 @@ from data.degrade import parse_degradation
 from models import build_network
 from tests.builders import CPU, FAST, assert_same_state, flags, image, network, planes, save, write_weights
 from tests.cli import Ended, InProcess, options, weights
+from tests.published import prefixed, published_dncnn, published_nets
 
 Array = np.ndarray
 NOISE = ("--dataroot", "clean", "--degrade", "noise:25")
 UNIT = ("--input_nc", "1", "--mean", "0", "--std", "1")
-SMALL = {"depth": 5, "width": 8}
+SMALL, PREFIX = {"depth": 5, "width": 8}, "module.dncnn."
 DNCNN = ("--model", "dncnn", *UNIT, "--weights", "dncnn 25.pth")
 TWO = (*CPU, *flags(max_steps=2, log_freq=1, batchSize=2, crop_size=24))
-
-
-def published(depth: int = 5, width: int = 8) -> nn.Sequential:
-    """DnCNN as published: convolution, ReLU, blocks with batch norm, convolution; gives the noise."""
-    layers: list[nn.Module] = [nn.Conv2d(1, width, 3, padding=1), nn.ReLU()]
-    for _ in range(depth - 2):
-        layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Conv2d(width, 1, 3, padding=1))
 
 
 def briefly_trained(net: nn.Module, steps: int = 100) -> nn.Module:
@@ -46,16 +38,13 @@ def briefly_trained(net: nn.Module, steps: int = 100) -> nn.Module:
     return net.eval()
 
 
-def prefixed(net: nn.Module, prefix: str = "module.dncnn.") -> dict[str, Tensor]:
-    return {prefix + key: value for key, value in net.state_dict().items()}
-
-
 def write_clean(folder: Path, channels: int = 1, count: int = 3, even: bool = False) -> list[Array]:
     """Clean images `N.png` of several sizes, as `(H, W, C)`."""
-    found = [image(33 + 4 * i, 40 - 3 * i, channels, seed=70 + i, smooth=True) for i in range(count)]
-    found = [each[: len(each) // 2 * 2, : each.shape[1] // 2 * 2] if even else each for each in found]
-    for i, each in enumerate(found):
-        save(each, folder / f"{i}.png")
+    found, unit = [], 1 + even
+    for i in range(count):
+        height, width = (33 + 4 * i) // unit * unit, (40 - 3 * i) // unit * unit
+        found.append(image(33 + 4 * i, 40 - 3 * i, channels, seed=70 + i, smooth=True)[:height, :width])
+        save(found[-1], folder / f"{i}.png")
     return found
 
 
@@ -89,8 +78,8 @@ def run_line(found: Ended) -> str:
 @pytest.mark.parametrize(("depth", "width"), [(5, 8), (17, 64)])
 def test_a_published_denoiser(cli: InProcess, depth: int, width: int) -> None:
     clean = write_clean(Path("clean"))
-    net = briefly_trained(published(depth, width), 100 if depth < 10 else 1)
-    write_weights(prefixed(net), Path("dncnn 25.pth"))
+    net = briefly_trained(published_dncnn(depth, width), 100 if depth < 10 else 1)
+    write_weights(prefixed(net, PREFIX), Path("dncnn 25.pth"))
     found = measured(cli, *DNCNN, *NOISE, *flags(depth=depth, width=width))
     check(found, clean, lambda x: x - net(x), "noise:25")
     assert found.results == Path.cwd() / "results" / "dncnn_25" / "clean"  # named by the weights
@@ -103,21 +92,20 @@ def test_a_published_denoiser(cli: InProcess, depth: int, width: int) -> None:
 
 
 @pytest.mark.parametrize("other", [{"depth": 6}, {"width": 16}], ids=str)
-def test_a_published_denoiser_of_another_size_is_refused(cli: InProcess, other: dict[str, int]) -> None:
+def test_a_published_denoiser_of_another_size_is_an_error(cli: InProcess, other: dict[str, int]) -> None:
     write_clean(Path("clean"))
-    write_weights(prefixed(published()), Path("dncnn 25.pth"))
-    ours = build_network("dncnn", input_nc=1, output_nc=1, **SMALL | other).state_dict()
-    theirs = published().state_dict()
+    write_weights(prefixed(theirs := published_dncnn(**SMALL), PREFIX), Path("dncnn 25.pth"))
     found = cli.test(*DNCNN, *NOISE, *flags(**SMALL | other), code=2)
     assert found.refused("dncnn 25.pth does not fit")
-    assert f"tensors in the network: {len(ours)}, in the file: {len(theirs)}" in found.why
-    assert not Path("results").exists()
+    ours = build_network("dncnn", input_nc=1, output_nc=1, **SMALL | other)
+    counts = f"in the network: {len(ours.state_dict())}, in the file: {len(theirs.state_dict())}"
+    assert f"tensors {counts}" in found.why and not Path("results").exists()
 
 
-def test_training_goes_on_from_published_weights(cli: InProcess) -> None:
+def test_training_resumes_from_published_weights(cli: InProcess) -> None:
     write_clean(Path("clean"), count=6)
-    net = briefly_trained(published(), 5)
-    write_weights(prefixed(net), Path("dncnn 25.pth"))
+    net = briefly_trained(published_dncnn(**SMALL), 5)
+    write_weights(prefixed(net, PREFIX), Path("dncnn 25.pth"))
     given, count = (*DNCNN, *NOISE, *flags(**SMALL)), len(net.state_dict())
     line = f"stripped module., matched {count} of {count} tensors by structure"
     assert line in run_line(measured(cli, *given))
@@ -135,11 +123,9 @@ def test_training_goes_on_from_published_weights(cli: InProcess) -> None:
 # ---------------------------------------------------------------------------------------- predicted residuals
 
 
-@pytest.mark.parametrize(
-    ("model", "own"), [("unet", {"width": 4, "depth": 3}), ("resnet", {"width": 4, "depth": 1})]
-)
-def test_a_network_that_gives_the_noise(cli: InProcess, model: str, own: dict[str, Any]) -> None:
-    clean, own = write_clean(Path("clean")), {**own, "norm": "batch"}
+@pytest.mark.parametrize(("model", "depth"), [("unet", 3), ("resnet", 1)])
+def test_a_network_that_gives_the_noise(cli: InProcess, model: str, depth: int) -> None:
+    clean, own = write_clean(Path("clean")), {"width": 4, "depth": depth, "norm": "batch"}
     net = network(model, 1, 1, **own).eval()
     write_weights(prefixed(net, "netG.module."), Path("noise.pth"))
     given = (*flags(model=model, weights="noise.pth", **own), *UNIT, *NOISE)
@@ -156,11 +142,11 @@ def test_a_network_that_gives_the_noise(cli: InProcess, model: str, own: dict[st
         (("--model", "spandrel"), ("--residual needs an output of the input's size", "drop --residual")),
     ],
 )
-def test_a_residual_that_cannot_be_subtracted_is_refused(
+def test_a_residual_that_cannot_be_subtracted(
     cli: InProcess, given: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     write_clean(Path("clean"), 3)
-    write_weights(published_net("x2") if "spandrel" in given else {}, Path("w.pth"))
+    write_weights(published_nets()["x2"] if "spandrel" in given else {}, Path("w.pth"))
     spec = "sr:2" if "spandrel" in given else "noise:25"
     found = cli.test(*given, "--residual", *flags(weights="w.pth", dataroot="clean", degrade=spec), code=2)
     assert found.refused(*words)
@@ -169,37 +155,26 @@ def test_a_residual_that_cannot_be_subtracted_is_refused(
 # --------------------------------------------------------------------------------------------------- spandrel
 
 
-def published_net(name: str) -> nn.Module:
-    """A tiny network of one of spandrel's architectures with random weights."""
-    pytest.importorskip("spandrel")
-    from spandrel.architectures.Compact import Compact
-    from spandrel.architectures.DnCNN import DnCNN
-
-    torch.manual_seed(1)
-    net = Compact(num_feat=8, num_conv=2, upscale=2) if name == "x2" else DnCNN(in_nc=3, out_nc=3, nc=8, nb=9)
-    return net.eval()
-
-
 SPANDREL = ("--model", "spandrel", "--weights", "w.pth")
 
 
 @pytest.mark.parametrize(("name", "spec"), [("x2", "sr:2"), ("x1", "noise:25")])
 @pytest.mark.parametrize("path", ["w.pth", "./w.pth", "absolute"])
 def test_a_network_of_spandrel(cli: InProcess, name: str, spec: str, path: str) -> None:
-    file = write_weights({"params": published_net(name).state_dict()}, Path("w.pth"))
+    file = write_weights({"params": published_nets()[name].state_dict()}, Path("w.pth"))
     clean = write_clean(Path("clean"), 3, even=True)
     import spandrel
 
-    referee = spandrel.ModelLoader().load_from_file(str(file)).model.eval()
+    reference = spandrel.ModelLoader().load_from_file(str(file)).model.eval()
     given = flags(model="spandrel", weights=str(file.absolute()) if path == "absolute" else path)
     found = measured(cli, *given, "--dataroot", "clean", "--degrade", spec)
-    check(found, clean, referee, spec)  # in [0, 1] both ways: mean 0, std 1 by default
+    check(found, clean, reference, spec)  # in [0, 1] both ways: mean 0, std 1 by default
     assert found.summary["scale"] == (2 if name == "x2" else 1)
     assert "by structure" not in found.err and "stripped" not in found.err
 
 
 def test_a_network_of_spandrel_at_sizes_as_they_are(cli: InProcess) -> None:
-    net = published_net("x2")
+    net = published_nets()["x2"]
     write_weights(net, Path("w.pth"))
     photo = image(17, 22, seed=3, smooth=True)
     save(photo, Path("photos/a.png"))
@@ -213,7 +188,7 @@ def test_a_network_of_spandrel_at_sizes_as_they_are(cli: InProcess) -> None:
 
 
 def test_a_network_of_spandrel_is_trained_further(cli: InProcess) -> None:
-    start = published_net("x2")
+    start = published_nets()["x2"]
     write_weights(start, Path("w.pth"))
     for i in range(6):
         save(image(48, 48, seed=i, smooth=True), Path(f"clean/{i}.png"))

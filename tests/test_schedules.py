@@ -1,9 +1,8 @@
 """Learning rates against closed forms and torch's own schedulers, at any step and after any resume."""
 
 import math
-import warnings
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
@@ -28,7 +27,7 @@ def schedule_of(name: str, plan: Plan, lr: float, step: int = 0) -> Schedule:
 
 
 def build_scheduler(
-    optimizer: Optimizer, name: str, plan: Plan, lr: float, step: int
+    optimizer: Optimizer, name: str, plan: Plan = PLAN, lr: float = LR, step: int = 0
 ) -> lr_scheduler.LRScheduler:
     return schedule_of(name, plan, lr, step).scheduler(optimizer)
 
@@ -50,7 +49,7 @@ def curve(scheduler: lr_scheduler.LRScheduler, steps: int = TOTAL) -> list[float
 
 def ours(name: str, plan: Plan = PLAN, step: int = 0) -> list[float]:
     """The curve from `step` to the end."""
-    return curve(build_scheduler(optimizer_at(), name, plan, LR, step), plan.total - step)
+    return curve(build_scheduler(optimizer_at(), name, plan, step=step), plan.total - step)
 
 
 # --------------------------------------------------------------------------------------- what each of them is
@@ -73,8 +72,11 @@ CLOSED_FORMS: dict[str, Callable[[int], float]] = {
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules_are_their_closed_forms(name: str) -> None:
     wanted = [LR * CLOSED_FORMS[name](step) for step in range(TOTAL)]
-    assert ours(name) == pytest.approx(wanted, rel=1e-9)
+    scheduler = build_scheduler(optimizer_at(), name)
+    assert curve(scheduler) == pytest.approx(wanted, rel=1e-9)
     assert [LR * factor(name, step, PLAN) for step in range(TOTAL)] == pytest.approx(wanted, rel=1e-9)
+    assert scheduler.get_last_lr()[0] > 0  # the loop steps it once more than the optimizer needs
+    assert factor(name, TOTAL + 10, PLAN) == factor(name, TOTAL - 1, PLAN)
 
 
 TORCH: dict[str, Callable[[Optimizer], lr_scheduler.LRScheduler]] = {
@@ -93,14 +95,17 @@ def test_schedules_are_those_of_torch(name: str) -> None:
     assert ours(name) == pytest.approx(curve(TORCH[name](optimizer_at())), rel=1e-6)
 
 
-def test_lambda_without_a_plateau_is_torchs_linear() -> None:
+def test_lambda_and_warm_up_are_torchs_linear() -> None:
     linear = lr_scheduler.LinearLR(optimizer_at(), 1.0, 1 / TOTAL, TOTAL - 1)
     assert ours("lambda", PLAN._replace(decay=0)) == pytest.approx(curve(linear), rel=1e-9)
+    linear = lr_scheduler.LinearLR(optimizer_at(), 1 / 5, 1.0, 4)
+    assert ours("lambda", PLAN._replace(decay=TOTAL, warmup=4)) == pytest.approx(curve(linear), rel=1e-9)
 
 
-@pytest.mark.parametrize("decay", [TOTAL, TOTAL + 5, 10**9])
-def test_lambda_that_never_falls_is_constant(decay: float) -> None:
-    assert ours("lambda", PLAN._replace(decay=decay)) == [LR] * TOTAL
+def test_schedules_that_never_fall_are_constant() -> None:
+    for decay in (TOTAL, TOTAL + 5, 10**9):
+        assert ours("lambda", PLAN._replace(decay=decay)) == [LR] * TOTAL
+    assert ours("multistep", PLAN._replace(milestones=())) == [LR] * TOTAL
 
 
 @pytest.mark.parametrize("decay", [0, 0.5, 12.5, 38, 38.7, 39])
@@ -114,15 +119,13 @@ def test_lambda_falls_by_equal_parts(decay: float) -> None:
 
 
 def test_milestones_count_in_any_order() -> None:
-    mixed = ours("multistep", PLAN._replace(milestones=(30, 5, 11)))
-    assert mixed == ours("multistep")
-    assert ours("multistep", PLAN._replace(milestones=())) == [LR] * TOTAL
+    assert ours("multistep", PLAN._replace(milestones=(30, 5, 11))) == ours("multistep")
 
 
-def test_cuts_at_fractions_of_a_step() -> None:
+@pytest.mark.parametrize("name", ["step", "multiplicative"])
+def test_cuts_at_fractions_of_a_step(name: str) -> None:
     wanted = [LR * 0.3 ** sum(2.5 * k <= step for k in range(1, 20)) for step in range(TOTAL)]
-    assert ours("step", PLAN._replace(step_size=2.5)) == pytest.approx(wanted, rel=1e-9)
-    assert ours("multiplicative", PLAN._replace(step_size=2.5)) == pytest.approx(wanted, rel=1e-9)
+    assert ours(name, PLAN._replace(step_size=2.5)) == pytest.approx(wanted, rel=1e-9)
 
 
 # ---------------------------------------------------------------------------------------------------- warm-up
@@ -139,12 +142,6 @@ def test_warm_up_is_a_line_up_to_the_schedule(name: str, warmup: float) -> None:
         plain = ours(name)
     assert warm == pytest.approx([a * b for a, b in zip(plain, done, strict=True)], rel=1e-9)
     assert warm[0] == pytest.approx(plain[0] / (warmup + 1), rel=1e-9)
-
-
-def test_warm_up_is_torchs_linear() -> None:
-    constant = PLAN._replace(decay=TOTAL, warmup=4)
-    linear = lr_scheduler.LinearLR(optimizer_at(), 1 / 5, 1.0, 4)
-    assert ours("lambda", constant) == pytest.approx(curve(linear), rel=1e-9)
 
 
 # ------------------------------------------------------------------------------------------------- never at 0
@@ -165,32 +162,17 @@ PLANS = {
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_no_step_is_taken_at_0(name: str, plan: Plan) -> None:
-    factors = [factor(name, step, plan) for step in range(plan.total)]
-    assert all(0 < value <= 1 + 1e-12 for value in factors)
+    assert all(0 < factor(name, step, plan) <= 1 + 1e-12 for step in range(plan.total))
     rates = ours(name, plan)
     assert len(rates) == plan.total and min(rates) > 0
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_there_is_a_rate_after_the_last_step_too(name: str) -> None:
-    """The loop steps the scheduler once more than the optimizer needs."""
-    scheduler = build_scheduler(optimizer_at(), name, PLAN, LR, 0)
-    curve(scheduler)
-    assert scheduler.get_last_lr()[0] > 0
-    assert factor(name, TOTAL + 10, PLAN) == factor(name, TOTAL - 1, PLAN)
-
-
-# --------------------------------------------------------------------------------------------------- momentum
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
 def test_momentum_and_betas_stay(name: str) -> None:
     parameter = torch.nn.Parameter(torch.zeros(2))
-    for optimizer, key, kept in (
-        (Adam([parameter], LR, betas=(0.5, 0.99)), "betas", (0.5, 0.99)),
-        (SGD([parameter], LR, momentum=0.8), "momentum", 0.8),
-    ):
-        scheduler = build_scheduler(optimizer, name, WARM, LR, 0)
+    adam, sgd = Adam([parameter], LR, betas=(0.5, 0.99)), SGD([parameter], LR, momentum=0.8)
+    for optimizer, key, kept in ((adam, "betas", (0.5, 0.99)), (sgd, "momentum", 0.8)):
+        scheduler = build_scheduler(optimizer, name, WARM)
         for _ in range(TOTAL):
             assert optimizer.param_groups[0][key] == kept
             optimizer.step()
@@ -200,70 +182,52 @@ def test_momentum_and_betas_stay(name: str) -> None:
 # ----------------------------------------------------------------------------------------------------- resume
 
 
-@pytest.mark.parametrize("held", [LR, 0.7], ids=["own", "another"])
-@pytest.mark.parametrize("step", [0, 1, 6, 7, TOTAL - 1])  # 6: a cut
 @pytest.mark.parametrize("plan", [PLAN, WARM], ids=["plain", "warm"])
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_starting_at_a_step_is_having_come_there(name: str, plan: Plan, step: int, held: float) -> None:
-    """To the bit, and from there on; whatever the restored optimizer holds."""
-    unbroken = ours(name, plan)
-    optimizer = optimizer_at()
-    if step:
-        optimizer.param_groups[0]["lr"] = held
-    resumed = curve(build_scheduler(optimizer, name, plan, LR, step), TOTAL - step)
-    assert [rate.hex() for rate in resumed] == [rate.hex() for rate in unbroken[step:]]
+def test_a_resumed_schedule_has_the_bits_of_the_unbroken_one(name: str, plan: Plan) -> None:
+    """Whatever rate the restored optimizer holds."""
+    unbroken = [rate.hex() for rate in ours(name, plan)]
+    for step, held in product((0, 1, 6, 7, TOTAL - 1), (LR, 0.7)):  # 6: a cut
+        optimizer = optimizer_at()
+        if step:
+            optimizer.param_groups[0]["lr"] = held
+        resumed = curve(build_scheduler(optimizer, name, plan, step=step), TOTAL - step)
+        assert [rate.hex() for rate in resumed] == unbroken[step:], (step, held)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_fresh_run_starts_at_its_own_rate(name: str) -> None:
-    """An optimizer that was built with another rate than the schedule's base."""
-    rates = curve(build_scheduler(optimizer_at(0.7), name, WARM, LR, 0))
-    assert rates == ours(name, WARM)
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_an_optimizer_that_has_been_scheduled_before_is_taken_over(name: str) -> None:
+def test_whatever_rate_an_optimizer_brings_the_schedule_decides(name: str) -> None:
     """A restored optimizer brings the `initial_lr` of the run that saved it."""
-    old = optimizer_at(0.7)
-    curve(build_scheduler(old, "cosine", PLAN, 0.7, 0), 7)
-    new = optimizer_at()
+    assert curve(build_scheduler(optimizer_at(0.7), name, WARM)) == ours(name, WARM)
+    old, new = optimizer_at(0.7), optimizer_at()
+    curve(build_scheduler(old, "cosine", lr=0.7), 7)
     new.load_state_dict(old.state_dict())
-    assert curve(build_scheduler(new, name, PLAN, LR, 7), TOTAL - 7) == ours(name)[7:]
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_every_group_of_parameters_follows(name: str) -> None:
-    parameters = [{"params": [torch.nn.Parameter(torch.zeros(1))]} for _ in range(2)]
-    optimizer = Adam(parameters, 0.7)
-    scheduler = build_scheduler(optimizer, name, WARM, LR, 7)
-    one, two = scheduler.get_last_lr()
+    assert curve(build_scheduler(new, name, step=7), TOTAL - 7) == ours(name)[7:]
+    groups = Adam([{"params": [torch.nn.Parameter(torch.zeros(1))]} for _ in range(2)], 0.7)
+    one, two = build_scheduler(groups, name, WARM, step=7).get_last_lr()
     assert one == two == ours(name, WARM)[7]
 
 
 @pytest.mark.parametrize("name", ["lambda", "cosine", "onecycle"])
 def test_a_longer_run_recomputes_its_curve(name: str) -> None:
     longer = PLAN._replace(total=60, decay=20)
-    going_on = ours(name, longer, step=TOTAL)
-    assert going_on == ours(name, longer)[TOTAL:] and len(going_on) == 20
-    assert going_on[0] > ours(name)[-1]  # the shorter one had come down further
-
-
-# --------------------------------------------------------------------------------------------- order of calls
+    resumed = ours(name, longer, step=TOTAL)
+    assert resumed == ours(name, longer)[TOTAL:] and len(resumed) == 20
+    assert resumed[0] > ours(name)[-1]  # the shorter one had come down further
 
 
 @pytest.mark.parametrize("step", [0, 7])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_order_of_the_loop_is_that_which_torch_wants(name: str, step: int) -> None:
+    """torch warns of another order; warnings are errors."""
     layer = torch.nn.Linear(2, 1)
     optimizer = Adam(layer.parameters(), LR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        scheduler = build_scheduler(optimizer, name, WARM, LR, step)
-        for _ in range(3):
-            optimizer.zero_grad()
-            layer(torch.ones(1, 2)).sum().backward()
-            optimizer.step()
-            scheduler.step()
+    scheduler = build_scheduler(optimizer, name, WARM, step=step)
+    for _ in range(3):
+        optimizer.zero_grad()
+        layer(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        scheduler.step()
     assert scheduler.get_last_lr() == [ours(name, WARM)[step + 3]]
 
 
@@ -284,10 +248,9 @@ def test_a_length_that_changes_between_two_steps_is_followed_at_once(name: str, 
     """Without building the scheduler again; and to the bit as a run that is resumed there."""
     schedule = schedule_of(name, PLAN._replace(decay=2), LR)
     schedule.horizon.total = None if unknown else TOTAL
-    optimizer = optimizer_at()
-    scheduler = schedule.scheduler(optimizer)
+    scheduler = schedule.scheduler(optimizer_at())
     for step in range(1, 7):
-        optimizer.step()
+        scheduler.optimizer.step()
         if step == 6:
             schedule.horizon.total = 9
         scheduler.step()

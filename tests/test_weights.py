@@ -17,9 +17,11 @@ from models import build_network
 from models.spandrel import SpandrelNet
 from models.weights import load_weights, read_weights
 from tests.builders import ROOT, Payload, assert_same_state, network, same_state, small_net, write_weights
+from tests.published import prefixed, published_dncnn, published_nets
 from utils.system.errors import UserError
 
 Weights = dict[str, Tensor]
+UNFIT = "does not fit the network"
 
 
 @pytest.fixture
@@ -27,9 +29,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "foreign.pth"
 
 
-def refused(
-    value: Any, path: Path, net: nn.Module | None = None, match: str = "does not fit the network"
-) -> str:
+def refused(value: Any, path: Path, net: nn.Module | None = None, match: str = UNFIT) -> str:
     """Why `value` is not loaded; the network is checked to stay as it was."""
     net = net or small_net(seed=1)
     before = copy.deepcopy(net.state_dict())
@@ -37,13 +37,13 @@ def refused(
         load_weights(net, write_weights(value, path))
     assert_same_state(net.state_dict(), before)
     assert str(path) in caught.value.what
-    if match == "does not fit the network":
+    if match == UNFIT:
         assert caught.value.fix == "use the network flags that the file was trained with"
     return caught.value.why
 
 
 def wrapped(prefix: str = "", net: nn.Module | None = None) -> Weights:
-    return {prefix + key: value for key, value in (net or small_net()).state_dict().items()}
+    return prefixed(net or small_net(), prefix)
 
 
 def sizes(network: int, file: int) -> str:
@@ -90,14 +90,6 @@ def test_containers_and_prefixes_of_others_come_off(path: Path, value: Any, line
     assert same_state(net.state_dict(), small_net().state_dict())
 
 
-@pytest.mark.parametrize("extra", ["", "module."])
-def test_a_network_whose_own_names_begin_with_a_prefix_keeps_them(path: Path, extra: str) -> None:
-    own, source = (nn.ModuleDict({"net": small_net(seed)}) for seed in (1, 0))
-    line = load_weights(own, write_weights(wrapped(extra, source), path))
-    assert same_state(own.state_dict(), source.state_dict())
-    assert line == ("stripped module." if extra else "")
-
-
 @pytest.mark.parametrize("extra", ["", "module.net."])
 def test_a_wrapped_network_loads_the_names_of_a_bare_one(path: Path, extra: str) -> None:
     net, source = network("dncnn", scale=2), network("dncnn", seed=1)
@@ -119,12 +111,18 @@ def test_reading_keeps_the_names(path: Path) -> None:
 # ------------------------------------------------------------------------------------------ what does not fit
 
 
-def test_what_does_not_fit_is_counted_and_named(path: Path) -> None:
+def test_what_does_not_fit_is_counted_and_five_of_each_kind_are_named(path: Path) -> None:
     weights = {key: value for key, value in wrapped().items() if key not in ("0.bias", "3.weight")}
     weights |= {"head.weight": torch.zeros(2), "2.bias": torch.zeros(7)}
-    assert refused(weights, path) == sizes(11, 10) + (
-        "2 missing: 0.bias, 3.weight; 1 unexpected: head.weight; 1 of another shape: 2.bias (7,) for (40,)"
-    )
+    why = "2 missing: 0.bias, 3.weight; 1 unexpected: head.weight; 1 of another shape: 2.bias (7,) for (40,)"
+    assert refused(weights, path) == sizes(11, 10) + why
+    missing = "11 missing: 0.bias, 0.weight, 1.bias, 1.num_batches_tracked, 1.running_mean; "
+    extra = "8 unexpected: " + ", ".join(f"layer{i}.weight" for i in range(5))
+    why = refused({f"layer{i}.weight": torch.zeros(1) for i in range(8)}, path)
+    assert why == sizes(11, 8) + missing + extra
+    bent = {key: torch.zeros(*value.shape, 2) for key, value in wrapped().items()}
+    why = refused(bent, path).split("; ")[1]
+    assert why.startswith("11 of another shape: 0.bias (40, 2) for (40,), ") and why.count(" for ") == 5
 
 
 @pytest.mark.parametrize(
@@ -146,18 +144,6 @@ def test_one_thing_that_does_not_fit_is_enough(path: Path, change: Any, why: str
     assert said.startswith(sizes(11, len(weights)))
 
 
-def test_only_five_names_of_each_kind_are_listed(path: Path) -> None:
-    weights = {f"layer{i}.weight": torch.zeros(1) for i in range(8)}
-    head, missing, extra = refused(weights, path).split("; ")
-    assert f"{head}; " == sizes(11, 8)
-    assert missing == "11 missing: 0.bias, 0.weight, 1.bias, 1.num_batches_tracked, 1.running_mean"
-    assert extra == "8 unexpected: " + ", ".join(f"layer{i}.weight" for i in range(5))
-    why = refused({key: torch.zeros(*value.shape, 2) for key, value in wrapped().items()}, path).split("; ")[
-        1
-    ]
-    assert why.startswith("11 of another shape: 0.bias (40, 2) for (40,), ") and why.count(" for ") == 5
-
-
 ENDLESS: dict[str, Any] = {"epoch": 1}
 ENDLESS["model"] = ENDLESS  # a container that holds itself
 
@@ -168,9 +154,7 @@ def test_a_file_without_weights_does_not_fit(path: Path, value: Any) -> None:
     assert refused(value, path).startswith(f"{sizes(11, count)}11 missing: ")
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Validating sparse tensor invariants:UserWarning"
-)  # torch's, on reading one
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")  # on reading one
 @pytest.mark.parametrize(
     ("key", "tensor", "what"),
     [
@@ -184,9 +168,7 @@ def test_a_file_without_weights_does_not_fit(path: Path, value: Any) -> None:
         ("3.bias", torch.zeros(3, device="meta"), "is no plain tensor"),
     ],
 )
-def test_values_that_a_network_cannot_hold_are_refused_by_their_key(
-    path: Path, key: str, tensor: Any, what: str
-) -> None:
+def test_values_that_a_network_cannot_hold_are_named(path: Path, key: str, tensor: Any, what: str) -> None:
     weights = copy.deepcopy(wrapped("module."))
     if isinstance(tensor, float):
         weights[f"module.{key}"].view(-1)[-1] = tensor
@@ -243,19 +225,10 @@ def test_a_file_that_wants_to_run_code_is_refused(tmp_path: Path, path: Path, zi
 # ----------------------------------------------------------------------------------------------- by structure
 
 
-def published_dncnn(biased: bool) -> nn.Sequential:
-    """As DnCNN-PyTorch lays it out, 17 convolutions of 64; the output is the noise."""
-    layers: list[nn.Module] = [nn.Conv2d(1, 64, 3, padding=1, bias=biased), nn.ReLU()]
-    for _ in range(15):
-        layers += [nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Conv2d(64, 1, 3, padding=1, bias=biased))
-
-
 @pytest.fixture(scope="module", params=[True, False], ids=["biased", "bias_free"])
 def published(request: pytest.FixtureRequest) -> nn.Sequential:
     """Trained for 20 steps, so that the statistics of its batch norms have moved."""
-    torch.manual_seed(7)
-    net = published_dncnn(request.param)
+    net = published_dncnn(biased=request.param, seed=7)
     optimizer = torch.optim.SGD(net.parameters(), 0.01)
     for _ in range(20):
         clean = torch.rand(4, 1, 1, 1) * torch.ones(4, 1, 16, 16)
@@ -275,7 +248,7 @@ def ours(**flags: Any) -> nn.Module:
 
 @pytest.mark.parametrize("counted", [True, False])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_published_dncnn_denoises_as_it_did(
+def test_a_published_dncnn_denoises(
     path: Path, published: nn.Sequential, zipped: bool, counted: bool
 ) -> None:
     weights = wrapped(DNCNN, published)
@@ -319,7 +292,7 @@ def with_zeros(key: str, *shape: int) -> Change:
     return lambda weights: {**weights, DNCNN + key: torch.zeros(shape)}
 
 
-UNFIT = {
+UNFIT_CHANGES = {
     "order_of_layers": swapped("0.weight", "2.weight"),
     "order_within_a_layer": swapped("3.running_mean", "3.running_var"),
     "two_layers_mixed": swapped("3.weight", "6.weight"),
@@ -334,31 +307,33 @@ UNFIT = {
 }
 
 
-@pytest.mark.parametrize("change", UNFIT.values(), ids=UNFIT)
-def test_a_sequence_that_does_not_come_out_even_is_refused(
+@pytest.mark.parametrize("change", UNFIT_CHANGES.values(), ids=UNFIT_CHANGES)
+def test_an_uneven_sequence_of_layers_does_not_fit(
     path: Path, published: nn.Sequential, change: Change
 ) -> None:
     weights = change(wrapped(DNCNN, published))
     assert refused(weights, path, ours()).startswith(sizes(94, len(weights)))
 
 
-@pytest.mark.parametrize("flags", [{"depth": 18}, {"width": 32}, {"norm": "none"}], ids=str)
-def test_other_flags_than_those_of_the_file_are_refused(
-    path: Path, published: nn.Sequential, flags: dict[str, Any]
-) -> None:
-    why = refused(wrapped(DNCNN, published), path, ours(**flags))
-    assert " missing: body." in why and why.count("dncnn.") == 5
+def test_other_flags_than_those_of_the_file_do_not_fit(path: Path, published: nn.Sequential) -> None:
+    for flags in ({"depth": 18}, {"width": 32}, {"norm": "none"}):
+        why = refused(wrapped(DNCNN, published), path, ours(**flags))
+        assert " missing: body." in why and why.count("dncnn.") == 5, flags
 
 
-def test_where_the_names_are_the_networks_own_they_decide_and_not_the_order(path: Path) -> None:
+@pytest.mark.parametrize("extra", ["", "module."])
+def test_where_the_names_are_the_networks_own_they_decide_and_not_the_order(path: Path, extra: str) -> None:
     """Also under a prefix; without `net.`, which is the network's own, layers would be matched in order."""
-    for extra in ("", "module."):
-        own, source = (nn.ModuleDict({"net": nn.Sequential(*small_net(seed)[:3])}) for seed in (1, 0))
-        weights = {key: v for key, v in reversed(wrapped(extra, source).items()) if "num_batches" not in key}
-        line = load_weights(own, write_weights(weights, path))
-        stripped = "stripped module., " if extra else ""
-        assert line == f"{stripped}absent in the file (set to 0): 1 num_batches_tracked"
-        assert same_state(own.state_dict(), source.state_dict())
+    own, source = (nn.ModuleDict({"net": small_net(seed)}) for seed in (1, 0))
+    line = load_weights(own, write_weights(wrapped(extra, source), path))
+    assert line == ("stripped module." if extra else "")
+    assert same_state(own.state_dict(), source.state_dict())
+    own, source = (nn.ModuleDict({"net": nn.Sequential(*small_net(seed)[:3])}) for seed in (1, 0))
+    weights = {key: v for key, v in reversed(wrapped(extra, source).items()) if "num_batches" not in key}
+    line = load_weights(own, write_weights(weights, path))
+    stripped = "stripped module., " if extra else ""
+    assert line == f"{stripped}absent in the file (set to 0): 1 num_batches_tracked"
+    assert same_state(own.state_dict(), source.state_dict())
 
 
 def test_layers_of_equal_shapes_are_not_matched_against_their_names(path: Path) -> None:
@@ -381,24 +356,6 @@ def test_a_bias_that_is_not_a_convolutions_is_not_made_up(path: Path) -> None:
 # --------------------------------------------------------------------------------------------------- spandrel
 
 
-def published_nets() -> dict[str, nn.Module]:
-    """Tiny networks of spandrel's architectures, by scale and what their sides must be a multiple of."""
-    pytest.importorskip("spandrel")
-    from spandrel.architectures.Compact import Compact
-    from spandrel.architectures.DnCNN import DnCNN
-    from spandrel.architectures.DRUNet import DRUNet
-    from spandrel.architectures.SAFMN import SAFMN
-
-    torch.manual_seed(0)
-    nets = {
-        "x4": Compact(num_feat=8, num_conv=2, upscale=4),
-        "x2_of_8": SAFMN(dim=8, n_blocks=2, upscaling_factor=2),
-        "x1": DnCNN(in_nc=3, out_nc=3, nc=8, nb=9),
-        "x1_of_8_noise_map": DRUNet(in_nc=2, out_nc=1, nc=[4, 8, 8, 8], nb=4),
-    }
-    return {name: net.eval() for name, net in nets.items()}
-
-
 def recognised(net: nn.Module, path: Path, channels: int = 3) -> SpandrelNet:
     return SpandrelNet(channels, channels, str(write_weights({"params_ema": wrapped("module.", net)}, path)))
 
@@ -414,7 +371,7 @@ def test_a_published_network_gives_what_it_gave(path: Path, name: str, scale: in
     assert net.size == (multiple, 1, scale) and (net.input_nc, net.output_nc) == (channels, channels)
     draw = torch.Generator().manual_seed(0)
 
-    def referee(x: Tensor) -> Tensor:
+    def reference(x: Tensor) -> Tensor:
         level = torch.full_like(x[:, :1], 15 / 255)  # spandrel's own default, see its DRUNet
         return source(torch.cat([x, level], dim=1) if "noise_map" in name else x)
 
@@ -423,7 +380,7 @@ def test_a_published_network_gives_what_it_gave(path: Path, name: str, scale: in
         down, right = -height % multiple, -width % multiple
         padded = np.pad(x.numpy(), ((0, 0), (0, 0), (0, down), (0, right)), mode="reflect")
         with torch.inference_mode():
-            expected = referee(torch.from_numpy(padded))[..., : scale * height, : scale * width]
+            expected = reference(torch.from_numpy(padded))[..., : scale * height, : scale * width]
             output = net(x)
         assert output.shape == (1, channels, scale * height, scale * width)
         assert torch.allclose(output, expected, rtol=0, atol=1e-6)
@@ -442,25 +399,19 @@ def test_a_published_network_can_be_trained_and_saved(path: Path) -> None:
     assert same_state(copy.deepcopy(net).state_dict(), net.state_dict())
 
 
-@pytest.mark.parametrize("channels", [(1, 3), (3, 1), (1, 1)])
-def test_other_channels_than_the_networks_are_refused(path: Path, channels: tuple[int, int]) -> None:
+def test_weights_of_other_channels_or_of_no_known_network_are_an_error(path: Path) -> None:
     write_weights(published_nets()["x1"], path)
-    with pytest.raises(UserError, match="other channels") as caught:
-        SpandrelNet(*channels, str(path))
-    assert "3 to 3" in caught.value.why and caught.value.fix == "--input_nc 3 --output_nc 3"
-
-
-def test_weights_that_spandrel_does_not_know_are_refused(path: Path) -> None:
-    half = dict(list(wrapped("", published_nets()["x4"]).items())[:-1])
-    for value in (wrapped(), half):
+    for channels in ((1, 3), (3, 1), (1, 1)):
+        with pytest.raises(UserError, match="other channels") as caught:
+            SpandrelNet(*channels, str(path))
+        assert "3 to 3" in caught.value.why and caught.value.fix == "--input_nc 3 --output_nc 3"
+    for value in (wrapped(), dict(list(wrapped("", published_nets()["x4"]).items())[:-1])):
         with pytest.raises(UserError, match="of no network that spandrel knows") as caught:
             SpandrelNet(3, 3, str(write_weights(value, path)))
         assert str(path) in caught.value.what
 
 
-def test_spandrel_is_loaded_on_demand_and_named_where_it_is_missing(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_spandrel_is_loaded_on_demand_and_may_be_missing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "import sys, models.spandrel; sys.exit('spandrel' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
     monkeypatch.setitem(sys.modules, "spandrel", None)
