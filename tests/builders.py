@@ -345,16 +345,12 @@ class Payload:
 
 def same_state(one: Any, two: Any) -> bool:
     """Bit equality of nested containers of tensors, arrays and numbers."""
-    if isinstance(one, Tensor):
-        return isinstance(two, Tensor) and one.dtype == two.dtype and torch.equal(one, two)
-    if isinstance(one, np.ndarray):
-        return isinstance(two, np.ndarray) and one.dtype == two.dtype and np.array_equal(one, two)
+    for kind, equal in ((Tensor, torch.equal), (np.ndarray, np.array_equal)):
+        if isinstance(one, kind):
+            return isinstance(two, kind) and one.dtype == two.dtype and bool(equal(one, two))
     if isinstance(one, dict):
-        return (
-            isinstance(two, dict)
-            and one.keys() == two.keys()
-            and all(same_state(one[key], two[key]) for key in one)
-        )
+        same_keys = isinstance(two, dict) and one.keys() == two.keys()
+        return same_keys and all(same_state(one[key], two[key]) for key in one)
     if isinstance(one, (list, tuple)):
         return type(one) is type(two) and len(one) == len(two) and all(map(same_state, one, two))
     return bool(one == two)

@@ -18,28 +18,26 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Thread
 from typing import IO, Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
-from tests.builders import CPU, ROOT, Outline, pixels, strict_json
+from tests.builders import CPU, ROOT, Outline, pixels, strict_json, words
 from utils.eval.results import read_csv
 from utils.options import parse_test, parse_train
 from utils.system.errors import UserError, run_script
 
 PARSERS = {"train.py": parse_train, "test.py": parse_test}
-STRICT = (  # Python's flags: warnings are errors, but for
-    *("-W", "error"),
-    *("-W", "ignore:This process:DeprecationWarning"),  # Python 3.12+ on torch's fork of loader workers
-    # more workers than cores: with `-n 2` there is one
-    *("-W", "ignore:This DataLoader will create:UserWarning"),
+STRICT = words(  # Python's flags; pyproject.toml says why these two warnings are no errors
+    "-W error -W 'ignore:This process:DeprecationWarning' -W 'ignore:This DataLoader will create:UserWarning'"
 )
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -50,7 +48,7 @@ HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 @dataclass(frozen=True)
 class Ended:
-    """How a script ended: exit code, stdout, stderr, and the run's folder."""
+    """How a script ended: exit code, stdout, stderr, the run's folder, and the parts of its error."""
 
     code: int
     out: str
@@ -59,26 +57,18 @@ class Ended:
 
     @property
     def error(self) -> str:
-        """stderr from "error:" on; "" if nothing was refused."""
+        """stderr from "error:" on; "" without an error."""
         return self.err[self.err.find("error:") :] if "error:" in self.err else ""
 
     def _part(self, start: str) -> str:
         return next((line[len(start) :] for line in self.error.splitlines() if line.startswith(start)), "")
 
-    @property
-    def what(self) -> str:
-        return self._part("error: ")
-
-    @property
-    def why(self) -> str:
-        return self._part("  why: ")
-
-    @property
-    def fix(self) -> str:
-        return self._part("  fix: ")
+    what = property(lambda self: self._part("error: "))
+    why = property(lambda self: self._part("  why: "))
+    fix = property(lambda self: self._part("  fix: "))
 
     def complaint(self, *words: str, code: int = 2) -> str:
-        """What is wrong with the refusal; "" if code, length, help and all `words` are as they should be."""
+        """What is wrong with the error; "" if code, length, help and all `words` are as they should be."""
         wrong = [f"code {self.code}"] * (self.code != code) + ["no error"] * (not self.error)
         wrong += ["traceback"] * ("Traceback" in self.err)
         wrong += ["too long"] * (len(self.error.strip().splitlines()) > 6 or len(self.error) > 1500)
@@ -89,6 +79,12 @@ class Ended:
     def refused(self, *words: str, code: int = 2) -> bool:
         """Whether it ended with `code` and a short, helpful error that holds all `words`."""
         return not self.complaint(*words, code=code)
+
+    def with_code(self, code: int | None, cause: BaseException | None = None) -> "Ended":
+        """This; fails the test unless it ended with `code`; None allows any."""
+        if code not in (None, self.code):
+            raise AssertionError(f"ended with {self.code}, not {code}\n{self.out}\n{self.err}") from cause
+        return self
 
     # what test.py wrote; the next call with the same data may overwrite it
 
@@ -186,30 +182,32 @@ class Scripts:
     """The scripts with `folder` as their working directory.
 
     `name` becomes `--name`, unless it is "" or the flags hold one. A call fails the test unless it ends with
-    `code`; None allows any. test.py runs on the CPU without visdom unless the flags say otherwise.
+    `code`; None allows any. test.py runs on the CPU without visdom unless the flags say otherwise. `options`
+    are those of `start`.
     """
 
     folder: Path
 
-    def call(
-        self, script: str, *flags: str, name: str = "run", code: int | None = 0, **options: Any
-    ) -> Ended:
+    def start(self, script: str, *flags: str, name: str = "run", **options: Any) -> "Job":
         raise NotImplementedError
 
-    def train(self, *flags: str, name: str = "run", code: int | None = 0, **options: Any) -> Ended:
-        return self.call("train.py", *flags, name=name, code=code, **options)
+    def call(self, script: str, *flags: str, code: int | None = 0, **options: Any) -> Ended:
+        return self.start(script, *flags, **options).wait(code)
 
-    def test(self, *flags: str, name: str = "run", code: int | None = 0, **options: Any) -> Ended:
-        return self.call("test.py", *flags, name=name, code=code, **options)
+    def train(self, *flags: str, **options: Any) -> Ended:
+        return self.call("train.py", *flags, **options)
+
+    def test(self, *flags: str, **options: Any) -> Ended:
+        return self.call("test.py", *flags, **options)
 
     def run(self, name: str = "run") -> Path:
         return self.folder / "checkpoints" / name
 
     def _command(self, script: str, flags: tuple[str, ...], name: str) -> tuple[list[str], Path]:
         """(all flags, the run's folder)."""
-        given = [*CPU, *flags] if Path(script).name == "test.py" else [*flags]
+        given = [*CPU, *flags] if script == "test.py" else [*flags]
         if "--name" in flags:
-            name = flags[len(flags) - 1 - flags[::-1].index("--name") + 1]
+            name = flags[len(flags) - flags[::-1].index("--name")]
         elif name:
             given += ["--name", name]
         return given, self.run(name)
@@ -222,10 +220,8 @@ class InProcess(Scripts):
     def folder(self) -> Path:  # type: ignore[override]
         return Path.cwd()
 
-    def call(
-        self, script: str, *flags: str, name: str = "run", code: int | None = 0, **options: Any
-    ) -> Ended:
-        assert not options, f"only a process takes {options}"
+    def call(self, script: str, *flags: str, code: int | None = 0, name: str = "run", **more: Any) -> Ended:
+        assert not more, f"only a process takes {more}"
         given, run = self._command(script, flags, name)
         module, failures = importlib.import_module(script.removesuffix(".py")), []
 
@@ -236,31 +232,22 @@ class InProcess(Scripts):
                 failures.append(failure)
                 raise
 
-        handlers, argv = {number: signal.getsignal(number) for number in HANDLED}, sys.argv
-        out, err = io.StringIO(), io.StringIO()
-        try:
-            sys.argv = [script, *given]
-            with redirect_stdout(out), redirect_stderr(err):
-                ended = _end(main, PARSERS[script], given)
-        finally:
-            sys.argv = argv
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        out, err, argv = io.StringIO(), io.StringIO(), patch.object(sys, "argv", [script, *given])
+        with ExitStack() as restored, argv, redirect_stdout(out), redirect_stderr(err):
+            for number in HANDLED:
+                restored.callback(signal.signal, number, signal.getsignal(number))
+            ended = _end(main, PARSERS[script], given)
         found = Ended(ended, out.getvalue(), err.getvalue(), run)
-        if code is not None and ended != code:
-            raise AssertionError(
-                f"{script} ended with {ended}, not {code}\n{found.out}\n{found.err}"
-            ) from next(iter(failures), None)
-        return found
+        return found.with_code(code, next(iter(failures), None))
 
 
 def _end(main: Callable[..., int], parse: Callable[[list[str]], Any], flags: list[str]) -> int:
     """The exit code of a script."""
     try:
         return run_script(main, parse(flags))
-    except UserError as refusal:  # of the parser
-        print(refusal, file=sys.stderr)
-        return refusal.code
+    except UserError as error:  # of the parser
+        print(error, file=sys.stderr)
+        return error.code
     except SystemExit as ended:  # --help
         return int(ended.code or 0)
 
@@ -286,15 +273,13 @@ if __name__ == "__main__":
 class Workplace(Scripts):
     """The scripts as processes in a folder."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.jobs: list[Job] = []
+    def __init__(self, folder: Path, jobs: "list[Job] | None" = None):
+        self.folder, self.jobs = folder, [] if jobs is None else jobs
 
     def at(self, folder: str) -> "Workplace":
         """A place in a folder below this one, which ends its processes, too."""
-        place = Workplace(self.folder / folder)
+        place = Workplace(self.folder / folder, self.jobs)
         place.folder.mkdir(exist_ok=True)
-        place.jobs = self.jobs
         return place
 
     def start(
@@ -303,14 +288,13 @@ class Workplace(Scripts):
         *flags: str,
         name: str = "run",
         before: str = "",
-        launcher: tuple[str, ...] = (),
-        **env: str | None,
+        launcher: Sequence = (),
+        **env: Any,
     ) -> "Job":
         """Start a script.
 
         Args:
-            before: Python code that runs in the process before the script, such as
-                `from tests.seams import wrap; wrap(...)`.
+            before: Python code that runs in the process before the script.
             launcher: what starts it instead of `python -W error`, such as TORCHRUN.
             env: variables of its environment; None removes one.
         """
@@ -341,11 +325,6 @@ class Workplace(Scripts):
         self.jobs.append(Job([*command], self.folder, run or self.run(), environment))
         return self.jobs[-1]
 
-    def call(
-        self, script: str, *flags: str, name: str = "run", code: int | None = 0, **options: Any
-    ) -> Ended:
-        return self.start(script, *flags, name=name, **options).wait(code)
-
     def close(self) -> None:
         """End what still runs."""
         for job in self.jobs:
@@ -364,22 +343,14 @@ class Workplace(Scripts):
 class Job:
     """A process that runs; what it writes is read meanwhile."""
 
-    def __init__(self, command: list[str], folder: Path, run: Path, environment: dict[str, str]):
+    def __init__(self, command: list[str], folder: Path, run: Path, env: dict[str, str]):
         self.command, self.folder, self.run = command, folder, run
-        self.popen = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        streams = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+        self.popen = subprocess.Popen(command, cwd=folder, env=env, stdin=subprocess.DEVNULL, **streams)
         self.pid = self.popen.pid
         self.texts: tuple[list[bytes], list[bytes]] = ([], [])
-        streams = (self.popen.stdout, self.popen.stderr)
-        self.readers = [
-            Thread(target=_copy, args=each, daemon=True) for each in zip(streams, self.texts, strict=True)
-        ]
+        pipes = zip((self.popen.stdout, self.popen.stderr), self.texts, strict=True)
+        self.readers = [Thread(target=_copy, args=pipe, daemon=True) for pipe in pipes]
         for reader in self.readers:
             reader.start()
 
@@ -419,20 +390,14 @@ class Job:
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"did not end within {seconds:g} s\n{self.said}") from None
-        return self._ended(ended, code)
-
-    def _ended(self, ended: int, code: int | None) -> Ended:
         self._close()
-        found = Ended(ended, self.text(0), self.text(1), self.run)
-        assert code is None or ended == code, f"ended with {ended}, not {code}\n{found.out}\n{found.err}"
-        return found
+        return Ended(ended, self.text(0), self.text(1), self.run).with_code(code)
 
     def until(self, true: Callable[[], object], seconds: float = 60) -> None:
         """Wait until something is true; fails the test if the process ends before."""
         end = time.monotonic() + seconds
         while not true():
-            assert self.running(), f"it has ended\n{self.said}"
-            assert time.monotonic() < end, f"not within {seconds:g} s\n{self.said}"
+            assert self.running() and time.monotonic() < end, f"ended, or not in {seconds:g} s\n{self.said}"
             time.sleep(0.002)
 
     def until_step(self, step: int) -> None:
@@ -454,13 +419,9 @@ class Forks(Scripts):
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.server = subprocess.Popen(
-            [sys.executable, *STRICT, "-c", "from tests.cli import serve; serve()"],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        command = [sys.executable, *STRICT, "-c", "from tests.cli import serve; serve()"]
+        streams = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+        self.server = subprocess.Popen(command, cwd=ROOT, text=True, **streams)
 
     def ask(self, **request: Any) -> Any:
         assert self.server.stdin and self.server.stdout
@@ -473,17 +434,9 @@ class Forks(Scripts):
         Args:
             limit: bytes of the largest file that it may write; 0: no limit.
         """
-        if ":" in script:
-            given, run = list(flags), self.run(name)
-        else:
-            given, run = self._command(script, flags, name)
+        given, run = ([*flags], self.run(name)) if ":" in script else self._command(script, flags, name)
         pid = self.ask(folder=str(self.folder), script=script, flags=given, limit=limit, env=env)
         return ForkedJob(self, pid, run)
-
-    def call(
-        self, script: str, *flags: str, name: str = "run", code: int | None = 0, **options: Any
-    ) -> Ended:
-        return self.start(script, *flags, name=name, **options).wait(code)
 
     def close(self) -> None:
         assert self.server.stdin and self.server.stdout
@@ -512,9 +465,7 @@ class ForkedJob(Job):
         os.kill(self.pid, signal.SIGKILL)
 
     def wait(self, code: int | None = 0, seconds: float = 300) -> Ended:
-        ended, out, err = self.forks.ask(wait=self.pid)
-        assert code is None or ended == code, f"ended with {ended}, not {code}\n{out}\n{err}"
-        return Ended(ended, out, err, self.run)
+        return Ended(*self.forks.ask(wait=self.pid), self.run).with_code(code)
 
 
 def serve() -> None:
@@ -585,11 +536,9 @@ def processes_in(folder: Path) -> list[int]:
     """Every other process whose working directory is `folder`."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
-        try:
+        with suppress(OSError):  # it has ended meanwhile, or belongs to somebody else
             if (entry / "cwd").readlink() == folder.resolve() and int(entry.name) != os.getpid():
                 found.append(int(entry.name))
-        except OSError:  # it has ended meanwhile, or belongs to somebody else
-            continue
     return found
 
 
@@ -597,18 +546,16 @@ def children(pid: int) -> list[int]:
     """The processes that `pid` started and that have not ended."""
     found = []
     for file in Path("/proc").glob("[0-9]*/stat"):
-        try:
+        with suppress(OSError):  # it has ended meanwhile
             kind, parent = file.read_text().rpartition(")")[2].split()[:2]
-        except OSError:  # it has ended meanwhile
-            continue
-        if int(parent) == pid and kind != "Z":
-            found.append(int(file.parent.name))
+            if int(parent) == pid and kind != "Z":
+                found.append(int(file.parent.name))
     return found
 
 
 def listening(port: int) -> list[str]:
     """The addresses, in the kernel's hexadecimal, on which somebody listens at `port`."""
-    tables: Iterable[Path] = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
-    rows = [row.split() for table in tables for row in table.read_text().splitlines()]
+    tables = [Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6")]
+    rows = [row.split() for table in tables for row in table.splitlines()]
     places = [row[1].split(":") for row in rows if row[3] == "0A"]  # 0A: LISTEN
     return [address for address, number in places if int(number, 16) == port]

@@ -4,8 +4,9 @@ python -m tests.benchmarks                              # all but psnr: about 25
 python -m tests.benchmarks psnr --minutes 1 5 20 60     # hours, where one asks for them
 """
 
-import argparse
 import importlib
+
+from tests.benchmarks.common import flag_parser
 
 TABLES = {
     "start": "seconds until the scripts answer",
@@ -20,17 +21,11 @@ TABLES = {
 
 
 def main() -> None:
-    listed = "\n".join(f"  {name:<10} {what}" for name, what in TABLES.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks",
-        description=__doc__,
-        epilog=f"tables:\n{listed}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = flag_parser(__doc__, "python -m tests.benchmarks")
+    parser.epilog = "\n".join(f"  {name:<10} {what}" for name, what in TABLES.items())
     parser.add_argument("table", nargs="?", choices=[*TABLES], help="the only one; further flags are its own")
     opt, flags = parser.parse_known_args()
-    names = [opt.table] if opt.table else [name for name in TABLES if name != "psnr"]
-    for name in names:
+    for name in [opt.table] if opt.table else [*TABLES][:-1]:  # psnr, the last, takes hours
         importlib.import_module(f"tests.benchmarks.{name}").main(flags)
 
 

@@ -1,11 +1,13 @@
 """What the benchmarks share: the machine, tables, and the scripts as processes that are timed."""
 
+import argparse
 import datetime
 import os
+import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,16 +21,18 @@ NOISY = ("--dataroot", f"{DATASETS}/bsd400-gray", "--degrade", "noise:25", "--au
 
 
 def machine() -> str:
-    """Processor, number of cores, torch and date: what stands above every table."""
+    """Processor, number of cores and torch: what stands above every table."""
     file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    features = {word for line in lines if line.startswith("flags") for word in line.split()}
-    kinds = [kind for kind in ("amx_bf16", "avx512_bf16") if kind in features]
+    text = file.read_text() if file.is_file() else ""
+    name = re.search(r"^model name\s*: (.*)", text, re.MULTILINE)
+    kinds = [kind for kind in ("amx_bf16", "avx512_bf16") if kind in text.split()]
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    name = names[0] if names else "unknown processor"
-    cores = len(os.sched_getaffinity(0))
-    return f"{cores} cores of {name} ({', '.join(kinds) or 'no bfloat16'}){gpu}, torch {versions()['torch']}"
+    processor = f"{name[1] if name else 'unknown processor'} ({', '.join(kinds) or 'no bfloat16'}){gpu}"
+    return f"{len(os.sched_getaffinity(0))} cores of {processor}, torch {versions()['torch']}"
+
+
+def flag_parser(doc: str | None, command: str | None = None) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(command, description=doc, formatter_class=argparse.RawTextHelpFormatter)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -37,6 +41,12 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     for row in rows:
         print(f"| {' | '.join(map(str, row))} |", flush=True)
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
 
 
 class Timed(NamedTuple):
@@ -58,29 +68,22 @@ def timed(job: Job) -> Timed:
 
 def resident_mib(pid: int) -> float:
     """The peak so far of a process's memory; what the system counts for children begins with the parent's."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:  # it has ended
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
+    with suppress(OSError):  # it has ended
+        peak = re.search(r"VmHWM:\s*(\d+)", Path(f"/proc/{pid}/status").read_text())
+        return int(peak[1]) / 1024 if peak else 0.0
+    return 0.0
 
 
 @contextmanager
 def workplace() -> Iterator[Workplace]:
     """A temporary folder in which scripts run."""
-    with tempfile.TemporaryDirectory() as folder:
-        place = Workplace(Path(folder))
-        try:
-            yield place
-        finally:
-            place.close()
+    with tempfile.TemporaryDirectory() as folder, closing(Workplace(Path(folder))) as place:
+        yield place
 
 
 def train(work: Workplace, *flags: str) -> Timed:
-    """train.py with these flags as run `run`."""
     return timed(work.start("train.py", "--visdom", "off", *flags))
 
 
 def test(work: Workplace, *flags: str) -> Timed:
-    """test.py on run `run`, on the GPU where there is one."""
     return timed(work.start("test.py", "--gpu_ids", "0", *flags))

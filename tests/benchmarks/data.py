@@ -6,9 +6,7 @@ crop, flip, Normalize. `decoded` is clearpair from its second epoch on, with the
 """
 
 import random
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +19,8 @@ from data.datasets import ImageSpec, TrainDataset
 from data.demo import render_pair
 from data.pairs import Source
 from data.splits import find_pairs
-from tests.benchmarks.common import table
+from tests.benchmarks.common import flag_parser, seconds_of, table
+from tests.builders import save
 from utils.system.compat import transforms
 
 PAIRS, CROP, ROUNDS, WIDTH, HEIGHT = 16, 256, 9, 854, 480
@@ -29,12 +28,9 @@ functional = transforms.functional
 
 
 def write(root: Path, kind: str) -> None:
-    for side in ("input", "target"):
-        (root / "train" / side).mkdir(parents=True)
     for number in range(PAIRS):
         for side, image in zip(("input", "target"), render_pair(number, 1, WIDTH), strict=True):
-            file = root / "train" / side / f"{number:03d}.{kind}"
-            Image.fromarray(image[:HEIGHT]).save(file, quality=95)
+            save(image[:HEIGHT], root / "train" / side / f"{number:03d}.{kind}", quality=95)
 
 
 def plain(root: Path) -> Callable[[int], object]:
@@ -66,27 +62,16 @@ def rows() -> Iterator[tuple[object, ...]]:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             write(root, kind)
-            ways = {
-                "plain": plain(root),
-                "clearpair": ours(root, cached=False),
-                "decoded": ours(root, cached=True),
-            }
+            ways = {"plain": plain(root), "clearpair": ours(root, False), "decoded": ours(root, True)}
             rates: dict[str, list[float]] = {way: [] for way in ways}
             for _ in range(ROUNDS + 1):  # in turns; the first round warms up
                 for way, read in ways.items():
-                    began = time.perf_counter()
-                    for index in range(PAIRS):
-                        read(index)
-                    rates[way].append(PAIRS / (time.perf_counter() - began))
-        middle = {way: statistics.median(rate[1:]) for way, rate in rates.items()}
+                    rates[way].append(PAIRS / seconds_of(lambda read=read: [*map(read, range(PAIRS))]))
         against = np.divide(rates["clearpair"][1:], rates["plain"][1:])
-        yield kind, *(f"{middle[way]:.0f}" for way in ways), f"{np.median(against):.2f}"
+        yield kind, *(f"{np.median(rate[1:]):.0f}" for rate in rates.values()), f"{np.median(against):.2f}"
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
+    flag_parser(__doc__).parse_args(argv)
     columns = ("480p", "plain, pairs/s", "clearpair", "decoded", "clearpair / plain")
     table("Data: pairs/s of one core", columns, rows())
-
-
-if __name__ == "__main__":
-    main()

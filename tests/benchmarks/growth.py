@@ -4,15 +4,16 @@
 size: in its pixels; for width: 2 is the growth of the arithmetic). --plot FILE draws the series (matplotlib).
 """
 
-import argparse
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 from data.demo import render_pair
 from tests.benchmarks import step
-from tests.benchmarks.common import table, test, train, workplace
+from tests.benchmarks.common import flag_parser, table, test, train, workplace
 from tests.benchmarks.inference import SCENE, TRAINING, lay_out
 from tests.builders import save, words
 from tests.cli import TORCHRUN, records
@@ -30,32 +31,25 @@ def image_sizes() -> Iterator[Row]:
             yield side**2, summary["seconds"], summary["peak_mib"]
 
 
-def batches() -> Iterator[Row]:
-    for size in (1, 2, 4, 8, 16, 32, 64):
-        found = step.apart((*step.PRESET, "--batchSize", str(size)), 3)
-        yield size, found["step"], found["peak_mib"]
-
-
-def widths() -> Iterator[Row]:
-    for width in (8, 16, 32, 64, 128):
-        found = step.apart((*step.PRESET, "--width", str(width)), 3)
-        yield width, found["step"], found["peak_mib"]
+def steps(flag: str, numbers: Sequence[int]) -> Iterator[Row]:
+    for number in numbers:
+        found = step.apart((*step.PRESET, flag, str(number)), 3)
+        yield number, found["step"], found["peak_mib"]
 
 
 def pairs() -> Iterator[Row]:
     """The start of training and two steps; all pairs are hard links of ten files (a file may have 65,000)."""
     flags = words("--crop_size 32 --batchSize 8 --model resunet --width 8 --dry_run --dataroot set")
-    given, target = render_pair(0, 1, 64)
+    sides = "input", "target"
     with workplace() as work:
         root, done = work.folder / "set", 0
-        for side, image in (("input", given), ("target", target)):
+        for side, image in zip(sides, render_pair(0, 1, 64), strict=True):
             (root / "train" / side).mkdir(parents=True)
             for copy in range(10):
                 save(image, root / f"{side}{copy}.png")
         for count in (10, 100, 1000, 10_000, 100_000):
-            for number in range(done, count):
-                for side in ("input", "target"):
-                    os.link(root / f"{side}{number % 10}.png", root / "train" / side / f"{number:06d}.png")
+            for side, number in product(sides, range(done, count)):
+                os.link(root / f"{side}{number % 10}.png", root / "train" / side / f"{number:06d}.png")
             done = count
             found = train(work, *flags)
             yield count, found.seconds, found.peak_mib
@@ -73,19 +67,21 @@ def processes() -> Iterator[Row]:
 
 SERIES: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
     "pixels of an image, test.py": ("seconds of the forward pass", image_sizes),
-    "batch of 64 x 64": ("seconds of a step", batches),
-    "width": ("seconds of a step", widths),
+    "batch of 64 x 64": ("seconds of a step", partial(steps, "--batchSize", (1, 2, 4, 8, 16, 32, 64))),
+    "width": ("seconds of a step", partial(steps, "--width", (8, 16, 32, 64, 128))),
     "pairs in the folder": ("seconds of train.py --dry_run", pairs),
     "processes": ("seconds of a step", processes),
 }
 
 
-def exponent(rows: Sequence[Row], column: int) -> str:
-    """Growth between the last two rows."""
-    if len(rows) < 2:
-        return ""
-    before, last = rows[-2:]
-    return f"{math.log(last[column] / before[column]) / math.log(last[0] / before[0]):.2f}"
+def measured(rows: list[Row], series: Iterator[Row]) -> Iterator[tuple[object, ...]]:
+    """The lines of a table; appends what is measured to `rows`."""
+    for number, seconds, peak_mib in series:
+        growth = ""
+        if rows:
+            growth = f"{math.log(seconds / rows[-1][1]) / math.log(number / rows[-1][0]):.2f}"
+        rows.append((number, seconds, peak_mib))
+        yield f"{number:,}", f"{seconds:.3g}", growth, f"{peak_mib:.0f}"
 
 
 def plot(series: dict[str, list[Row]], file: Path) -> None:
@@ -100,23 +96,13 @@ def plot(series: dict[str, list[Row]], file: Path) -> None:
     figure.savefig(file, dpi=90)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def main(argv: list[str]) -> None:
+    parser = flag_parser(__doc__)
     parser.add_argument("--plot", type=Path, help="PNG of all series; dotted: linear")
     opt = parser.parse_args(argv)
     found: dict[str, list[Row]] = {}
     for what, (seconds, measure) in SERIES.items():
-        rows = found[what] = []
-
-        def lines(rows: list[Row] = rows, measure: Callable[[], Iterator[Row]] = measure) -> Iterator[object]:
-            for row in measure():
-                rows.append(row)
-                yield f"{row[0]:,}", f"{row[1]:.3g}", exponent(rows, 1), f"{row[2]:.0f}"
-
-        table(f"Growth: {what}", (what, seconds, "growth", "peak MiB"), lines())
+        lines = measured(found.setdefault(what, []), measure())
+        table(f"Growth: {what}", (what, seconds, "growth", "peak MiB"), lines)
     if opt.plot:
         plot(found, opt.plot)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,7 +5,6 @@ scenes of three sizes with PSNR and SSIM. Seconds are those of the forward passe
 command, start, reading, measuring and writing included. Peak memory is that of the process.
 """
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from data.demo import render_pair
-from tests.benchmarks.common import Timed, table, test, train, workplace
+from tests.benchmarks.common import flag_parser, table, test, train, workplace
 from tests.builders import save
 from tests.cli import Workplace
 
@@ -41,35 +40,40 @@ def lay_out(root: Path, width: int, height: int, count: int, scenes: list[Pair])
             save(image, root / "test" / side / f"mosaic{number}.png", compress_level=1)
 
 
-def on(work: Workplace, root: Path, *flags: str) -> Timed:
-    """test.py on the pairs in `root`."""
-    return test(work, "--dataroot", str(root), *flags)
+def precisions(work: Workplace, scenes: list[Pair]) -> Iterator[tuple[object, ...]]:
+    for width, height, count in SIZES:
+        root, base = work.folder / f"{width}x{height}", 0.0
+        lay_out(root, width, height, count, scenes)
+        for precision, amp in (("float32", "off"), ("bfloat16", "on")):
+            done = test(work, "--dataroot", str(root), "--channels_last", "--amp", amp)
+            summary = done.ended.summary
+            seconds, psnr = summary["seconds"], summary["psnr"]["mean"]
+            base = psnr if precision == "float32" else base
+            rates = f"{count / seconds:.3g}", f"{width * height * count / 1e6 / seconds:.2f}"
+            in_all, peak = f"{done.seconds:.1f} s for {count}", summary["peak_mib"]
+            yield f"{width} x {height}", precision, *rates, in_all, peak, f"{psnr - base:+.4f}"
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.parse_args(argv)
+def tiles(work: Workplace, scenes: list[Pair]) -> Iterator[tuple[object, ...]]:
+    root = work.folder / "part"
+    lay_out(root, *PART, 1, scenes)
+
+    def output(tile: int, *flags: str) -> np.ndarray:
+        done = test(work, "--dataroot", str(root), "--tile", str(tile), *flags)
+        return done.ended.output("mosaic0.png").astype(int)
+
+    whole = output(max(PART))
+    for overlap in (64, 192):
+        difference = np.abs(whole - output(512, "--tile_overlap", str(overlap)))
+        yield overlap, f"{difference.max()} of 255", f"{np.mean(difference > 0):.3%}"
+
+
+def main(argv: list[str]) -> None:
+    flag_parser(__doc__).parse_args(argv)
     Image.MAX_IMAGE_PIXELS = None
     scenes = [render_pair(2_000_000 + number, 1, SCENE) for number in range(12)]
     with workplace() as work:
         train(work, *TRAINING)
-
-        def rows() -> Iterator[tuple[object, ...]]:
-            for width, height, count in SIZES:
-                root = work.folder / f"{width}x{height}"
-                lay_out(root, width, height, count, scenes)
-                mean: dict[str, float] = {}
-                for precision in ("float32", "bfloat16"):
-                    amp = ("--amp", "on" if precision == "bfloat16" else "off")
-                    done = on(work, root, "--channels_last", *amp)
-                    summary = done.ended.summary
-                    mean[precision] = summary["psnr"]["mean"]
-                    size, rate = f"{width} x {height}", f"{count / summary['seconds']:.3g}"
-                    megapixels = width * height * count / 1e6 / summary["seconds"]
-                    change = mean[precision] - mean["float32"]
-                    in_all, peak = f"{done.seconds:.1f} s for {count}", f"{summary['peak_mib']}"
-                    yield size, precision, rate, f"{megapixels:.2f}", in_all, peak, f"{change:+.4f}"
-
         columns = (
             "image",
             "precision",
@@ -79,20 +83,6 @@ def main(argv: list[str] | None = None) -> None:
             "peak MiB",
             "PSNR against float32",
         )
-        table("Inference", columns, rows())
-
-        def tiled() -> Iterator[tuple[object, ...]]:
-            root = work.folder / "part"
-            lay_out(root, *PART, 1, scenes)
-            whole = on(work, root, "--tile", str(max(PART))).ended.output("mosaic0.png")
-            for overlap in (64, 192):
-                tiles = on(work, root, "--tile", "512", "--tile_overlap", str(overlap))
-                difference = np.abs(whole.astype(int) - tiles.ended.output("mosaic0.png"))
-                yield overlap, f"{difference.max()} of 255", f"{np.mean(difference > 0):.3%}"
-
-        columns = ("--tile_overlap", "largest difference", "values that differ")
-        table("Tiles of 512 against the whole, {} x {}, float32".format(*PART), columns, tiled())
-
-
-if __name__ == "__main__":
-    main()
+        table("Inference", columns, precisions(work, scenes))
+        title = "Tiles of 512 against the whole, {} x {}, float32".format(*PART)
+        table(title, ("--tile_overlap", "largest difference", "values that differ"), tiles(work, scenes))

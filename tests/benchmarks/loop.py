@@ -7,7 +7,6 @@ turns of a few seconds, each stopped while the other runs, since a machine's spe
 what is measured.
 """
 
-import argparse
 import signal
 import statistics
 import sys
@@ -17,14 +16,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.benchmarks.common import NOISY, table, workplace
+from tests.benchmarks.common import NOISY, flag_parser, table, workplace
 from tests.builders import DATASETS, ROOT, words
 from tests.cli import Job
 from utils.run.log import read_log
-
-COMMON = ("--optimizer", "adamw", "--schedule", "cosine", "--ema", "0.995", "--clip", "1")
-GRAY, COLOUR = (("--input_nc", count, "--output_nc", count) for count in ("1", "3"))
-HAZY = ("--dataroot", f"{DATASETS}/sots-indoor")
 
 
 class Case(NamedTuple):
@@ -36,11 +31,15 @@ class Case(NamedTuple):
     turn_s: float
 
 
-RESUNET = ("--model", "resunet", "--crop_size", "96", "--batchSize", "8", "--channels_last", *COMMON)
-RESNET = ("--model", "resnet", "--crop_size", "256", "--batchSize", "1", *COMMON)
+COMMON = words("--optimizer adamw --schedule cosine --ema 0.995 --clip 1")
+GRAY = words(
+    "--model resunet --crop_size 96 --channels_last --input_nc 1 --output_nc 1 --repeat 8 --batchSize 8"
+)
+COLOUR = words("--model resnet --crop_size 256 --input_nc 3 --output_nc 3 --repeat 2 --batchSize 1")
+HAZY = ("--dataroot", f"{DATASETS}/sots-indoor")
 CASES = {
-    "resunet 96 x 96, batch 8": Case((*RESUNET, *NOISY, *GRAY, "--repeat", "8"), 400, every=10, turn_s=5),
-    "resnet 256 x 256, batch 1": Case((*RESNET, *HAZY, *COLOUR, "--repeat", "2"), 84, every=1, turn_s=10),
+    "resunet 96 x 96, batch 8": Case((*COMMON, *NOISY, *GRAY), 400, every=10, turn_s=5),
+    "resnet 256 x 256, batch 1": Case((*COMMON, *HAZY, *COLOUR), 84, every=1, turn_s=10),
 }
 
 
@@ -104,16 +103,10 @@ def rows(turns: int, workers: str) -> Iterator[tuple[object, ...]]:
         yield name, f"{alone * batch:.1f}", f"{trained * batch:.1f}", *share, f"{wait:.1%}"
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument(
-        "--turns", type=int, default=20, help="pairs of turns of the bare step and of train.py"
-    )
+def main(argv: list[str]) -> None:
+    parser = flag_parser(__doc__)
+    parser.add_argument("--turns", type=int, default=20, help="pairs of turns of both")
     parser.add_argument("--num_workers", default="0")
     opt = parser.parse_args(argv)
     columns = ("step", "bare, images/s", "train.py, images/s", "share", "half of the turns", "waits for data")
     table("The loop", columns, rows(opt.turns, opt.num_workers))
-
-
-if __name__ == "__main__":
-    main()

@@ -5,7 +5,6 @@ those that it calls; that of the DataLoader is numpy's, for the next batch. `Pyt
 operation takes. Profiling slows Python down, and adding a minute up takes three.
 """
 
-import argparse
 import os
 import signal
 from collections import Counter
@@ -15,8 +14,7 @@ from typing import Any
 import pytest
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from tests.benchmarks.common import NOISY, table, workplace
-from tests.builders import ROOT
+from tests.benchmarks.common import NOISY, flag_parser, table, workplace
 from tests.cli import InProcess
 from tests.seams import wrap
 
@@ -26,11 +24,7 @@ ROWS = 12
 
 
 def train_profiled(seconds: float) -> tuple[Counter[str], float, int]:
-    """Run train.py in this process, until so many seconds of it are profiled.
-
-    Returns:
-        (seconds of each operation, seconds of all steps profiled, their number).
-    """
+    """(seconds of each operation, of all steps, number of steps) of so many seconds of train.py, run here."""
     spent: Counter[str] = Counter()
     total, steps, ended = 0.0, 0, False
 
@@ -47,26 +41,22 @@ def train_profiled(seconds: float) -> tuple[Counter[str], float, int]:
             os.kill(os.getpid(), signal.SIGTERM)  # train.py saves and ends, and the last window with it
 
     windows = schedule(skip_first=FIRST_EPOCH, wait=0, warmup=1, active=WINDOW)
-    kinds = [ProfilerActivity.CPU]
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        profile(activities=kinds, schedule=windows, on_trace_ready=add_up) as profiler,
-    ):
+    profiler = profile(activities=[ProfilerActivity.CPU], schedule=windows, on_trace_ready=add_up)
 
-        def step(honest: Any, progress: Any) -> None:
-            honest(progress)
-            profiler.step()
+    def step(honest: Any, *given: Any) -> None:
+        honest(*given)
+        profiler.step()
 
+    with pytest.MonkeyPatch.context() as patch, profiler:
         wrap("progress", step, patch)
         InProcess().train(*TRAINING, code=None)
     return spent, total, steps
 
 
 def rows(seconds: float) -> Iterator[tuple[object, ...]]:
-    with workplace() as work:
-        os.chdir(work.folder)
+    with workplace() as work, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(work.folder)
         spent, total, steps = train_profiled(seconds)
-        os.chdir(ROOT)
 
     def row(what: str, took: float) -> tuple[object, ...]:
         return what, f"{1000 * took / steps:.2f}", f"{took / total:.1%}"
@@ -77,12 +67,8 @@ def rows(seconds: float) -> Iterator[tuple[object, ...]]:
     yield row("Python and the rest", total - sum(spent.values()))
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def main(argv: list[str]) -> None:
+    parser = flag_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     opt = parser.parse_args(argv)
     table("Profile of a minute of train.py", ("operation", "ms a step", "share"), rows(opt.seconds))
-
-
-if __name__ == "__main__":
-    main()

@@ -4,20 +4,13 @@ The figure of denoising is that of the DnCNN papers' code: Set12, noise of sigma
 test image is trained on, and none chose a flag: those were chosen on 20 of the training images.
 """
 
-import argparse
-from collections.abc import Iterator
-
-from tests.benchmarks.common import table, test, train, workplace
+from tests.benchmarks.common import NOISY, flag_parser, table, test, train, workplace
 from tests.builders import DATASETS
 from tests.cli import log
 
-NOISE = ("--degrade", "noise:25")
-BSD400, SET12 = (("--dataroot", f"{DATASETS}/{name}", *NOISE) for name in ("bsd400-gray", "set12"))
-TASKS = {
-    "denoise": (
-        ("--preset", "fine", *BSD400, "--augment", "flip_rot90", "--val_share", "0.05"),
-        (*SET12, "--no_quantize"),
-    ),
+SET12 = ("--dataroot", f"{DATASETS}/set12", "--degrade", "noise:25", "--no_quantize")
+TASKS = {  # flags of train.py and of test.py
+    "denoise": (("--preset", "fine", *NOISY, "--val_share", "0.05"), SET12),
     "dehaze": (("--preset", "coarse", "--dataroot", f"{DATASETS}/sots-indoor"), ()),
     "derain": (("--preset", "fine", "--dataroot", f"{DATASETS}/rain100L"), ()),
 }
@@ -35,20 +28,11 @@ def measure(task: str, minutes: float, flags: list[str]) -> tuple[object, ...]:
     return task, f"{minutes:g}", f"{spent}:{rest:02d}", steps, f"**{psnr}**", of_input, f"{done.peak_mib:.0f}"
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def main(argv: list[str]) -> None:
+    parser = flag_parser(__doc__)
     parser.add_argument("--tasks", nargs="+", default=[*TASKS], choices=[*TASKS])
     parser.add_argument("--minutes", nargs="+", default=[1, 5], type=float)
     opt, flags = parser.parse_known_args(argv)
-
-    def rows() -> Iterator[tuple[object, ...]]:
-        for task in opt.tasks:
-            for minutes in opt.minutes:
-                yield measure(task, minutes, flags)
-
+    rows = (measure(task, minutes, flags) for task in opt.tasks for minutes in opt.minutes)
     columns = ("task", "--minutes", "wall time", "steps", "test PSNR", "input PSNR", "peak MiB")
-    table(" ".join(["Time to PSNR", *flags]), columns, rows())
-
-
-if __name__ == "__main__":
-    main()
+    table(" ".join(["Time to PSNR", *flags]), columns, rows)

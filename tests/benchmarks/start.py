@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from tests.benchmarks.common import table, timed, workplace
+from tests.benchmarks.common import flag_parser, table, timed, workplace
 from tests.builders import ROOT, words
 
 REPEATS = 7
@@ -41,9 +41,6 @@ def rows() -> Iterator[tuple[object, ...]]:
         yield what, f"{statistics.median(times):.2f}", f"{min(times):.2f} to {max(times):.2f}"
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str]) -> None:
+    flag_parser(__doc__).parse_args(argv)
     table("Start", ("what", "seconds, median of 7", "range"), rows())
-
-
-if __name__ == "__main__":
-    main()

@@ -13,16 +13,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.functional import conv2d
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import LOSSES, build_network, own_arguments
 from models.ema import EMA
-from tests.benchmarks.common import table
+from tests.benchmarks.common import flag_parser, seconds_of, table
 from tests.builders import ROOT
 from utils.optim.horizon import Horizon
 from utils.optim.optimizers import OPTIMIZERS
@@ -58,18 +60,15 @@ def bare_step(flags: list[str]) -> tuple[Callable[[], Any], int]:
     layout = torch.channels_last if opt.channels_last else torch.contiguous_format
     net = build_network(opt.model, **own_arguments(opt.model, vars(opt) | channels))
     net.to(ranks.device, memory_format=layout)
-    average = EMA(net, opt.ema)
-    betas = opt.beta1, opt.beta2
+    average, betas = EMA(net, opt.ema), (opt.beta1, opt.beta2)
     optimizer = OPTIMIZERS[opt.optimizer](net.parameters(), opt.lr, betas, opt.momentum, opt.weight_decay)
     horizon = Horizon(steps_per_epoch=1)
     horizon.total = 10**6
     scheduler = Schedule(opt.schedule, opt.lr, horizon).scheduler(optimizer)
     criterion = LOSSES[opt.loss]()
     model = torch.compile(net) if opt.compile else net
-    given, target = (
-        torch.rand(opt.batchSize, count, opt.crop_size, opt.crop_size, device=ranks.device)
-        for count in channels.values()
-    )
+    size = opt.crop_size, opt.crop_size
+    given, target = (torch.rand(opt.batchSize, n, *size, device=ranks.device) for n in channels.values())
 
     def step() -> None:
         optimizer.zero_grad()
@@ -90,16 +89,10 @@ def bare_step(flags: list[str]) -> tuple[Callable[[], Any], int]:
 def timed(flags: list[str], seconds: float) -> dict[str, float]:
     """Seconds of the first step and the median of those that follow, for so many seconds."""
     step, images = bare_step(flags)
-    began = time.perf_counter()
-    step()
-    first = time.perf_counter() - began
-    for _ in range(4):
-        step()
+    first, *_ = [seconds_of(step) for _ in range(5)]
     times: list[float] = []
     while sum(times) < seconds or len(times) < 5:
-        began = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - began)
+        times.append(seconds_of(step))
     middle = statistics.median(times)
     peak_mib = peak_memory_mib(distributed.init("0").device)
     return {"first": first, "step": middle, "images_s": images / middle, "peak_mib": peak_mib}
@@ -119,23 +112,18 @@ def log(flags: list[str]) -> None:
 def apart(flags: tuple[str, ...], seconds: float = 10) -> dict[str, float]:
     """`timed` in a process of its own."""
     command = [sys.executable, "-m", "tests.benchmarks.step", "--time", str(seconds), *flags]
-    found: dict[str, float] = json.loads(subprocess.check_output(command, cwd=ROOT).splitlines()[-1])
-    return found
+    return json.loads(subprocess.check_output(command, cwd=ROOT).splitlines()[-1])
 
 
+@torch.no_grad()
 def conv_peak(dtype: torch.dtype) -> float:
     """FLOP/s of a 3 x 3 convolution, 128 channels to 128, channels_last: the best of 20."""
-    device = distributed.init("0").device
-    as_there: dict[str, Any] = {"device": device, "dtype": dtype}
-    images = torch.rand(8, 128, 64, 64, **as_there).to(memory_format=torch.channels_last)
-    conv = torch.nn.Conv2d(128, 128, 3, padding=1, **as_there).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    times = []
-    with torch.no_grad():
-        for _ in range(20):
-            began = time.perf_counter()
-            conv(images).sum().item()
-            times.append(time.perf_counter() - began)
-    return 2 * images.numel() * conv.weight.numel() / 128 / min(times)
+    there = partial(torch.Tensor.to, device=distributed.init("0").device, dtype=dtype)
+    images = there(torch.rand(8, 128, 64, 64), memory_format=torch.channels_last)
+    weight = there(torch.rand(128, 128, 3, 3), memory_format=torch.channels_last)
+    bias = there(torch.rand(128))
+    best = min(seconds_of(lambda: conv2d(images, weight, bias, padding=1).sum().item()) for _ in range(20))
+    return 2 * images.numel() * weight.numel() / 128 / best
 
 
 def flops(flags: tuple[str, ...]) -> int:
@@ -157,13 +145,12 @@ def ways() -> Iterator[tuple[object, ...]]:
             for way, more in WAYS.items():
                 runs[way].append(apart((*flags, *more)))
         middle = {
-            way: {key: statistics.median(run[key] for run in found) for key in found[0]}
-            for way, found in runs.items()
+            way: {key: statistics.median(run[key] for run in runs[way]) for key in runs[way][0]}
+            for way in WAYS
         }
         eager = middle["bfloat16, channels_last"]
         for way, found in middle.items():
-            gain = eager["step"] - found["step"]
-            pays = ""
+            gain, pays = eager["step"] - found["step"], ""
             if "compiled" in way:
                 pays = f"{(found['first'] - eager['first']) / gain:.0f} steps" if gain > 0 else "never"
             rate, faster = work / found["step"], middle["float32"]["step"] / found["step"]
@@ -173,7 +160,7 @@ def ways() -> Iterator[tuple[object, ...]]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = flag_parser(__doc__)
     parser.add_argument("--time", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--log", action="store_true", help=argparse.SUPPRESS)
     opt, flags = parser.parse_known_args(argv)

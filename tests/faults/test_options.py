@@ -15,8 +15,10 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import quote
 
 import pytest
@@ -40,119 +42,108 @@ MINI = words(
 
 # ---------------------------------------------------------------------------------------------- wrong options
 
-# the flags, and what the answer must hold beside the first of them
-TRAIN = [
-    ("--crop_sise 8", "did you mean --crop_size?"),
-    ("--batch 2", "did you mean --batch"),
-    ("--n_epoch 2", "did you mean --n_epochs?"),
-    ("--lr nan", "above 0"),
-    ("--lr -1", "above 0"),
-    ("--lr 0", "above 0"),
-    ("--lr inf", "at most"),
-    ("--lr x", "float"),
-    ("--lr 0,1", "float"),
-    ("--lr", "expected one argument"),
-    ("--batchSize 0", "at least 1"),
-    ("--batchSize -1", "at least 1"),
-    ("--batchSize 1.5", "int"),
-    ("--batchSize x", "int"),
-    ("--batchSize 1000", "--repeat"),
-    (f"--batchSize {'9' * 400}", "at most 2147483647"),
-    ("--crop_size 33", "larger than an image", "32"),
-    ("--size 8", "does not fit"),
-    ("--model resunnet", "did you mean resunet?"),
-    ("--model transformer", "resunet"),
-    ("--loss l3", "charbonnier"),
-    ("--optimizer adan", "did you mean adam?"),
-    ("--schedule cosin", "did you mean cosine?"),
-    ("--layout alignd", "did you mean aligned?"),
-    ("--norm bach", "did you mean batch?"),
-    ("--degrade nois:25", "did you mean noise?"),
-    ("--degrade noise:-5", "noise:-5"),
-    ("--degrade +", "+"),
-    ("--degrade ''", "empty"),
-    ("--scale 3 --degrade sr:2", "contradict"),
-    ("--cache device --degrade noise:25", "--cache ram"),
-    ("--cache device --num_workers 2", "--cache ram"),
-    ("--gpu_ids x", "0,1"),
-    ("--gpu_ids 0,x", "0,1"),
-    ("--freeze nothing", "stem"),
-    ("--freeze (", "regular expression"),
-    ("--epoch -1", "at least 0"),
-    ("--n_epochs 0", "at least 1"),
-    ("--warmup 5", "train longer"),
-    ("--warmup nan", "at least 0"),
-    ("--decay_epoch nan", "at least 0"),
-    ("--milestones a", "such as 20,30"),
-    ("--milestones ,", "such as 20,30"),
-    ("--ema 1", "at most 0.99999"),
-    ("--val_share 2", "at most 0.9"),
-    ("--weights missing.pth", "no such file", "missing.pth"),
-    ("--weights .", "no such file"),
-    ("--name ../x", "letters, digits"),
-    ("--name a/b", "letters, digits"),
-    ("--name ''", "empty"),
-    ("--resume False", "takes no value"),
-    ("--deterministic=False", "False"),
-    ("--std 0", "above 0"),
-    ("--scale 0", "at least 1"),
-    ("--accum 0", "at least 1"),
-    ("--accum 3", "--batchSize 2"),
-    ("--direction CtoD", "AtoB"),
-    ("--seed 99999999999999999999", "at most"),
-    ("--width 99999999", "at most"),
-    ("--visdom_port 70000", "65535"),
-    ("--visdom_server ftp://here", "http://localhost"),
-    ("--visdom_server http://localhost:8097", "--visdom_port"),
-    ("--dataroot nowhere", "no such folder"),
-    ("--manifest ''", "empty"),
-    ("--name none --resume", "no run"),
-]
-TEST = [
-    ("--psnr_channel z", "rgb"),
-    ("--tile 0", "at least 1"),
-    ("--tile 8 --tile_overlap 8", "--tile_overlap 8"),
-    ("--tile_overlap -1", "at least 0"),
-    ("--crop_border -1", "at least 0"),
-    ("--metrics x", "ssim"),
-    ("--metrics ''", "ssim"),
-    ("--met psnr", "did you mean --metrics?"),
-    ("--load 7", "epoch_0007_net.pth", "best or latest"),
-    ("--load bestt", "best, latest"),
-    ("--split tset", "did you mean test?"),
-    ("--width 8", "comes from the run"),
-    ("--x8 True", "takes no value"),
-    ("--no_quantise", "did you mean --no_quantize?"),
-    ("--dataroot nowhere", "no such folder"),
-    ("--direction CtoD", "AtoB"),
-    ("--weights missing.pth", "no such file"),
-    ("--model dncnn", "--weights and --dataroot"),
-    ("--name ../base", "letters, digits"),
-    ("--name nope", "base"),
-    ("--results_dir ''", "empty"),
-]
+# a line: what the error must hold beside the first flag, in parts joined by "&": wrong flags; others
 
-
-RESUME = ["--width 8", "--batchSize 1", "--epoch 2", "--dataroot demo:3:32", "--seed 4", "--lr nan"]
+TRAIN = f"""
+above 0: --lr -1; --lr 0; --std 0
+above 0 & nan: --lr nan
+at most: --lr inf; --seed 99999999999999999999; --width 99999999
+float: --lr x; --lr 0,1
+expected one argument: --lr
+at least 1: --batchSize 0; --batchSize -1; --n_epochs 0; --scale 0; --accum 0
+at least 0: --epoch -1; --warmup nan; --decay_epoch nan
+int: --batchSize 1.5; --batchSize x
+at most 2147483647: --batchSize {"9" * 400}
+at most 0.99999: --ema 1
+at most 0.9: --val_share 2
+--repeat: --batchSize 1000
+--batchSize 2: --accum 3
+larger than an image & 32: --crop_size 33
+does not fit: --size 8
+has no --levels: --model resnet
+resunet: --model transformer
+charbonnier: --loss l3
+did you mean --crop_size?: --crop_sise 8
+did you mean --batch: --batch 2
+did you mean --n_epochs?: --n_epoch 2
+did you mean resunet?: --model resunnet
+did you mean resnet?: --model resent
+did you mean adam?: --optimizer adan
+did you mean cosine?: --schedule cosin
+did you mean aligned?: --layout alignd
+did you mean batch?: --norm bach
+did you mean noise?: --degrade nois:25
+noise:-5: --degrade noise:-5
+noise:x: --degrade noise:x
++: --degrade +
+empty: --degrade ''; --name ''; --manifest ''
+contradict: --scale 3 --degrade sr:2
+--cache ram: --cache device --degrade noise:25; --cache device --num_workers 2
+0,1: --gpu_ids x; --gpu_ids 0,x
+stem & no parameter: --freeze nothing
+regular expression: --freeze (
+train longer: --warmup 5
+such as 20,30: --milestones a; --milestones ,
+no such file & missing.pth: --weights missing.pth
+no such file: --weights .
+letters, digits: --name ../x; --name a/b
+takes no value: --resume False
+False: --deterministic=False
+AtoB: --direction CtoD
+65535: --visdom_port 70000
+http://localhost: --visdom_server ftp://here
+--visdom_port: --visdom_server http://localhost:8097
+no such folder & --dataroot nowhere: --dataroot nowhere
+demo:0:9 & demo:SCENES:SIZE: --dataroot demo:0:9
+no run: --name none --resume; --name none --epoch 2 --n_epochs 3
+"""
+TEST = """
+rgb: --psnr_channel z
+at least 1: --tile 0
+at least 0: --tile_overlap -1; --crop_border -1
+--tile_overlap 8: --tile 8 --tile_overlap 8
+ssim: --metrics x; --metrics ''
+did you mean --metrics?: --met psnr
+did you mean test?: --split tset
+did you mean --no_quantize?: --no_quantise
+epoch_0007_net.pth & best or latest: --load 7
+best, latest: --load bestt
+comes from the run: --width 8
+takes no value: --x8 True
+no such folder: --dataroot nowhere
+AtoB: --direction CtoD
+no such file: --weights missing.pth
+--weights and --dataroot: --model dncnn
+letters, digits: --name ../base
+base: --name nope
+empty: --results_dir ''
+"""
+RESUME = ": --width 8; --batchSize 1; --epoch 2; --dataroot demo:3:32; --seed 4; --lr nan"
 
 
 @pytest.mark.risk(23)
-@pytest.mark.parametrize("kind", ["train", "test", "resume"])
-def test_wrong_options_are_refused(cli: InProcess, cases: Cases, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("script", "name", "flags", "table"),
+    [
+        ("train.py", "wrong", MINI, TRAIN),
+        ("test.py", "", ("--name", "base"), TEST),
+        ("train.py", "base", ("--resume",), RESUME),
+    ],
+)
+def test_wrong_options_are_answered(
+    cli: InProcess, cases: Cases, tmp_path: Path, script: str, name: str, flags: tuple[str, ...], table: str
+) -> None:
     cli.train(*MINI, name="base")
     before = tree(tmp_path)
-    for text, *wanted in {"train": TRAIN, "test": TEST, "resume": [(text,) for text in RESUME]}[kind]:
-        flags = words(text)
-        if kind == "train":
-            ended = cli.train(*MINI, *flags, name="wrong", code=None)
-        elif kind == "test":
-            ended = cli.test("--name", "base", *flags, code=None)
-        else:
-            ended = cli.train("--resume", *flags, name="base", code=None)
-        flag = flags[0].replace("--manifest", "--dataroot").partition("=")[0]
-        complaint = ended.complaint(flag, *wanted)
-        cases.check(not complaint, f"{text[:40]}: {complaint}")
-        assert tree(tmp_path) == before, text
+    for line in table.strip().splitlines():
+        wanted, _, wrong = line.partition(": ")
+        for text in wrong.split("; "):
+            first, *more = words(text)
+            ended = cli.call(script, *flags, first, *more, name=name, code=None)
+            flag = first.replace("--manifest", "--dataroot").partition("=")[0]
+            complaint = ended.complaint(flag, *wanted.split(" & "))
+            cases.check(not complaint, f"{text[:40]}: {complaint}")
+            assert tree(tmp_path) == before, text
 
 
 @pytest.mark.risk(23)
@@ -167,18 +158,13 @@ def test_a_gpu_that_is_not_there(cli: InProcess, monkeypatch: pytest.MonkeyPatch
 
 
 def folder_of_a_run(run: Path) -> None:
-    run.mkdir(parents=True)
+    run.mkdir()
     (run / "latest_net.pth").write_bytes(b"years of work")
 
 
-def file_for_a_folder(run: Path) -> None:
-    run.parent.mkdir()
-    run.write_text("a note")
-
-
-def link_to_nowhere(run: Path) -> None:
-    run.parent.mkdir()
-    run.symlink_to("nowhere/at/all")
+def file_for_all_runs(run: Path) -> None:
+    run.parent.rmdir()
+    run.parent.write_text("a file")
 
 
 @pytest.mark.risk(24)
@@ -186,16 +172,17 @@ def link_to_nowhere(run: Path) -> None:
     "there",
     [
         folder_of_a_run,
-        file_for_a_folder,
-        link_to_nowhere,
-        lambda run: run.parent.write_text("a file for all runs"),
+        file_for_all_runs,
+        lambda run: run.write_text("a note"),
+        lambda run: run.symlink_to("nowhere/at/all"),
         lambda run: (run / ".lock").mkdir(parents=True),
         lambda run: (run / "options.json").mkdir(parents=True),
     ],
 )
 def test_a_folder_that_cannot_be_the_runs(
-    cli: InProcess, tmp_path: Path, there: Callable[[Path], object]
+    cli: InProcess, tmp_path: Path, there: Callable[[Path], Any]
 ) -> None:
+    cli.run().parent.mkdir()
     there(cli.run())
     before = tree(tmp_path)
     assert cli.train(*MINI, code=2).refused("checkpoints/run", "--name")
@@ -229,24 +216,25 @@ def about(kind: str, ended: Ended) -> list[str]:
     return [line for line in ended.err.splitlines() if line.lower().startswith(kind)]
 
 
-def live(port: int) -> tuple[str, ...]:
-    flags = ("--visdom", "auto", "--visdom_server", "http://127.0.0.1", "--visdom_port", str(port))
-    return (*MINI, "--max_steps", "4", "--n_epochs", "4", *flags)
+def about_visdom(cli: InProcess, port: int) -> list[str]:
+    """What a training with a page at `port` says about visdom; fails unless all steps were taken."""
+    page = words(f"--visdom auto --visdom_server http://127.0.0.1 --visdom_port {port}")
+    done = cli.train(*MINI, *page, "--max_steps", "4", "--n_epochs", "4")
+    assert len(records(done.run, "loss")) == 4
+    return about("visdom", done)
 
 
 @pytest.mark.risk(22)
 def test_visdom_is_not_installed(cli: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "visdom", None)
-    done = cli.train(*live(free_port()))
-    assert len(about("visdom", done)) == 1 and len(records(done.run, "loss")) == 4
+    assert len(about_visdom(cli, free_port())) == 1
     assert len(about("visdom", cli.test("--visdom", "start"))) == 1
 
 
 @pytest.mark.risk(22)
 def test_a_port_that_refuses(cli: InProcess) -> None:
-    done = cli.train(*live(free_port()))
-    assert len(about("visdom", done)) == 1 and "no server" in done.err
-    assert len(records(done.run, "loss")) == 4
+    (line,) = about_visdom(cli, free_port())
+    assert "no server" in line
 
 
 @pytest.mark.risk(22)
@@ -263,21 +251,17 @@ def test_a_page_that_dies_in_mid_run(cli: InProcess, monkeypatch: pytest.MonkeyP
 
         replace_loss(die, monkeypatch)
         began = time.monotonic()
-        done = cli.train(*live(server.port))
+        first, second = about_visdom(cli, server.port)
         assert time.monotonic() - began < 10
-    first, second = about("visdom", done)
     assert "/env/run" in first and "lost" in second
-    assert len(records(done.run, "loss")) == 4
 
 
 @pytest.mark.risk(22)
 def test_a_page_that_never_answers(cli: InProcess) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        done = cli.train(*live(silent.getsockname()[1]))
-        ended = time.time()
-    trained = (done.run / "status.json").stat().st_mtime  # written when training was over
-    assert ended - trained < 6 and len(about("visdom", done)) == 1
-    assert len(records(done.run, "loss")) == 4
+        said, ended = about_visdom(cli, silent.getsockname()[1]), time.time()
+    trained = (cli.run() / "status.json").stat().st_mtime  # written when training was over
+    assert ended - trained < 6 and len(said) == 1
 
 
 @pytest.mark.risk(22)
@@ -296,29 +280,14 @@ def test_a_full_disk_for_tensorboard(cli: InProcess, monkeypatch: pytest.MonkeyP
 
 
 def test_a_sink_that_breaks_leaves_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    class Sink:
-        name = "sink"
-
-        def __init__(self, breaks: bool) -> None:
-            self.breaks, self.got = breaks, 0
-
-        def record(self, record: dict[str, Any]) -> None:
-            if self.breaks:
-                raise OSError("gone")
-            self.got += 1
-
-        def picture(self, name: str, title: str, image: torch.Tensor, step: int) -> None: ...
-
-        def close(self) -> None:
-            if self.breaks:
-                raise OSError("gone")
-
-    sinks = [Sink(True), Sink(False)]
-    logger = Logger(Run(tmp_path), [*sinks])
+    broken, sound = Mock(), Mock()
+    broken.name = "sink"
+    broken.record.side_effect = broken.close.side_effect = OSError("gone")
+    logger = Logger(Run(tmp_path), [broken, sound])
     for step in range(3):
         logger.scalars(step, step, loss=1.0)
     logger.close()
-    assert sinks[1].got == 3 and len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+    assert sound.record.call_count == 3 and len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
     assert capsys.readouterr().err.count("sink: no further output (OSError: gone)") == 1
 
 
@@ -334,13 +303,10 @@ LOCALES = {
 
 def make_turkish(folder: Path) -> dict[str, str]:
     """A locale of our own with a decimal comma and the dotless i; a skip where it cannot be made."""
-    if not shutil.which("localedef"):
-        pytest.skip("no localedef")
-    made = subprocess.run(
-        ["localedef", "-i", "tr_TR", "-f", "UTF-8", str(folder / "tr_TR.UTF-8")], capture_output=True
-    )
+    make = f"localedef -i tr_TR -f UTF-8 {shlex.quote(str(folder / 'tr_TR.UTF-8'))}"
+    made = subprocess.run(make, shell=True, capture_output=True, text=True)
     if not (folder / "tr_TR.UTF-8").exists():
-        pytest.skip(f"no Turkish locale: {made.stderr.decode(errors='replace').strip()}")
+        pytest.skip(f"no Turkish locale: {made.stderr.strip()}")
     return {"LOCPATH": str(folder)}
 
 
@@ -353,8 +319,7 @@ def test_files_do_not_depend_on_the_locale(work: Workplace, name: str) -> None:
     write_set(photos, splits=["train"], size=(24, 24))
     write_set(photos, splits=["test"], size=(24, 24), names=names, seed=9)
     before = 'import locale; locale.setlocale(locale.LC_ALL, "")'
-    flags = ("--dataroot", str(photos), *MINI[2:])
-    done = work.both(*flags, before=before, **env)
+    done = work.both("--dataroot", str(photos), *MINI[2:], before=before, **env)
     assert "Traceback" not in done.err
     (results,) = (work.folder / "results/run").iterdir()
     for path in (done.run / "options.json", done.run / "status.json", results / "summary.json"):
@@ -371,20 +336,21 @@ def test_files_do_not_depend_on_the_locale(work: Workplace, name: str) -> None:
 
 # ---------------------------------------------------------------------------------------------------- streams
 
-TEST_PY = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'test.py'))} --name run --visdom off"
-TRAIN_PY = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'train.py'))} {' '.join(MINI)}"
-STREAMS = {  # a command of bash, and the code that the script must end with
-    "head": (f"{TEST_PY} | head -1; exit ${{PIPESTATUS[0]}}", 0),
-    "unbuffered": (f"PYTHONUNBUFFERED=1 {TEST_PY} | head -1; exit ${{PIPESTATUS[0]}}", 0),
-    "help": (f"{TEST_PY} --help | true; exit ${{PIPESTATUS[0]}}", 0),
-    "no stdout": (f"{TEST_PY} >&-", 0),
-    "no stderr": (f"{TEST_PY} 2>&-", 0),
-    "none at all": (f"{TEST_PY} <&- >&- 2>&-", 0),
-    "stdout full": (f"{TEST_PY} >/dev/full", 1),
-    "stderr full": (f"{TEST_PY} 2>/dev/full", 0),
-    "training into head": (f"{TRAIN_PY} --name a 2>&1 | head -1; exit ${{PIPESTATUS[0]}}", 0),
-    "training without": (f"{TRAIN_PY} --name b <&- >&- 2>&-", 0),
-    "training refused": (f"{TRAIN_PY} --name c --lr 0 2>&-", 2),
+TEST_PY = shlex.join([sys.executable, str(ROOT / "test.py"), *words("--name run --visdom off")])
+TRAIN_PY = shlex.join([sys.executable, str(ROOT / "train.py"), *MINI])
+STATUS, ROWS = "exit ${PIPESTATUS[0]}", "results/run/demo/metrics.csv"
+STREAMS = {  # a command of bash, the code that the script must end with, and what it must write
+    "head": (f"{TEST_PY} | head -1; {STATUS}", 0, ROWS),
+    "unbuffered": (f"PYTHONUNBUFFERED=1 {TEST_PY} | head -1; {STATUS}", 0, ROWS),
+    "help": (f"{TEST_PY} --help | true; {STATUS}", 0, "."),
+    "no stdout": (f"{TEST_PY} >&-", 0, ROWS),
+    "no stderr": (f"{TEST_PY} 2>&-", 0, ROWS),
+    "none at all": (f"{TEST_PY} <&- >&- 2>&-", 0, ROWS),
+    "stdout full": (f"{TEST_PY} >/dev/full", 1, ROWS),
+    "stderr full": (f"{TEST_PY} 2>/dev/full", 0, ROWS),
+    "training into head": (f"{TRAIN_PY} --name a 2>&1 | head -1; {STATUS}", 0, "checkpoints/a/best_net.pth"),
+    "training without": (f"{TRAIN_PY} --name b <&- >&- 2>&-", 0, "checkpoints/b"),
+    "training with a wrong option": (f"{TRAIN_PY} --name c --lr 0 2>&-", 2, "."),
 }
 PLAIN = re.compile(r"[^\x1b\r\b]*")
 
@@ -400,13 +366,13 @@ def test_streams_that_break(cli: InProcess, work: Workplace, cases: Cases) -> No
 
     with ThreadPoolExecutor(2) as pool:
         answers = dict(zip(STREAMS, pool.map(run, STREAMS), strict=True))
-    made = {"training into head": "checkpoints/a/best_net.pth", "training without": "checkpoints/b"}
-    made |= {"help": ".", "training refused": "."}
     for name, ended in answers.items():
+        _, code, made = STREAMS[name]
         quiet = "Traceback" not in ended.err and "Exception ignored" not in ended.err
         quiet &= bool(PLAIN.fullmatch(ended.out + ended.err))
-        wanted = ended.run.parents[1] / made.get(name, "results/run/demo/metrics.csv")
-        cases.check(ended.code == STREAMS[name][1] and quiet and wanted.exists(), f"{name}: {ended}")
+        cases.check(
+            ended.code == code and quiet and (ended.run.parents[1] / made).exists(), f"{name}: {ended}"
+        )
     out = answers["no stderr"].out
     assert out.startswith("outputs ") and "device" not in out  # what was for stderr went nowhere
     assert "cannot write to stdout" in answers["stdout full"].err
@@ -414,14 +380,11 @@ def test_streams_that_break(cli: InProcess, work: Workplace, cases: Cases) -> No
 
 @pytest.mark.risk(26)
 def test_into_a_file_there_is_no_bar(cli: InProcess) -> None:
-    def figures(err: str) -> int:
-        assert PLAIN.fullmatch(err)
-        return len([line for line in err.splitlines() if "images/s" in line])
-
-    # a line an epoch of one step, which is the interval, and none besides
-    assert figures(cli.train(*MINI, "--max_steps", "9", "--n_epochs", "60").err) <= 9
-    long = ("--repeat", "40", "--max_steps", "40", "--n_epochs", "1")
-    assert figures(cli.train(*MINI, *long, name="long").err) <= 1
+    """But at most a line an epoch."""
+    for steps, epochs, repeat, most in ((9, 60, 1, 9), (40, 1, 40, 1)):
+        length = words(f"--max_steps {steps} --n_epochs {epochs} --repeat {repeat}")
+        err = cli.train(*MINI, *length, name=str(steps)).err
+        assert PLAIN.fullmatch(err) and err.count("images/s") <= most
 
 
 @pytest.mark.risk(26)
@@ -432,11 +395,9 @@ def test_a_terminal_of_forty_columns(tmp_path: Path) -> None:
     process = subprocess.Popen(command, cwd=tmp_path, stdout=follower, stderr=follower)
     os.close(follower)
     said = b""
-    try:
+    with suppress(OSError):  # once the other end is closed
         while part := os.read(leader, 4096):
             said += part
-    except OSError:  # the other end is closed
-        pass
     os.close(leader)
     text = said.decode()
     assert process.wait() == 0 and "Traceback" not in text
