@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 
-def published_dncnn(depth: int = 17, width: int = 64, biased: bool = True, seed: int = 1) -> nn.Sequential:
+def published_dncnn(depth: int = 17, width: int = 64, biased: bool = True, seed: int = 0) -> nn.Sequential:
     """A gray DnCNN as others lay it out: convolution, ReLU, blocks with batch norm; gives the noise."""
     torch.manual_seed(seed)
     layers: list[nn.Module] = [nn.Conv2d(1, width, 3, padding=1, bias=biased), nn.ReLU()]

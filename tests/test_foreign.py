@@ -78,7 +78,7 @@ def run_line(found: Ended) -> str:
 @pytest.mark.parametrize(("depth", "width"), [(5, 8), (17, 64)])
 def test_a_published_denoiser(cli: InProcess, depth: int, width: int) -> None:
     clean = write_clean(Path("clean"))
-    net = briefly_trained(published_dncnn(depth, width), 100 if depth < 10 else 1)
+    net = briefly_trained(published_dncnn(depth, width), 400 if depth < 10 else 1)
     write_weights(prefixed(net, PREFIX), Path("dncnn 25.pth"))
     found = measured(cli, *DNCNN, *NOISE, *flags(depth=depth, width=width))
     check(found, clean, lambda x: x - net(x), "noise:25")

@@ -103,16 +103,16 @@ def test_bands_come_as_soon_as_they_are_done() -> None:
 
 
 @pytest.mark.parametrize(("tile", "overlap", "multiple"), [(9, 8, 4), (8, 8, 1), (4, 0, 8), (64, 48, 32)])
-def test_tiles_that_do_not_advance_are_refused(tile: int, overlap: int, multiple: int) -> None:
-    with pytest.raises(UserError, match=f"--tile {tile} with --tile_overlap {overlap}") as refusal:
+def test_tiles_that_do_not_advance_are_an_error(tile: int, overlap: int, multiple: int) -> None:
+    with pytest.raises(UserError, match=f"--tile {tile} with --tile_overlap {overlap}") as error:
         starts(1000, tile, overlap, multiple)
-    enough = int(refusal.value.fix.split()[1])
+    enough = int(error.value.fix.split()[1])
     assert starts(1000, enough, overlap, multiple)
     net = nn.Identity()
     net.size = SizeRequirements(multiple=multiple)  # type: ignore[assignment]
-    with pytest.raises(UserError) as refusal:
+    with pytest.raises(UserError) as error:
         Evaluator(net, CPU, False, tiling=Tiling(tile, overlap))
-    assert refusal.value.code == 2
+    assert error.value.code == 2
 
 
 # -------------------------------------------------------------------------------------- tiles are the whole
@@ -287,7 +287,9 @@ def test_out_of_memory_continues_in_tiles(
         (Limited(fails_at=(1,)), (300, 200), 200),
     ],
 )
-def test_the_error_comes_out(net: Limited, size: tuple[int, int], tile: int | None) -> None:
+def test_out_of_memory_in_the_smallest_tiles_is_an_error(
+    net: Limited, size: tuple[int, int], tile: int | None
+) -> None:
     with pytest.raises(torch.OutOfMemoryError):
         predict(net, image(*size), tiling=Tiling(tile))
     if size[0] == 300 and not tile:

@@ -5,12 +5,9 @@ import json
 import multiprocessing
 import os
 import re
-import struct
 import unicodedata
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,41 +22,45 @@ from data.matching import match_names
 from data.pairs import Source
 from data.scan import scan_headers
 from data.splits import find_pairs
-from tests.builders import CPU, FAST, TINY_NET, Outline, image, pixels, save, tiny_flags, truncate, write_set
-from tests.cli import Ended, InProcess, Workplace
+from tests.builders import (
+    CPU,
+    FAST,
+    TINY_NET,
+    Outline,
+    image,
+    pixels,
+    png_file,
+    save,
+    tiny_flags,
+    truncate,
+    write_set,
+)
+from tests.cli import InProcess, Workplace
 from tests.harness import Cases
 from utils.eval.results import read_csv
 from utils.system.errors import UserError
 
-Script = Callable[..., Ended]
-PHOTOS = ("--dataroot", "photos", *TINY_NET, *FAST, *CPU, "--val_share", "0", "--max_steps", "1")
+STEP = (*FAST, *CPU, "--val_share", "0", "--max_steps", "1")
+PHOTOS = ("--dataroot", "photos", *TINY_NET, *STEP)
 
 
 @pytest.fixture
-def learn(cli: InProcess) -> Script:
-    """train.py in this process, however it ends; the run's name is among the flags or its default."""
-    return partial(cli.train, name="", code=None)
+def photos(tmp_path: Path) -> Path:
+    """A set of pairs of 40 x 40 pixels, eight to train on and three to test."""
+    write_set(tmp_path / "photos", splits=["test"], names=[f"test{i}.png" for i in range(3)], seed=100)
+    write_set(tmp_path / "photos", splits=["train"], names=[f"train{i}.png" for i in range(8)])
+    return tmp_path / "photos"
 
 
 @pytest.fixture
-def judge(cli: InProcess) -> Script:
-    return partial(cli.test, name="", code=None)
-
-
-def photo_set(root: Path, count: int = 8) -> list[Path]:
-    """Pairs of 40 x 40 pixels, three of them to test; the inputs to train on."""
-    write_set(root, splits=["test"], names=[f"test{i}.png" for i in range(3)], seed=100)
-    files = write_set(root, splits=["train"], names=[f"train{i}.png" for i in range(count)])
-    return [file.input for file in files]
+def trained(photos: Path, cli: InProcess) -> Path:
+    """`photos`, on which the run "run" was trained."""
+    cli.train(*PHOTOS)
+    return photos
 
 
 def picture(path: Path, height: int = 40, width: int = 40) -> Path:
     return save(image(height, width, seed=1), path)
-
-
-def pair_of(root: Path, given: str, target: str, split: str = "train") -> None:
-    picture(root / split / "input" / given)
-    picture(root / split / "target" / target)
 
 
 # --------------------------------------------------------------------------------------------- damaged images
@@ -68,9 +69,7 @@ KINDS = ("png", "jpg", "webp", "bmp", "tif", "deep.png")
 HEIGHT, WIDTH = 36, 50
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "ok": lambda data: data,
-    "cut30": lambda data: data[: len(data) * 30 // 100],
-    "cut90": lambda data: data[: len(data) * 90 // 100],
-    "cut99": lambda data: data[: len(data) * 99 // 100],
+    **{f"cut{share}": lambda data, n=share: data[: len(data) * n // 100] for share in (30, 90, 99)},
     "zeros": lambda data: data[: len(data) // 2] + bytes(64) + data[len(data) // 2 + 64 :],
 }
 
@@ -106,11 +105,10 @@ def test_a_damaged_file_is_refused_by_name_or_a_picture(cases: Cases, tmp_path: 
         for name, damage in DAMAGES.items():
             path = tmp_path / f"{name}.{kind}"
             path.write_bytes(damage(sound))
-            found = outcome(path)
-            right = {"ok": ("read",), "zeros": ("read", "refused")}.get(name, ("refused",))
-            if kind in ("png", "deep.png") and name == "zeros":
-                right = ("refused",)  # its parts have checksums
-            cases.check(found in right, f"{path.name} {found}")
+            allowed = {"read" if name == "ok" else "refused"}
+            if name == "zeros" and "png" not in kind:  # the parts of a PNG have checksums
+                allowed.add("read")
+            cases.check((found := outcome(path)) in allowed, f"{path.name} {found}")
 
 
 def corrupted(sound: bytes, rng: np.random.Generator) -> bytes:
@@ -133,7 +131,7 @@ def memory_grows() -> Iterator[Callable[[], int]]:
         return int(found[1])
 
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
     except OSError:
         pytest.skip("no peak of memory to be had")
     before = field("VmRSS")
@@ -159,104 +157,74 @@ def test_random_damage_never_ends_the_process(
 
 
 @pytest.mark.risk(8)
-def test_the_start_reads_every_header(cases: Cases, learn: Script, tmp_path: Path) -> None:
-    bad = photo_set(tmp_path / "photos")[5]
+def test_the_start_reads_every_header(cases: Cases, cli: InProcess, photos: Path) -> None:
+    bad = photos / "train/input/train5.png"
     sound = bad.read_bytes()
     for data in (b"", b"\x89PNG", b"<html>not found</html>", sound[:20], bytes(len(sound)), os.urandom(999)):
         bad.write_bytes(data)
-        ended = learn(*PHOTOS, "--name", "run")
+        ended = cli.train(*PHOTOS, code=None)
         cases.check(ended.refused("train5.png", "fix: replace or remove it"), ended.err)
-        cases.check(not (tmp_path / "checkpoints").exists(), "the refused run left a folder")
+        cases.check(not Path("checkpoints").exists(), "the run that was not started left a folder")
 
 
 @pytest.mark.risk(8)
-def test_check_data_decodes_every_file(cases: Cases, learn: Script, tmp_path: Path) -> None:
-    for path in photo_set(tmp_path / "photos")[3:5]:
-        truncate(path)
-    ended = learn(*PHOTOS, "--check_data")
-    said = ended.out + ended.err
-    for name, wanted in (("train3.png", True), ("train4.png", True), ("train5.png", False)):
-        cases.check(ended.code == 2 and (f"{name}: " in said) == wanted, said)
+def test_check_data_decodes_every_file(cli: InProcess, photos: Path) -> None:
+    for i in (3, 4):
+        truncate(photos / f"train/input/train{i}.png")
+    ended = cli.train(*PHOTOS, "--check_data", name="", code=2)
+    assert [f"train{i}.png: " in ended.out + ended.err for i in (3, 4, 5)] == [True, True, False]
 
 
 @pytest.mark.risk(8)
-def test_training_stops_and_testing_goes_on(
-    cases: Cases, learn: Script, judge: Script, tmp_path: Path
+def test_testing_reports_damaged_files_and_evaluates_the_others(
+    cases: Cases, cli: InProcess, trained: Path
 ) -> None:
-    photo_set(tmp_path / "photos")
-    assert learn(*PHOTOS, "--name", "run").code == 0
     for kind in KINDS:  # two bad ones of each kind, beside three sound ones
-        sound = encoded(kind, tmp_path)
+        sound = encoded(kind, Path())
         for damage in ("cut30", "cut90"):
             name = f"{damage}_{kind.replace('.', '_')}.{kind.split('.')[-1]}"
-            (tmp_path / "photos/test/input" / name).write_bytes(DAMAGES[damage](sound))
-            (tmp_path / "photos/test/target" / name).write_bytes(sound)
-    ended = judge("--name", "run")
+            (trained / "test/input" / name).write_bytes(DAMAGES[damage](sound))
+            (trained / "test/target" / name).write_bytes(sound)
+    ended = cli.test(code=3)
     failed = [line for line in ended.err.splitlines() if line.startswith("failed")]
-    for path in sorted((tmp_path / "photos/test/input").glob("cut*")):
-        cases.check(ended.code == 3 and any(path.name in line for line in failed), f"{path.name} {ended.err}")
-    assert len(read_csv(tmp_path / "results/run/photos/metrics.csv")) == 3
+    for path in sorted((trained / "test/input").glob("cut*")):
+        cases.check(any(path.name in line for line in failed), f"{path.name} {ended.err}")
+    assert len(read_csv(Path("results/run/photos/metrics.csv"))) == 3
 
 
 # ------------------------------------------------------------------------------------------------------ bombs
 
 
-def part(name: bytes, data: bytes) -> bytes:
-    """One chunk of a PNG."""
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
-def black_png(width: int, height: int, rows: bool = True) -> bytes:
-    """A PNG of 1 bit a pixel, all black; without its rows only a promise."""
-    packed = zlib.compressobj(9)
-    row = bytes(1 + (width + 7) // 8)
-    pixels = b"".join(packed.compress(row) for _ in range(height if rows else 1)) + packed.flush()
-    head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", pixels) + part(b"IEND", b"")
-
-
-BOMBS = {
-    "18kB": lambda: black_png(12_000, 12_000),
-    "49kB": lambda: black_png(20_000, 20_000),
-    "promise": lambda: black_png(100_000, 100_000, rows=False),
-}
+def black_png(side: int, rows: int) -> bytes:
+    """A square PNG of 1 bit a pixel, all black, of which only some rows are there."""
+    return png_file(side, side, 1, 0, bytes((1 + (side + 7) // 8) * rows))
 
 
 @pytest.mark.risk(9)
-@pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_is_refused_by_its_header(
-    cases: Cases, learn: Script, judge: Script, tmp_path: Path, name: str
-) -> None:
-    photo_set(tmp_path / "photos")
-    assert learn(*PHOTOS, "--name", "run").code == 0
-    data = BOMBS[name]()
+@pytest.mark.parametrize(("side", "rows"), [(12_000, 12_000), (20_000, 20_000), (100_000, 1)])
+def test_a_bomb_is_refused_by_its_header(cli: InProcess, trained: Path, side: int, rows: int) -> None:
+    data = black_png(side, rows)
     assert len(data) < 60_000
     for split in ("train", "test"):
-        (tmp_path / f"photos/{split}/input/{split}1.png").write_bytes(data)
+        (trained / f"{split}/input/{split}1.png").write_bytes(data)
     with memory_grows() as growth:
-        ended = learn(*PHOTOS, "--name", "other")
-        cases.check(ended.refused("train1.png is too large", "--max_pixels") and growth() < 50, ended.err)
-    with memory_grows() as growth:
-        ended = judge("--name", "run")
-        named = "test1.png is too large" in ended.err and ended.code == 3
-        cases.check(named and growth() < 50, f"{growth()} MiB {ended.err}")
+        assert cli.train(*PHOTOS, name="other", code=2).refused("train1.png is too large", "--max_pixels")
+        assert "test1.png is too large" in cli.test(code=3).err
+        assert growth() < 50
 
 
 @pytest.mark.risk(9)
-def test_the_limit_can_be_moved(
-    cases: Cases, learn: Script, judge: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    photo_set(tmp_path / "photos")  # 40 x 40
-    flags = (*PHOTOS, "--name")
-    cases.check(learn(*flags, "a", "--max_pixels", "1599").refused("is too large", "1599", "40 x 40"))
-    cases.check(learn(*flags, "a", "--max_pixels", "1600").code == 0)
-    cases.check(judge("--name", "a", "--max_pixels", "1599").refused("too large", "1599", code=3))
-    cases.check(judge("--name", "a", "--max_pixels", "1600").code == 0)
-    cases.check(learn(*flags, "b", "--max_pixels", "0").refused("--max_pixels"))
-    cases.check(learn("--resume", "--name", "a", "--max_steps", "2", "--max_pixels", "9999").code == 0)
-    big = tmp_path / "big.png"
-    big.write_bytes(black_png(12_000, 12_000, rows=False))
-    cases.check(header(big, 12_000**2)[:2] == (12_000, 12_000))
+def test_the_limit_can_be_moved(cli: InProcess, photos: Path) -> None:
+    """From 1600 pixels, as many as the images have."""
+    assert cli.train(*PHOTOS, "--max_pixels", "1599", code=2).refused("is too large", "1599", "40 x 40")
+    cli.train(*PHOTOS, "--max_pixels", "1600")
+    assert cli.test("--max_pixels", "1599", code=3).refused("too large", "1599", code=3)
+    cli.test("--max_pixels", "1600")
+    assert cli.train(*PHOTOS, "--max_pixels", "0", name="other", code=2).refused("--max_pixels")
+    cli.train("--resume", "--max_steps", "2", "--max_pixels", "9999")
+    big = photos / "big.png"
+    big.write_bytes(black_png(12_000, 1))
+    assert header(big, 12_000**2)[:2] == (12_000, 12_000)
     with pytest.raises(UserError, match="too large"):
         header(big)
     assert MAX_PIXELS == 2**27
@@ -264,27 +232,20 @@ def test_the_limit_can_be_moved(
 
 @pytest.mark.risk(9)
 @pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
-def test_the_limit_holds_in_loader_processes(cases: Cases, tmp_path: Path, start: str) -> None:
+def test_the_limit_holds_in_loader_processes(tmp_path: Path, start: str) -> None:
     """However they are started; files grow after the start has looked at them."""
-    photo_set(tmp_path / "photos", count=3)
-    listing = find_pairs(Source(str(tmp_path / "photos"), max_pixels=2000), "train")
-    data = TrainDataset(listing, ImageSpec(3, 3), crop_size=16)
-    for grown in ("input/train1.png", "target/train2.png"):
-        picture(tmp_path / "photos/train" / grown, 48, 48)
-    context = multiprocessing.get_context(start)
-    loader = DataLoader(
-        data,
-        num_workers=1,
-        sampler=[(0, i) for i in range(3)],
-        collate_fn=no_collate,
-        multiprocessing_context=context,
+    write_set(tmp_path, splits=["train"])
+    data = TrainDataset(
+        find_pairs(Source(str(tmp_path), max_pixels=2000), "train"), ImageSpec(3, 3), crop_size=16
     )
-    refusals: list[UserError] = []
-    read = [batch["name"] for batch in LoaderIterator(loader, skip=refusals.append)]
-    cases.check(read == [["train0.png"]], f"40 x 40: {read}")
-    for refusal, name in zip(refusals, ("input/train1.png", "target/train2.png"), strict=True):
-        said = f"{refusal.what}: {refusal.why}"
-        cases.check(f"{name} is too large: 48 x 48 pixels, at most 2000" in said, said)
+    for grown in ("input/1.png", "target/2.png"):
+        picture(tmp_path / "train" / grown, 48, 48)
+    options = {"num_workers": 1, "multiprocessing_context": multiprocessing.get_context(start)}
+    loader = DataLoader(data, sampler=[(0, i) for i in range(3)], collate_fn=no_collate, **options)
+    errors: list[UserError] = []
+    assert [batch["name"] for batch in LoaderIterator(loader, skip=errors.append)] == [["0.png"]]
+    for error, name in zip(errors, ("input/1.png", "target/2.png"), strict=True):
+        assert f"{name} is too large: 48 x 48 pixels, at most 2000" in f"{error.what}: {error.why}"
 
 
 # ------------------------------------------------------------------------------------------------ other sizes
@@ -299,38 +260,35 @@ def turned(path: Path, height: int, width: int) -> None:
 
 @pytest.mark.risk(10)
 @pytest.mark.parametrize(
-    ("size", "words"),
+    ("size", "shown", "fix"),
     [
-        ((40, 49), ("49 x 40", "crop, resize")),
-        ((41, 48), ("48 x 41", "crop, resize")),
-        ((80, 96), ("96 x 80", "add --scale 2")),
-        ((48, 40), ("40 x 48", "crop, resize")),
+        ((40, 49), "49 x 40", "crop, resize"),
+        ((41, 48), "48 x 41", "crop, resize"),
+        ((80, 96), "96 x 80", "add --scale 2"),
+        ((48, 40), "40 x 48", "crop, resize"),
     ],
 )
 def test_a_pair_of_two_sizes_is_refused_with_both(
-    cases: Cases, learn: Script, tmp_path: Path, size: tuple[int, int], words: tuple[str, ...]
+    cli: InProcess, tmp_path: Path, size: tuple[int, int], shown: str, fix: str
 ) -> None:
-    for i in range(3):
-        for side in ("input", "target"):
-            picture(tmp_path / f"photos/train/{side}/{i}.png", 40, 48)
+    write_set(tmp_path / "photos", splits=["train"], size=(40, 48))
     picture(tmp_path / "photos/train/target/1.png", *size)
-    ended = learn(*PHOTOS, "--name", "run")
-    cases.check(ended.refused("input/1.png is 48 x 40", "target/1.png is", *words), ended.err)
-    ended = learn(*PHOTOS, "--check_data")
-    cases.check(ended.code == 2 and words[0] in ended.out + ended.err, ended.err)
+    ended = cli.train(*PHOTOS, code=2)
+    assert ended.refused("input/1.png is 48 x 40", "target/1.png is", shown, fix)
+    ended = cli.train(*PHOTOS, "--check_data", name="", code=2)
+    assert shown in ended.out + ended.err
 
 
 @pytest.mark.risk(10)
 @pytest.mark.parametrize("side", ["input", "target"])
-def test_only_upright_sizes_count(cases: Cases, learn: Script, tmp_path: Path, side: str) -> None:
-    for i in range(4):
-        for folder in ("input", "target"):
-            picture(tmp_path / f"photos/train/{folder}/{i}.jpg", 40, 48)
-    turned(tmp_path / f"photos/train/{side}/1.jpg", 40, 48)  # lies as 40 x 48, stands as 48 x 40
-    cases.check(learn(*PHOTOS, "--name", "run").code == 0, "upright sizes are equal")
+def test_only_upright_sizes_count(cli: InProcess, tmp_path: Path, side: str) -> None:
+    names = [f"{i}.jpg" for i in range(4)]
+    write_set(tmp_path / "photos", splits=["train"], size=(40, 48), names=names)
+    turned(tmp_path / f"photos/train/{side}/1.jpg", 40, 48)  # is stored as 48 x 40
+    cli.train(*PHOTOS)
     turned(tmp_path / f"photos/train/{side}/1.jpg", 48, 40)
-    ended = learn(*PHOTOS, "--name", "other")
-    cases.check(ended.refused("input/1.jpg is", "target/1.jpg is", "48 x 40", "40 x 48"), ended.err)
+    ended = cli.train(*PHOTOS, name="other", code=2)
+    assert ended.refused("input/1.jpg is", "target/1.jpg is", "48 x 40", "40 x 48")
 
 
 # ------------------------------------------------------------------------------------------------------ names
@@ -340,88 +298,63 @@ def composed(form: str, name: str = "Caf\u00e9") -> str:
     return unicodedata.normalize(form, name)  # type: ignore[arg-type]
 
 
-NUMBERS = [f"{i}.png" for i in range(12)]
-PAIRING: dict[str, tuple[list[str], list[str], str]] = {  # inputs, targets, words of the refusal, or none
-    "double": (
-        ["a.png", "a.jpg", "b.png"],
-        ["a.png", "b.png"],
-        "several input files share one name: a.jpg, a.png",
-    ),
-    "double target": (["a.png"], ["a.bmp", "a.tif"], "several target files share one name: a.bmp, a.tif"),
-    "double by case of the suffix": (
-        ["1.PNG", "1.png"],
-        ["1.png"],
-        "several input files share one name: 1.PNG, 1.png",
-    ),
-    "two folders": (["a/1.png", "b/1.png"], ["a/1.png", "b/1.png"], ""),
-    "suffix in capitals": (["1.PNG"], ["1.png"], ""),
-    "stem in capitals": (["A.png"], ["a.png"], "inputs: A.png; targets: a.png"),
-    "no target": (
-        ["a.png", "b.png"],
-        ["a.png"],
-        "1 inputs and 0 targets have no partner: inputs: b.png; targets: none",
-    ),
-    "no input": (
-        ["a.png"],
-        ["a.png", "b.png"],
-        "0 inputs and 1 targets have no partner: inputs: none; targets: b.png",
-    ),
-    "one of each": (
-        ["a.png", "b.png"],
-        ["a.png", "c.png"],
-        "1 inputs and 1 targets have no partner: inputs: b.png; targets: c.png",
-    ),
+NFC, NFD = composed("NFC"), composed("NFD")
+NUMBERS = " ".join(f"{i}.png" for i in range(12))
+LONE = "{} inputs and {} targets have no partner: inputs: {}; targets: {}"
+PAIRING = {  # inputs, targets, words of the error, if there is one
+    "double": ("a.png a.jpg b.png", "a.png b.png", "several input files share one name: a.jpg, a.png"),
+    "double target": ("a.png", "a.bmp a.tif", "several target files share one name: a.bmp, a.tif"),
+    "double by suffix": ("1.PNG 1.png", "1.png", "several input files share one name: 1.PNG, 1.png"),
+    "two folders": ("a/1.png b/1.png", "a/1.png b/1.png", ""),
+    "suffix in capitals": ("1.PNG", "1.png", ""),
+    "stem in capitals": ("A.png", "a.png", "inputs: A.png; targets: a.png"),
+    "no target": ("a.png b.png", "a.png", LONE.format(1, 0, "b.png", "none")),
+    "no input": ("a.png", "a.png b.png", LONE.format(0, 1, "none", "b.png")),
+    "one of each": ("a.png b.png", "a.png c.png", LONE.format(1, 1, "b.png", "c.png")),
     "many": (
-        [*NUMBERS, "x.png"],
-        ["x.png", *(f"t{name}" for name in NUMBERS)],
+        f"{NUMBERS} x.png",
+        f"x.png t{NUMBERS.replace(' ', ' t')}",
         "12 inputs and 12 targets have no partner: "
         "inputs: 0.png, 1.png, 10.png, 11.png, 2.png and 7 more; "
         "targets: t0.png, t1.png, t10.png, t11.png, t2.png and 7 more",
     ),
-    "prefixes": (["1_a.png", "1_b.png", "2_a.png"], ["1.png", "2.png"], ""),
-    "prefixes, a target too many": (["1_a.png", "2_a.png"], ["1.png", "2.png", "3.png"], "targets: 3.png"),
-    "other folder": (["a/1.png"], ["b/1.png"], "inputs: a/1.png; targets: b/1.png"),
-    "composed and not": ([composed("NFC") + ".png"], [composed("NFD") + ".png"], ""),
-    "not composed": ([composed("NFD") + "_1.png"], [composed("NFC") + ".png"], ""),
-    "both forms": (
-        [composed("NFC") + ".png", composed("NFD") + ".png"],
-        [composed("NFC") + ".png"],
-        "several input files share one name",
-    ),
+    "prefixes": ("1_a.png 1_b.png 2_a.png", "1.png 2.png", ""),
+    "prefixes, a target too many": ("1_a.png 2_a.png", "1.png 2.png 3.png", "targets: 3.png"),
+    "other folder": ("a/1.png", "b/1.png", "inputs: a/1.png; targets: b/1.png"),
+    "composed and not": (f"{NFC}.png", f"{NFD}.png", ""),
+    "not composed": (f"{NFD}_1.png", f"{NFC}.png", ""),
+    "both forms": (f"{NFC}.png {NFD}.png", f"{NFC}.png", "several input files share one name"),
 }
 
 
 @pytest.mark.risk(11)
-@pytest.mark.parametrize("what", PAIRING)
-def test_names_pair_or_are_listed(cases: Cases, tmp_path: Path, what: str) -> None:
-    inputs, targets, words = PAIRING[what]
+@pytest.mark.parametrize(("inputs", "targets", "words"), PAIRING.values(), ids=PAIRING)
+def test_names_pair_or_are_listed(tmp_path: Path, inputs: str, targets: str, words: str) -> None:
     for side, names in (("input", inputs), ("target", targets)):
-        for name in names:
+        for name in names.split():
             picture(tmp_path / "train" / side / name, 4, 4)
     try:
         listing = find_pairs(Source(str(tmp_path)), "train", need_targets=True)
         scan_headers(listing)
-        cases.check(not words and len(listing.pairs) == len(inputs), f"{what}: paired")
-    except UserError as refusal:
-        said = f"{refusal.what}: {refusal.why}"
-        cases.check(bool(words) and words in said and bool(refusal.fix), f"{what}: {said}")
+        assert not words and len(listing.pairs) == len(inputs.split())
+    except UserError as error:
+        assert words and words in f"{error.what}: {error.why}" and error.fix
 
 
 @pytest.mark.risk(11)
-def test_training_refuses_names_that_do_not_pair(cases: Cases, learn: Script, tmp_path: Path) -> None:
-    for path in photo_set(tmp_path / "photos")[2:]:
-        path.rename(path.with_name(f"lone{path.name}"))
-    ended = learn(*PHOTOS, "--name", "run")
-    cases.check(ended.refused("6 inputs and 6 targets", "and 1 more", "--pair_by"), ended.err)
-    ended = learn(*PHOTOS, "--check_data")
-    cases.check(ended.code == 2 and "6 inputs and 6 targets" in ended.out + ended.err, ended.err)
+def test_training_refuses_names_that_do_not_pair(cli: InProcess, photos: Path) -> None:
+    for i in range(2, 8):
+        path = photos / f"train/input/train{i}.png"
+        path.rename(path.with_name(f"lone{i}.png"))
+    assert cli.train(*PHOTOS, code=2).refused("6 inputs and 6 targets", "and 1 more", "--pair_by")
+    ended = cli.train(*PHOTOS, "--check_data", name="", code=2)
+    assert "6 inputs and 6 targets" in ended.out + ended.err
 
 
 @pytest.mark.risk(11)
-def test_a_regular_expression_sees_one_form_of_a_name(cases: Cases) -> None:
-    names = [composed(form) + end for form, end in (("NFD", "7.png"), ("NFC", "_gt7.png"))]
-    found = match_names(names[:1], names[1:], pair_by="(Caf\u00e9).*?(\\d)")
-    cases.check(found == {names[0]: names[1]}, str(found))
+def test_a_regular_expression_sees_one_form_of_a_name() -> None:
+    input, target = f"{NFD}7.png", f"{NFC}_gt7.png"
+    assert match_names([input], [target], pair_by="(Caf\u00e9).*?(\\d)") == {input: target}
 
 
 # ---------------------------------------------------------------------------------------------- hostile names
@@ -446,71 +379,54 @@ HOSTILE = (
 HIDDEN = ".dot.png"
 
 
-def hostile_set(root: Path, names: tuple[str, ...]) -> None:
-    for split in ("train", "test"):
-        for name in names:
-            pair_of(root, name, name, split)
-
-
 def files_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.risk(12)
-def test_hostile_names_are_only_names(cases: Cases, learn: Script, judge: Script, tmp_path: Path) -> None:
-    hostile_set(tmp_path / "photos", (*HOSTILE, HIDDEN))
-    hostile_set(tmp_path / "plain", tuple(f"{i}.png" for i in range(len(HOSTILE))))
+def test_hostile_names_are_only_names(cases: Cases, cli: InProcess, tmp_path: Path) -> None:
+    write_set(tmp_path / "photos", names=(*HOSTILE, HIDDEN))
+    write_set(tmp_path / "plain", count=len(HOSTILE))
     before = files_below(tmp_path)
-    flags = (*PHOTOS, "--batchSize", str(len(HOSTILE)), "--nan_policy", "stop", "--name", "run")
-    ended = learn(*flags)
-    assert ended.code == 0, ended.err
-    page = {}
-    for data in ("photos", "plain"):
-        ended = judge("--name", "run", "--dataroot", data)
-        assert ended.code == 0, ended.err
-        page[data] = Outline((tmp_path / f"results/run/{data}/index.html").read_text())
+    cli.train(*PHOTOS, "--batchSize", str(len(HOSTILE)), "--nan_policy", "stop")
+    tested = {data: cli.test("--dataroot", data) for data in ("photos", "plain")}
+    page = {data: Outline(ended.page) for data, ended in tested.items()}
     assert page["photos"].tags == page["plain"].tags
-    results = tmp_path / "results/run/photos"
     shown = re.findall(r'\{"name":("(?:[^"\\]|\\.)*")', page["photos"].texts["data"])
-    rows = {row["name"] for row in read_csv(results / "metrics.csv")}
     on_page = {json.loads(text) for text in shown}
+    rows = {row["name"] for row in tested["photos"].rows}
     for name in HOSTILE:
-        output = results / "outputs" / name
+        output = tested["photos"].results / "outputs" / name
         there = output.is_file() and pixels(output).shape == (40, 40, 3)
         cases.check(there and name in rows and name in on_page, repr(name))
-    cases.check(rows == on_page == set(HOSTILE), "hidden files are left out")
-    outside = {
-        name for name in files_below(tmp_path) - before if not name.startswith(("checkpoints/", "results/"))
-    }
-    assert not outside and (tmp_path / "photos/train/input" / HIDDEN).is_file()
+    assert rows == on_page == set(HOSTILE)  # hidden files are left out
+    new = files_below(tmp_path) - before
+    assert all(name.startswith(("checkpoints/", "results/")) for name in new)
+    assert (tmp_path / "photos/train/input" / HIDDEN).is_file()
 
 
 @pytest.mark.risk(12)
 @pytest.mark.parametrize("number", [0, 5, 9, 14])
-def test_a_folder_of_a_hostile_name(
-    cases: Cases, learn: Script, judge: Script, tmp_path: Path, number: int
-) -> None:
+def test_a_folder_of_a_hostile_name(cli: InProcess, photos: Path, tmp_path: Path, number: int) -> None:
     root = HOSTILE[number].removesuffix(".png")
-    photo_set(tmp_path / root)
+    photos.rename(root)
     before = files_below(tmp_path)
-    ended = learn(f"--dataroot={root}", *PHOTOS[2:])
-    cases.check(ended.code == 0, ended.err)
+    cli.train(*PHOTOS, f"--dataroot={root}", name="")
     (run,) = (tmp_path / "checkpoints").iterdir()
-    ended = judge("--name", run.name)
+    ended = cli.test(name=run.name)
     (results,) = (tmp_path / "results" / run.name).iterdir()
-    cases.check(ended.code == 0 and len(list((results / "outputs").iterdir())) == 3, ended.err)
-    cases.check(learn("--resume", "--name", run.name, "--max_steps", "2").code == 0)
-    page = Outline((results / "index.html").read_text())
-    assert not any("alert" in str(tag) for tag in page.tags)
+    assert len(list((results / "outputs").iterdir())) == 3
+    cli.train("--resume", "--max_steps", "2", name=run.name)
+    assert not any("alert" in str(tag) for tag in Outline(ended.page).tags)
     new = files_below(tmp_path) - before
     assert all(name.startswith((f"checkpoints/{run.name}/", f"results/{run.name}/")) for name in new)
 
 
 @pytest.mark.risk(12)
-def test_a_bad_file_with_a_hostile_name_is_told(cases: Cases, work: Workplace, learn: Script) -> None:
+def test_a_bad_file_with_a_hostile_name_is_reported(cases: Cases, work: Workplace, cli: InProcess) -> None:
     """By the script itself: its stdout and stderr must take any name, in any locale."""
-    hostile_set(work.folder / "photos", HOSTILE)
-    assert learn(*PHOTOS, "--name", "run").code == 0
+    write_set(work.folder / "photos", names=HOSTILE)
+    cli.train(*PHOTOS)
     for name in HOSTILE:
         truncate(work.folder / "photos/test/input" / name)
     done = work.test(code=3, LC_ALL="C", PYTHONUTF8="0")
@@ -529,90 +445,69 @@ def test_a_bad_file_with_a_hostile_name_is_told(cases: Cases, work: Workplace, l
     ("what", "count"),
     [("file", 4), ("folder", 5), ("side", 3), ("outside", 5), ("loop", 3), ("up", 3), ("root", 3)],
 )
-def test_links_work(cases: Cases, learn: Script, tmp_path: Path, what: str, count: int) -> None:
-    train_folder = tmp_path / "photos/train"
-    for i in range(3):
-        pair_of(tmp_path / "photos", f"{i}.png", f"{i}.png")
-        if i < 2:
-            pair_of(tmp_path / "else", f"e{i}.png", f"e{i}.png")
+def test_links_work(cli: InProcess, tmp_path: Path, what: str, count: int) -> None:
+    write_set(tmp_path / "photos", splits=["train"])
+    write_set(tmp_path / "else", splits=["train"], names=["e0.png", "e1.png"])
     for side in ("input", "target"):
-        folder = train_folder / side
+        folder, other = (tmp_path / root / "train" / side for root in ("photos", "else"))
         if what == "file":
-            (folder / "link.png").symlink_to(tmp_path / "else/train" / side / "e0.png")
+            (folder / "link.png").symlink_to(other / "e0.png")
         elif what in ("folder", "outside"):
-            end = Path("../../../else/train") if what == "folder" else tmp_path / "else/train"
-            (folder / "more").symlink_to(end / side, target_is_directory=True)
-            (folder / "nore").symlink_to(end / side, target_is_directory=True)  # once is enough
+            end = Path("../../../else/train", side) if what == "folder" else other
+            (folder / "more").symlink_to(end, target_is_directory=True)
+            (folder / "nore").symlink_to(end, target_is_directory=True)  # once is enough
         elif what == "side":
             folder.rename(tmp_path / f"real_{side}")
             folder.symlink_to(tmp_path / f"real_{side}", target_is_directory=True)
         else:
             end = {"loop": folder, "up": tmp_path, "root": Path("/")}[what]
             (folder / "round").symlink_to(end, target_is_directory=True)
-    listing = find_pairs(Source(str(tmp_path / "photos")), "train")
-    cases.check(len(listing.pairs) == count, f"{len(listing.pairs)} pairs of {listing.where}")
-    cases.check(learn(*PHOTOS, "--batchSize", "1", "--name", "run").code == 0)
+    listing = find_pairs(Source("photos"), "train")
+    assert len(listing.pairs) == count, listing.where
+    cli.train(*PHOTOS, "--batchSize", "1")
 
 
 @pytest.mark.risk(13)
 @pytest.mark.parametrize("what", ["dangling", "itself", "a pair of links", "folder called x.png"])
-def test_links_to_nothing_are_refused(
-    cases: Cases, learn: Script, judge: Script, tmp_path: Path, what: str
-) -> None:
-    photo_set(tmp_path / "photos")
-    assert learn(*PHOTOS, "--name", "run").code == 0
+def test_links_to_nothing_are_refused(cli: InProcess, trained: Path, what: str) -> None:
+    (trained / "empty").mkdir()
+    folder = what == "folder called x.png"
     for split in ("train", "test"):
-        path = tmp_path / f"photos/{split}/input/{split}1.png"
-        path.unlink()
-        if what == "folder called x.png":
-            (tmp_path / "empty").mkdir(exist_ok=True)
-            path.symlink_to(tmp_path / "empty", target_is_directory=True)
-            continue
+        path = trained / f"{split}/input/{split}1.png"
         ends = {
-            "dangling": tmp_path / f"gone_{split}.png",
+            "dangling": trained / f"gone_{split}.png",
             "itself": path,
             "a pair of links": path.with_name("back"),
         }
-        path.symlink_to(ends[what])
+        path.unlink()
+        path.symlink_to(ends.get(what, trained / "empty"), target_is_directory=folder)
         if what == "a pair of links":
             path.with_name("back").symlink_to(path)
-    ended = learn(*PHOTOS, "--name", "other")
-    cases.check(ended.refused("train1.png"), ended.err)
-    ended = judge("--name", "run")
-    if what == "folder called x.png":
-        cases.check(ended.refused("test1.png"), ended.err)
-    else:
-        cases.check(ended.code == 3 and "test1.png cannot be read" in ended.err, ended.err)
+    assert cli.train(*PHOTOS, name="other", code=2).refused("train1.png")
+    ended = cli.test(code=2 if folder else 3)
+    assert ended.refused("test1.png") if folder else "test1.png cannot be read" in ended.err
 
 
 @pytest.mark.risk(13)
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_a_link_hides_no_training_image(
-    cases: Cases, learn: Script, judge: Script, tmp_path: Path, what: str
-) -> None:
-    root = tmp_path / "photos"
-    photo_set(root)
-    assert learn(*PHOTOS, "--name", "run").code == 0
+def test_a_link_hides_no_training_image(cli: InProcess, trained: Path, what: str) -> None:
     for side in ("input", "target"):
+        source, folder = trained / "train" / side, trained / "test" / side
         if what == "file":
-            (root / "test" / side / "other.png").symlink_to(root / "train" / side / "train0.png")
+            (folder / "other.png").symlink_to(source / "train0.png")
         else:
-            (root / "test" / side / "more").symlink_to(root / "train" / side, target_is_directory=True)
-    ended = judge("--name", "run")
-    cases.check(ended.refused("what the run was trained on", "--split train"), ended.err)
+            (folder / "more").symlink_to(source, target_is_directory=True)
+    assert cli.test(code=2).refused("what the run was trained on", "--split train")
 
 
 @pytest.mark.risk(13)
-def test_a_root_that_is_a_link(cases: Cases, learn: Script, judge: Script, tmp_path: Path) -> None:
-    photo_set(tmp_path / "photos")
-    for name, end in (("alias", "photos"), ("round", "round"), ("gone", "nothing")):
-        (tmp_path / name).symlink_to(end, target_is_directory=True)
-    assert learn(*PHOTOS, "--name", "run").code == 0
-    for name, sound in (("alias", True), ("round", False), ("gone", False)):
-        flags = ("--dataroot", name)  # without --name: the run is called after the folder
-        for ended in (learn(*flags, *PHOTOS[2:]), judge("--name", "run", *flags)):
-            well = ended.code == 0 if sound else ended.refused(f"no such folder [--dataroot {name}]")
-            cases.check(well, f"{name}: {ended.code} {ended.err}")
+def test_a_root_that_is_a_link(cli: InProcess, trained: Path) -> None:
+    for name, end, code in (("alias", "photos", 0), ("round", "round", 2), ("gone", "nothing", 2)):
+        Path(name).symlink_to(end, target_is_directory=True)
+        flags = ("--dataroot", name)
+        # without --name: the run is called after the folder
+        for ended in (cli.train(*PHOTOS, *flags, name="", code=code), cli.test(*flags, code=code)):
+            assert not code or ended.refused(f"no such folder [--dataroot {name}]")
 
 
 # ---------------------------------------------------------------------------------------------- empty folders
@@ -643,25 +538,19 @@ def lay_out(path: Path) -> None:
 
 
 @pytest.mark.risk(14)
-def test_nothing_to_read_is_one_message(cases: Cases, learn: Script, judge: Script, tmp_path: Path) -> None:
-    photo_set(tmp_path / "photos")
-    assert learn(*PHOTOS, "--name", "run").code == 0
+def test_nothing_to_read_is_one_message(cases: Cases, cli: InProcess, trained: Path, tmp_path: Path) -> None:
     before = files_below(tmp_path)
     for kind, paths in EMPTY.items():
         root = tmp_path / kind
         for path in paths:
             lay_out(root / path)
-        flags = ("--dataroot", str(root), *PHOTOS[2:])
-        for ended in (
-            learn(*flags, "--name", "new"),
-            learn(*flags, "--name", "new", "--degrade", "noise:25"),
-            judge("--name", "run", "--dataroot", str(root)),
-            judge("--name", "run", "--dataroot", str(root), "--degrade", "noise:25"),
-        ):
-            named = kind in ended.error and "fix:" in ended.error
-            if kind == "one_side_empty":  # its message names the file without a partner
-                named = "a.png" in ended.error or kind in ended.error
-            cases.check(ended.refused() and named, f"{kind}: {ended.code} {ended.err}")
+        data = ("--dataroot", str(root))
+        for flags in (data, (*data, "--degrade", "noise:25")):
+            for ended in (cli.train(*PHOTOS, *flags, name="new", code=None), cli.test(*flags, code=None)):
+                named = kind in ended.error and "fix:" in ended.error
+                if kind == "one_side_empty":  # its message names the file without a partner
+                    named = "a.png" in ended.error or kind in ended.error
+                cases.check(ended.refused() and named, f"{kind}: {ended.code} {ended.err}")
         written = {name for name in files_below(tmp_path) - before if not name.startswith(kind)}
         before |= files_below(tmp_path)
         assert not written
@@ -674,11 +563,10 @@ SIZES = ((1, 1), (1, 7), (7, 1), (2, 2), (3, 3), (15, 17), (31, 33), (255, 257),
 
 def odd_sizes(folder: Path) -> dict[str, tuple[int, int]]:
     """Files of every size, one of 16 bits and one with a palette; name and (height, width) of each."""
-    folder.mkdir(parents=True)
-    made = {}
-    for height, width in SIZES:
-        made[f"{height}x{width}.png"] = height, width
-        picture(folder / f"{height}x{width}.png", height, width)
+    made = {
+        picture(folder / f"{height}x{width}.png", height, width).name: (height, width)
+        for height, width in SIZES
+    }
     save_image(image(21, 34).astype(np.uint16) * 257, folder / "deep.png")
     Image.fromarray(image(22, 35)).convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "palette.png")
     return made | {"deep.png": (21, 34), "palette.png": (22, 35)}
@@ -687,30 +575,23 @@ def odd_sizes(folder: Path) -> dict[str, tuple[int, int]]:
 @pytest.mark.risk(15)
 @pytest.mark.parametrize(("model", "tile"), [("resunet", 0), ("resnet", 0), ("dncnn", 0), ("resunet", 48)])
 def test_outputs_have_the_size_of_their_inputs(
-    cases: Cases, learn: Script, judge: Script, tmp_path: Path, model: str, tile: int
+    cases: Cases, cli: InProcess, photos: Path, model: str, tile: int
 ) -> None:
-    tiled = ("--tile", str(tile), "--tile_overlap", "8") if tile else ()
-    photo_set(tmp_path / "photos")
-    flags = ("--dataroot", "photos", *tiny_flags(model), *FAST, *CPU, "--max_steps", "1", "--val_share", "0")
-    assert learn(*flags, "--name", "run").code == 0
-    made = odd_sizes(tmp_path / "odd")
-    ended = judge("--name", "run", "--dataroot", "odd", *tiled)
-    assert ended.code == 0, ended.err
+    cli.train("--dataroot", "photos", *tiny_flags(model), *STEP)
+    made = odd_sizes(Path("odd"))
+    ended = cli.test("--dataroot", "odd", *(("--tile", str(tile), "--tile_overlap", "8") if tile else ()))
     for name, size in made.items():
-        output = tmp_path / "results/run/odd/outputs" / name
+        output = ended.results / "outputs" / name
         cases.check(output.is_file() and pixels(output).shape[:2] == size, f"{name} {ended.err}")
 
 
 @pytest.mark.risk(15)
 @pytest.mark.parametrize("smallest", SIZES)
 def test_training_names_the_image_that_is_smaller_than_the_crop(
-    cases: Cases, learn: Script, tmp_path: Path, smallest: tuple[int, int]
+    cli: InProcess, photos: Path, smallest: tuple[int, int]
 ) -> None:
-    photo_set(tmp_path / "photos")
     for side in ("input", "target"):
-        picture(tmp_path / "photos/train" / side / "small.png", *smallest)
-    ended = learn(*PHOTOS, "--name", "run")
-    if min(smallest) >= 32:
-        cases.check(ended.code == 0, ended.err)
-    else:
-        cases.check(ended.refused("--crop_size 32", "small.png", f"{min(smallest)} pixels"), ended.err)
+        picture(photos / "train" / side / "small.png", *smallest)
+    too_small = min(smallest) < 32
+    ended = cli.train(*PHOTOS, code=2 if too_small else 0)
+    assert not too_small or ended.refused("--crop_size 32", "small.png", f"{min(smallest)} pixels")
