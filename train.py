@@ -23,7 +23,6 @@ if __name__ == "__main__":
 
 import math
 from argparse import Namespace
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from itertools import islice
@@ -34,7 +33,7 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
-from data.check import check_data
+from data import check
 from data.splits import splits_present
 from data.training import TrainingData, open_data, split_batch
 from models import build_network, own_arguments
@@ -61,18 +60,15 @@ from utils.system.errors import UserError, run_script
 from utils.system.finite import FiniteGuard, read_flags
 from utils.system.memory import oom_errors
 from utils.system.signals import Signals
-from utils.vis.console import Progress, clock, describe_step, millions, say_on
+from utils.vis.console import Progress, Say, clock, describe_step, millions, say_on
 from utils.vis.grids import evenly_spaced
 from utils.vis.training_log import open_log
-
-Say = Callable[[str], None]
 
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:
     """Train, top to bottom; returns the exit code. `cleanup` is unwound however it ends."""
-    settings = data_settings(opt)
     if opt.check_data:
-        return check_data(settings.source, settings.degrade, opt.seed, say_on(True))
+        return check.main(opt, cleanup)
 
     # ---- where it runs
     distributed.relaunch_if_many(opt.gpu_ids)
@@ -86,7 +82,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     amp = set_up_device(ranks.device, opt.amp, opt.deterministic)
 
     # ---- data: a sample is a function of (seed, epoch, index), independent of workers, ranks and resuming
-    data = open_data(settings, ranks)
+    data = open_data(data_settings(opt), ranks)
 
     # ---- network: build, load, to the device, EMA, compile, DDP; `net` is neither compiled nor DDP
     resuming = opt.resume or opt.epoch > 0  # --epoch N resumes, too
@@ -104,6 +100,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     horizon, best = Horizon(data.sampler.steps_per_epoch), Best()
     parts = {"net": net, "ema": ema, "objective": objective, "horizon": horizon, "best": best}
     parts |= {f"optimizer_{name}": optimizer for name, optimizer in optimizers.items()}
+    if resuming and ranks.is_main:
+        run.acquire(cleanup)  # before the state is read: another process may still be saving one
     resumed = restore_newest(saved_run, parts, opt.epoch, horizon, say) if resuming else None
     set_length(horizon, opt)
     decays = opt.decay_epoch, opt.step_size, opt.milestones, opt.gamma, opt.warmup

@@ -217,3 +217,60 @@ def test_control_characters_of_names_do_not_reach_the_terminal(cli: InProcess, n
 def test_arguments_too_long_for_a_file_name_are_refused(work: Workplace, flags: tuple[str, ...]) -> None:
     ended = work.train(*flags, name="" if "--name" in flags else "run", code=2)
     assert ended.error and "Traceback" not in ended.err
+
+
+# ------------------------------------------------------------------------------------------ two in one folder
+
+
+LATE = """
+import fcntl, os, time
+flock = fcntl.flock
+def late(*given):
+    open("at_lock", "w").close()
+    while not os.path.exists("go"):
+        time.sleep(0.02)
+    return flock(*given)
+fcntl.flock = late
+"""
+
+
+@pytest.mark.risk(24)
+def test_a_start_that_is_late_at_the_lock_overwrites_nothing(work: Workplace) -> None:
+    """Another run of the name began and ended after the command line had found the name free."""
+    late = work.start("train.py", *TINY, *FAST, "--n_epochs", "1", before=LATE)
+    late.until(lambda: (work.folder / "at_lock").exists())
+    first = work.train(*TINY, *FAST, "--n_epochs", "2", "--seed", "9")
+    kept = (first.run / "best_net.pth").read_bytes()
+    (work.folder / "go").touch()
+    assert late.wait(2).refused("exists")
+    assert (first.run / "best_net.pth").read_bytes() == kept and options(first.run)["seed"] == 9
+
+
+@pytest.mark.risk(24)
+def test_a_resume_that_waits_for_the_lock_continues_from_what_was_saved_last(work: Workplace) -> None:
+    job = work.start("train.py", *LONG)
+    job.until_step(3)
+    late = work.start("train.py", "--resume", "--n_epochs", "9000", before=LATE)
+    late.until(lambda: (work.folder / "at_lock").exists())
+    job.signal(signal.SIGTERM)
+    saved = step_of(job.wait(143).run)
+    (work.folder / "go").touch()
+    late.until(lambda: f"steps {saved} to" in late.said)
+    late.signal(signal.SIGTERM)
+    assert step_of(late.wait(143).run) >= saved
+
+
+@pytest.mark.risk(24)
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_folder_that_was_removed_is_not_written_into(work: Workplace, replaced: bool) -> None:
+    job = work.start("train.py", *LONG, "--seed", "1")
+    job.until_step(3)
+    shutil.rmtree(job.run)
+    if replaced:
+        work.train(*TINY, *FAST, "--n_epochs", "1", "--seed", "2")
+        kept = {path.name: path.read_bytes() for path in job.run.iterdir()}
+    job.signal(signal.SIGTERM)
+    assert job.wait(1).refused("was removed or replaced", code=1)
+    assert job.run.exists() == replaced
+    if replaced:
+        assert {path.name: path.read_bytes() for path in job.run.iterdir()} == kept

@@ -129,10 +129,12 @@ class Checkpoints:
 
         Raises:
             OSError: the disk is full or read-only; older complete files are kept.
+            UserError: the run's folder was removed or replaced.
         """
         began = time.monotonic()
         self.status.step = step
         if self.enabled:
+            self.run.check_held()
             weights = self.net.state_dict()
             if best:
                 tensorfile.save(weights, self.run.net("best"))

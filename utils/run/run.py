@@ -37,6 +37,7 @@ class Run:
         self.log = folder / "log.jsonl"
         self.tensorboard = folder / "tb"
         self.grid = folder / "val_grid.png"
+        self.lock_file: IO[str] | None = None
 
     @classmethod
     def named(cls, name: str) -> "Run":
@@ -102,7 +103,7 @@ class Run:
     def open(
         self, cleanup: ExitStack, options: Mapping[str, Any], step: int, resumed_from: Path | None
     ) -> None:
-        """Create and lock the folder, write its options, cut its log back to `step`.
+        """Create and lock the folder (unless it is locked), write its options, cut its log back to `step`.
 
         Args:
             resumed_from: the state that a resumed run continues from; a newer, damaged one is set aside.
@@ -111,8 +112,12 @@ class Run:
             UserError: another process trains in the folder, or it cannot be written.
         """
         with self._creating():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            cleanup.enter_context(self.lock())
+            if self.lock_file is None:  # a new run
+                self.acquire(cleanup)
+                if self.taken():  # by a run that started and ended meanwhile
+                    raise UserError(
+                        f"{self.folder} exists", fix="continue with --resume, or choose another --name"
+                    )
             for part in self.folder.glob(".*.part"):  # what a killed process was writing
                 part.unlink(missing_ok=True)
             latest = self.state("latest")
@@ -129,6 +134,24 @@ class Run:
             why = f"{error.strerror or error}: {error.filename or self.folder}"
             fix = "fix the permissions or free disk space, or use another --name"
             raise UserError(f"cannot write the run's folder {self.folder} [--name]", why, fix) from None
+
+    def acquire(self, cleanup: ExitStack) -> None:
+        """Create the folder and hold its lock until `cleanup` is unwound; UserError as in `lock`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock_file = cleanup.enter_context(self.lock())
+
+    def is_held(self) -> bool:
+        """Whether the folder is still the one that was locked."""
+        with suppress(OSError):
+            there = (self.folder / ".lock").stat()
+            return self.lock_file is not None and os.path.samestat(there, os.fstat(self.lock_file.fileno()))
+        return False
+
+    def check_held(self) -> None:
+        """Raise UserError if the folder was removed, or removed and made again, since it was locked."""
+        if not self.is_held():
+            what = f"the run's folder {self.folder} was removed or replaced during training"
+            raise UserError(what, "nothing more was written into it", "train it again", code=1)
 
     def lock(self) -> IO[str]:
         """Lock the run for this process, until the file is closed or the process ends in any way.

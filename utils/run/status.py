@@ -41,7 +41,7 @@ class Status:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is not None and self.started and self.run.folder.is_dir():
+        if error is not None and self.started and self.run.is_held():
             reason = str(error).splitlines()[0] if str(error) else repr(error)
             with suppress(OSError):  # on a full disk the first error is the informative one
                 self.write("failed", getattr(error, "code", 1), reason)

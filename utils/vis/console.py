@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from utils.system.errors import printable
 
+Say = Callable[[str], None]  # prints a line
 PLAIN_LINE_S = 10.0  # between two lines where stderr is no terminal
 
 
@@ -83,7 +84,7 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def say_on(first: bool) -> Callable[[str], None]:
+def say_on(first: bool) -> Say:
     """A function that prints a line on stderr, above a progress bar; silent on all other processes."""
     return print_line if first else lambda text: None
 
