@@ -37,7 +37,7 @@ class Run:
         self.log = folder / "log.jsonl"
         self.tensorboard = folder / "tb"
         self.grid = folder / "val_grid.png"
-        self.lock_file: IO[str] | None = None
+        self.locked: os.stat_result | None = None  # the lock file that this process holds
 
     @classmethod
     def named(cls, name: str) -> "Run":
@@ -112,7 +112,7 @@ class Run:
             UserError: another process trains in the folder, or it cannot be written.
         """
         with self._creating():
-            if self.lock_file is None:  # a new run
+            if self.locked is None:  # a new run
                 self.acquire(cleanup)
                 if self.taken():  # by a run that started and ended meanwhile
                     raise UserError(
@@ -138,13 +138,12 @@ class Run:
     def acquire(self, cleanup: ExitStack) -> None:
         """Create the folder and hold its lock until `cleanup` is unwound; UserError as in `lock`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock_file = cleanup.enter_context(self.lock())
+        self.locked = os.fstat(cleanup.enter_context(self.lock()).fileno())
 
     def is_held(self) -> bool:
         """Whether the folder is still the one that was locked."""
         with suppress(OSError):
-            there = (self.folder / ".lock").stat()
-            return self.lock_file is not None and os.path.samestat(there, os.fstat(self.lock_file.fileno()))
+            return self.locked is not None and os.path.samestat((self.folder / ".lock").stat(), self.locked)
         return False
 
     def check_held(self) -> None:
