@@ -136,9 +136,10 @@ class Run:
             raise UserError(f"cannot write the run's folder {self.folder} [--name]", why, fix) from None
 
     def acquire(self, cleanup: ExitStack) -> None:
-        """Create the folder and hold its lock until `cleanup` is unwound; UserError as in `lock`."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.locked = os.fstat(cleanup.enter_context(self.lock()).fileno())
+        """Create the folder and hold its lock until `cleanup` is unwound; UserError as in `open`."""
+        with self._creating():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.locked = os.fstat(cleanup.enter_context(self.lock()).fileno())
 
     def is_held(self) -> bool:
         """Whether the folder is still the one that was locked."""
