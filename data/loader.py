@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader
 from data.datasets import TrainDataset, WholeDataset
 from data.sampler import EpochSampler
 from utils.system.errors import UserError, first_sentence
-from utils.system.signals import blocked_in_children
 
 DEFAULT_GPU_WORKERS = 4
 
@@ -37,8 +36,7 @@ class LoaderIterator:
         self.waited_s = 0.0
 
     def __iter__(self) -> Iterator[Any]:
-        with blocked_in_children():
-            source = iter(self.loader)
+        source = iter(self.loader)
         while True:
             started = time.perf_counter()
             try:

@@ -4,7 +4,6 @@ import os
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +15,19 @@ from data.check import check_data
 from data.degrade import parse_degradation
 from data.images import Header, save_image
 from data.pairs import Source
-from tests import builders
-from tests.builders import CPU, ROOT, flags, image, pixels, save, tree, truncate, write_set
+from tests.builders import (
+    CPU,
+    ROOT,
+    flags,
+    image,
+    network,
+    pixels,
+    save,
+    tiny_flags,
+    tree,
+    truncate,
+    write_weights,
+)
 from tests.cli import InProcess, Workplace
 
 SIZE = (32, 24)
@@ -31,16 +41,10 @@ def picture(seed: int, size: tuple[int, int] = SIZE, gray: bool = False) -> np.n
 
 def pairs_set(root: Path, splits: tuple[str, ...] = ("train", "test"), count: int = 3) -> Source:
     """Sound pairs, every file of other content."""
-    write_set(root, splits=splits, count=count, size=SIZE[::-1])
-    return Source(str(root))
-
-
-def deep_set(root: Path, files: dict[str, tuple[int, Any, int]]) -> Source:
-    """Pairs to train on: name: (channels, type, width)."""
-    for seed, side in enumerate(("input", "target")):
-        (root / "train" / side).mkdir(parents=True)
-        for i, (name, (channels, dtype, width)) in enumerate(files.items()):
-            save_image(image(24, width, channels, dtype, 9 * seed + i), root / "train" / side / name)
+    for i, split in enumerate(splits):
+        for j in range(count):
+            for k, side in enumerate(("input", "target")):
+                save(picture(100 * i + 2 * j + k), root / split / side / f"{j}.png")
     return Source(str(root))
 
 
@@ -103,8 +107,16 @@ def test_psnr_of_16_bits_is_of_their_full_scale(tmp_path: Path) -> None:
 
 
 def test_sizes_modes_and_depths_are_counted(tmp_path: Path) -> None:
-    gray = {"1.png": (1, np.uint8, 32), "2.png": (1, np.uint16, 32), "3.tif": (1, np.float32, 32)}
-    code, said = check(deep_set(tmp_path, gray | {"4.png": (3, np.uint8, 40)}))
+    for seed, side in enumerate(("input", "target")):
+        (tmp_path / "train" / side).mkdir(parents=True)
+        for name, channels, dtype, width in (
+            ("1.png", 1, np.uint8, 32),
+            ("2.png", 1, np.uint16, 32),
+            ("3.tif", 1, np.float32, 32),
+            ("4.png", 3, np.uint8, 40),
+        ):
+            save_image(image(24, width, channels, dtype, seed), tmp_path / "train" / side / name)
+    code, said = check(Source(str(tmp_path)))
     (line,) = lines_with("headers of", said)
     assert code == 0 and "headers of 4 pairs: 32 x 24 to 40 x 24;" in line
     for kind in ("1 L 8 bit", "1 I;16 16 bit", "1 F float", "1 RGB 8 bit"):
@@ -147,7 +159,9 @@ def test_pairs_of_unequal_size_are_counted_and_five_of_them_listed(tmp_path: Pat
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_a_file_cut_in_its_middle_is_found(tmp_path: Path, side: str, suffix: str) -> None:
     """Its header is sound; only decoding all of it shows what is missing."""
-    write_set(tmp_path, names=[f"1{suffix}"], size=SIZE[::-1])
+    for i, split in enumerate(("train", "test")):
+        for j, folder in enumerate(("input", "target")):
+            save(picture(10 * i + j), tmp_path / split / folder / f"1{suffix}")
     path = tmp_path / "test" / side / f"1{suffix}"
     truncate(path, 0.6)
     assert data.scan.header(path)[:2] == SIZE
@@ -169,8 +183,11 @@ def test_what_is_no_picture_is_found(tmp_path: Path) -> None:
 
 
 def test_colour_of_16_bits_without_its_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    deep = dict.fromkeys(["1.png", "2.png"], (3, np.uint16, 32))
-    source = deep_set(tmp_path, {"0.png": (3, np.uint8, 32)} | deep)
+    for i, side in enumerate(("input", "target")):
+        (tmp_path / "train" / side).mkdir(parents=True)
+        for j, dtype in enumerate((np.uint8, np.uint16, np.uint16)):
+            save_image(image(24, 32, 3, dtype, 3 * i + j), tmp_path / "train" / side / f"{j}.png")
+    source = Source(str(tmp_path))
     assert lines_with("2 RGB 16 bit", check(source)[1])
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
     line = problem(source)
@@ -228,9 +245,8 @@ def test_several_inputs_of_one_target_are_no_copies(tmp_path: Path) -> None:
 
 def test_inputs_that_equal_their_targets_are_noted(tmp_path: Path) -> None:
     source = pairs_set(tmp_path, ("train",))
-    first, second = (pixels(tmp_path / f"train/input/{i}.png") for i in range(2))
-    save(first, tmp_path / "train/target/0.png")  # the same file
-    save(second, tmp_path / "train/target/1.png", compress_level=0)  # other bytes
+    save(picture(0), tmp_path / "train/target/0.png")  # the same file
+    save(picture(2), tmp_path / "train/target/1.png", compress_level=0)  # other bytes
     code, said = check(source)
     assert code == 0 and lines_with("note: 2 inputs equal their targets", said)
     assert lines_with("note: 1 groups of byte-identical files", said)
@@ -258,7 +274,10 @@ def test_a_folder_without_splits(tmp_path: Path) -> None:
 
 
 def test_a_manifest_is_checked_as_well(tmp_path: Path) -> None:
-    write_set(tmp_path, "manifest", size=SIZE[::-1])
+    pairs_set(tmp_path)
+    rows = ["split,input,target"]
+    rows += [f"{s},{s}/input/{i}.png,{s}/target/{i}.png" for s in ("train", "test") for i in range(3)]
+    (tmp_path / "pairs.csv").write_text("\n".join(rows))
     source = Source(str(tmp_path / "pairs.csv"))
     code, said = check(source)
     assert code == 0 and len(lines_with("3 images of 3 targets, manifest", said)) == 2
@@ -294,9 +313,9 @@ def test_the_input_psnr_is_that_of_a_test(tmp_path: Path, cli: InProcess, spec: 
     code, said = check(clean_set(tmp_path / "set", gray=gray), spec, seed=7)
     assert code == 0
     channels = {"input_nc": 1 if gray or spec == "gray" else 3, "output_nc": 1 if gray else 3}
-    builders.write_weights(builders.network("unet", **channels), tmp_path / "net.pth")
+    write_weights(network("unet", **channels), tmp_path / "net.pth")
     options = flags(**channels, weights="net.pth", dataroot="set", degrade=spec, seed=7, metrics="psnr")
-    values = cli.test(*builders.tiny_flags("unet"), *options).numbers("psnr_input")
+    values = cli.test(*tiny_flags("unet"), *options).numbers("psnr_input")
     lines = lines_with("input PSNR", said)
     assert len(values) == 3 and len(lines) == 2
     assert f"PSNR {values.mean():.2f} dB, {values.min():.2f} to {values.max():.2f}" in lines[1]

@@ -200,7 +200,7 @@ def test_states_of_several_objects_come_back(tmp_path: Path) -> None:
 def run(tmp_path: Path) -> Run:
     """A run of 3 steps an epoch with states after epochs 2, 4 and 10; the latest after 7 steps."""
     for tag, step in (("latest", 7), ("epoch_0002", 6), ("epoch_0004", 12), ("epoch_0010", 30)):
-        state = {"format": checkpoint.FORMAT, "horizon": {"step": step}, "tag": tag}
+        state = {"format": checkpoint.FORMAT, "step": step, "tag": tag}
         tensorfile.save(state, tmp_path / f"{tag}_state.pth")
     return Run(tmp_path)
 
@@ -244,13 +244,11 @@ def test_a_damaged_state_is_skipped_for_the_newest_sound_one(run: Run, damage: C
 
 
 def test_the_state_before_the_latest_stays(run: Run) -> None:
-    for step, tag in ((8, "newer"), (9, "newest")):
+    for step, tag in ((31, "newer"), (32, "newest")):
         run.keep_previous()
         tensorfile.save({"format": checkpoint.FORMAT, "step": step, "tag": tag}, run.state("latest"))
     assert tensorfile.load(run.state("previous"))["tag"] == "newer"
     one_bit(run.state("latest"))
-    for tag in ("epoch_0002", "epoch_0004", "epoch_0010"):
-        os.utime(run.state(tag), (1, 1))
     assert checkpoint.find_state(run, 0, 3)["tag"] == "newer"
     assert not list(run.folder.glob("*.part"))
 

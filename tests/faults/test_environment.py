@@ -12,49 +12,16 @@ import pytest
 import torch
 
 from tests.builders import FAST, TINY, image, save
-from tests.cli import InProcess, Workplace, options, status, step_of
+from tests.cli import InProcess, Workplace, options, step_of
 from utils.run.checkpoint import find_state
 from utils.run.log import read_log
 from utils.run.run import Run
 from utils.system.errors import printable
 
 LONG = (*TINY, *FAST, "--n_epochs", "4000", "--repeat", "100", "--save_minutes", "60", "--val_share", "0")
-OWN_GROUP = "import os; os.setsid()"
-SPAWN = f"{OWN_GROUP}; import multiprocessing; multiprocessing.set_start_method('spawn', force=True)"
 
 
 # ----------------------------------------------------------------------------------------- signals to a group
-
-
-@pytest.mark.risk(27)
-@pytest.mark.parametrize(
-    ("number", "before"),
-    [
-        (signal.SIGTERM, OWN_GROUP),
-        (signal.SIGINT, OWN_GROUP),
-        (signal.SIGHUP, OWN_GROUP),
-        (signal.SIGINT, SPAWN),
-        (signal.SIGTERM, SPAWN),
-    ],
-)
-def test_a_signal_to_the_group_saves_although_loaders_get_it_too(
-    work: Workplace, number: int, before: str
-) -> None:
-    """As timeout(1), Slurm, systemd and Ctrl-C send it."""
-    job = work.start("train.py", *LONG, "--num_workers", "2", before=before)
-    job.until_step(9)
-    os.killpg(job.pid, number)
-    ended = job.wait(128 + number)
-    assert step_of(ended.run) >= 9 and status(ended.run)["state"] == "stopped"
-    assert "error" not in ended.err and "Traceback" not in ended.err
-
-
-@pytest.mark.risk(27)
-def test_a_loader_that_hangs_does_not_outlive_the_script(work: Workplace) -> None:
-    """It does not react to the TERM by which multiprocessing would end it."""
-    hang = "from tests.seams import wrap; import time; wrap('batch', lambda honest, *given: time.sleep(600))"
-    job = work.start("train.py", *LONG, "--num_workers", "1", "--timeout", "2", before=hang)
-    assert "did not answer in time" in job.wait(1, seconds=60).err
 
 
 @pytest.mark.risk(27)

@@ -2,7 +2,6 @@
 
 import signal
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
@@ -13,19 +12,6 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def handled() -> list[int]:
     """The stopping signals that are not ignored, as SIGHUP is by nohup and SIGINT in the background."""
     return [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
-
-
-@contextmanager
-def blocked_in_children() -> Iterator[None]:
-    """Around the start of other processes: they never see a stopping signal, which is for this process.
-
-    Ctrl-C, a scheduler and systemd signal the whole process group. Signals wait until the block ends.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Signals:
