@@ -114,7 +114,7 @@ class Run:
         with self._creating():
             if self.locked is None:  # a new run
                 self.acquire(cleanup)
-                if self.taken():  # by a run that started and ended meanwhile
+                if resumed_from is None and self.taken():  # by a run that started and ended meanwhile
                     raise UserError(
                         f"{self.folder} exists", fix="continue with --resume, or choose another --name"
                     )
