@@ -90,7 +90,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     net, notes = build_net(opt, options, saved_run, resuming)
     net.to(ranks.device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
     trained, ema = freeze(bare(net), opt.freeze), EMA(net, opt.ema)  # --freeze: names as in saved weights
-    notes.append(sync_batchnorm(net, ranks))
+    notes += [f"        {millions(trained)} parameters trained", sync_batchnorm(net, ranks)]
     model = distributed.wrap(net, ranks, opt.compile)
 
     # ---- objective: a list of turns (parameters and their loss terms), each with an optimizer

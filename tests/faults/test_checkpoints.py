@@ -436,7 +436,7 @@ def test_a_file_that_wants_to_run_code_never_does(
 
 
 def changes_of(net: dict[str, torch.Tensor]) -> list[tuple[dict[str, torch.Tensor], str, int]]:
-    """Weights as others save them, what is said of them, and the exit code."""
+    """Weights in third-party forms, the line that describes them, and the exit code."""
     first = next(iter(net))
     others = {key: value for key, value in net.items() if key != first}
     ddp, bent = {f"module.{k}": v for k, v in net.items()}, {first: net[first].flatten()[:-1]}

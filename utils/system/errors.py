@@ -1,6 +1,5 @@
 """User-facing errors: what failed, why, and how to fix it."""
 
-import multiprocessing
 import signal
 import sys
 import traceback
@@ -48,12 +47,6 @@ def first_sentence(error: BaseException) -> str:
     return lines[0].partition(". ")[0]
 
 
-def kill_children() -> None:
-    """End loader processes that are left; they do not react to signals that can be handled."""
-    for child in multiprocessing.active_children():
-        child.kill()
-
-
 def run_script(main: Callable[[Any, ExitStack], int], opt: Any) -> int:
     """Call `main(opt, cleanup)` and return its exit code; a failure is printed as a UserError.
 
@@ -63,7 +56,6 @@ def run_script(main: Callable[[Any, ExitStack], int], opt: Any) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with ExitStack() as cleanup:
-            cleanup.callback(kill_children)
             code = main(opt, cleanup)
         sys.stdout.flush()
         return code
