@@ -3,6 +3,7 @@
 python test.py --name demo_resunet                                               # the run's own test split
 python test.py --name denoise --dataroot datasets/set12 --degrade noise:25       # clean images, noise added
 python test.py --name dehaze --dataroot my_photos                                # no targets: outputs only
+python test.py --name dehaze --dataroot photo.jpg --output clear.jpg             # one photo
 python test.py --weights dncnn.pth --model dncnn --input_nc 1 --mean 0 --std 1 --dataroot datasets/set12 ...
 """
 
@@ -29,28 +30,26 @@ from torch import nn
 
 from data.datasets import ImageSpec, Whole, WholeDataset
 from data.degrade import parse_degradation
-from data.images import save_image
 from data.loader import whole_loader
-from data.pairs import PairList, Source
+from data.pairs import PairList
 from data.splits import find_pairs, shared_files
 from models import build_network, own_arguments
 from models.layers import size_of
 from models.weights import load_weights
 from utils.eval.evaluator import Evaluator, Prediction
+from utils.eval.folder import ResultsFolder, dataset_name, variant
 from utils.eval.lpips import open_lpips
 from utils.eval.metrics import Protocol
-from utils.eval.results import Results
-from utils.eval.summary import facts_in_words, headline
+from utils.eval.misfits import nothing_read, wrong_scale
+from utils.eval.summary import caveats, is_gray_on_colour
 from utils.eval.tiling import Tiling
 from utils.run.run import Run, versions
 from utils.system import distributed
-from utils.system.compat import save_image as save_grid
 from utils.system.device import amp_enabled, peak_memory_mib, set_float32
 from utils.system.errors import UserError, first_sentence, run_script
-from utils.vis.console import Progress, say_on
-from utils.vis.grids import comparison_grid, evenly_spaced, side_by_side
-from utils.vis.report import Report
-from utils.vis.visdom import TEST, open_plot
+from utils.system.signals import Signals
+from utils.vis.console import say_on
+from utils.vis.recorder import Live, Recorder
 
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:
@@ -66,7 +65,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     # ---- network
     weights = find_weights(run, opt.weights, opt.load)
     net, how = build_net(trained, weights)
-    net.to(ranks.device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
+    net.to(ranks.device)
     scale = size_of(net).scale
 
     # ---- data: the run's own unless --dataroot names other images
@@ -74,91 +73,75 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     source = source_to_test(opt, trained, scale)
     pairs = find_pairs(source, opt.split)
     measured = pairs.layout == "demo" or all(pair.target for pair in pairs.pairs)
-    if measured and opt.split != "train" and not opt.model:
-        refuse_training_images(pairs, source_of(vars(trained)))
+    seen = seen_in_training(pairs, opt, trained) if measured and not opt.model else ""
     channels, normalize = (trained.input_nc, trained.output_nc), (trained.mean, trained.std)
     dataset = WholeDataset(pairs, ImageSpec(*channels, None, degrade, *normalize, opt.seed))
     if measured and dataset.scale != scale:
-        why = f"the targets are {dataset.scale} times the size of the inputs, the network's outputs {scale}"
-        fix = f"--degrade sr:{scale}" if scale > 1 else ""
-        raise UserError("inputs and network do not fit in scale", why, fix)
+        raise wrong_scale(dataset.scale, scale, opt.degrade)
 
-    # ---- predict, measure, save, image by image
+    # ---- how the images are predicted and measured
+    signals = Signals()  # from here on a signal ends the test in good order
     protocol = Protocol(opt.psnr_channel, opt.crop_border, not opt.no_quantize)
+    tiling, where = Tiling(opt.tile, opt.tile_overlap), f"{ranks.note}, {'bfloat16' if amp else 'float32'}"
+    evaluator = Evaluator(
+        *(net, ranks.device, amp, *normalize, protocol, opt.metrics, tiling, opt.x8, say),
+        stopped=lambda: signals.stop,
+    )
     lpips = open_lpips(ranks.device, say) if measured and "lpips" in opt.metrics else None
-    results, report = Results(Path(opt.results_dir) / run.name, source.root), Report()
-    results.check_names(pair.name for pair in pairs.pairs)
-    where = f"{ranks.note}, {'bfloat16' if amp else 'float32'}"
+    to_gray = measured and is_gray_on_colour(pairs, *channels)
+
+    # ---- where the results go: a folder of this data and these settings, moved to its place at the end
+    folder = ResultsFolder(Path(opt.results_dir) / run.name, pairs, source, variant(opt, trained))
+    live = Live(opt.visdom, opt.visdom_server, opt.visdom_port)
+    recorder = Recorder(cleanup, folder, run.name, pairs, measured, opt.output, live, say)
     say(f"run     {weights}, {trained.model}" + (f" ({how})" if how else ""))
     say(f"data    {pairs.describe()}" + (f", degraded by {opt.degrade}" if degrade else ""))
     say(f"device  {where}")
-    server = opt.visdom_server, opt.visdom_port
-    plot = open_plot(opt.visdom, run.name, {results.window: TEST}, *server, say) if measured else None
-    if plot:
-        cleanup.callback(plot.close)
-    evaluator = Evaluator(
-        net,
-        ranks.device,
-        amp,
-        *normalize,
-        protocol,
-        opt.metrics,
-        Tiling(opt.tile, opt.tile_overlap),
-        opt.x8,
-        say,
-    )
+
+    # ---- predict, measure, save, image by image; what ends this early leaves results marked incomplete
     failed: list[UserError] = []
     images = whole_loader(dataset, workers=opt.num_workers, skip=failed.append)
-    progress = Progress(results.dataset, 0, len(pairs.pairs))
-    shown, rows = evenly_spaced(len(pairs.pairs), 8), []
-    for image in predictions(evaluator, images):
-        scores = image.scores | (lpips(image) if lpips else {})
-        results.add(image.name, scores, image.seconds)
-        report.add(image.name, image.input, image.output, image.target)
-        if plot and "psnr" in scores:
-            plot.add(results.window, "clear", len(results.rows), scores["psnr"])
-        if len(results.rows) - 1 in shown:
-            rows.append(side_by_side(image.input, image.output, image.target))
-        name, output = image.name, image.output
-        del image  # it may be large, and writing a file takes another copy
-        save_image(output, results.output(name, output.dtype))
-        del output
-        progress.step()
-        progress.show(f"PSNR {results.mean('psnr'):.2f}" if measured else "")
-    progress.close()
+    broken = None
+    try:
+        for image in signals.until_stopped(predictions(evaluator, images)):
+            name, output = recorder.add(image, lpips(image) if lpips else {})
+            del image  # it may be large, and writing a file takes another copy
+            recorder.save(name, output)
+            del output
+    except UserError as error:
+        broken = error
     for error in failed:
         say(f"failed  {error.what}: {error.why}")
-    if not results.rows:
-        why = f"{len(failed)} failed, the first: {failed[0].what}: {failed[0].why}"
-        raise UserError("no image could be read", why, failed[0].fix, code=3)
+    count = len(recorder.results.rows)
+    if not count and not signals.stop:
+        raise broken or nothing_read(failed, scale)
 
-    # ---- report: grid, CSV, summary, page, headline
-    grid = comparison_grid(rows)
-    save_grid(grid, results.grid)
+    # ---- results: figures, page, grid, headline
     facts = {
-        **{"run": run.name, "weights": str(weights), "model": trained.model, "dataset": results.dataset},
+        **{
+            "run": run.name,
+            "weights": str(weights),
+            "model": trained.model,
+            "dataset": dataset_name(source.root),
+        },
         **{"split": pairs.split, "data": pairs.describe(), "degrade": opt.degrade, "seed": opt.seed},
         **{"scale": scale, "protocol": protocol.describe(), "x8": opt.x8},
-        **{"tile": opt.tile, "tile_overlap": opt.tile_overlap, "device": where},
+        **{"tile": opt.tile, "tile_overlap": opt.tile_overlap, "device": where, "seen": seen},
+        "precision": "bfloat16" if amp else "float32",
+        "caveats": caveats(None if opt.model or not measured else trained.size, seen, to_gray),
         "notes": evaluator.notes + [f"failed, in no figure: {error.what}" for error in failed],
         "failed": len(failed),
         "peak_mib": round(peak_memory_mib(ranks.device)),
         "versions": versions(),
     }
-    results.write(facts)
-    title = f"{run.name} on {results.dataset}"
-    report.write(results.page, title, facts_in_words(facts, results), results.rows)
-    print(f"outputs {results.folder}, page {results.page}, grid {results.grid}")
-    if measured:
-        if plot:
-            plot.add(results.window, "mean", 0, results.mean("psnr"))
-            plot.picture(f"grid_{results.dataset}", f"{results.dataset}: input | output | target", grid)
-        print(f"per image {results.csv}")
-        print("\n".join(headline(results, protocol)))
-        if failed:
-            print(f"{len(failed)} of {len(pairs.pairs)} images failed and are in no figure")
-    else:
-        print(f"no targets in {pairs.where}: nothing to measure")
+    complete = not broken and count + len(failed) == len(pairs.pairs)
+    if count:
+        recorder.finish(facts, protocol, complete, None if signals.stop else broken)
+    if failed:
+        print(f"{len(failed)} of {len(pairs.pairs)} images failed and are in no figure")
+    if signals.stop and not complete:
+        say(f"stopped by {signal.Signals(signals.stop).name} after {count} of {len(pairs.pairs)} images")
+        return 128 + signals.stop
     return 3 if failed else 0
 
 
@@ -167,8 +150,12 @@ def find_weights(run: Run, weights: str | None, load: str) -> Path:
     tag = f"epoch_{int(load):04d}" if load.isdigit() else load
     file = Path(weights) if weights else run.net(tag)
     if not file.is_file():
-        saved = ", ".join(str(epoch) for epoch in run.epochs_saved()[-5:]) or "none kept by --save_freq"
-        raise UserError(f"no such file: {file} [--load {load}]", f"epochs: {saved}", "best or latest")
+        found = sorted(path.name.removesuffix("_net.pth") for path in run.folder.glob("*_net.pth"))
+        tags = [str(int(tag[6:])) if tag.startswith("epoch_") else tag for tag in found]
+        fix = " or ".join(f"--load {tag}" for tag in tags[-4:]) or "train the run first"
+        raise UserError(
+            f"no such file: {file} [--load {load}]", f"the run has {', '.join(tags) or 'none'}", fix
+        )
     return file
 
 
@@ -181,10 +168,14 @@ def build_net(trained: Namespace, weights: Path) -> tuple[nn.Module, str]:
     return net, load_weights(net, weights)
 
 
-def refuse_training_images(pairs: PairList, trained_on: Source) -> None:
-    if known := shared_files(pairs, trained_on, "train"):
+def seen_in_training(pairs: PairList, opt: Namespace, trained: Namespace) -> str:
+    """How the run has seen these images: "trained on", "validated on" or ""; refuses the former unasked."""
+    known = shared_files(pairs, source_of(vars(trained)), "train")
+    if known and opt.split != "train" and not pairs.seen:
         fix = "name other images by --dataroot, or say --split train"
         raise UserError(f"{known} of these files are what the run was trained on", pairs.where, fix)
+    own = {"train": "trained on", "val": "validated on"} if known or not opt.dataroot else {}
+    return pairs.seen or own.get(opt.split, "")
 
 
 def predictions(evaluator: Evaluator, images: Iterable[Whole]) -> Iterator[Prediction]:

@@ -6,6 +6,7 @@ torchrun --nproc_per_node 2 train.py --dataroot datasets/mine --batchSize 16   #
 python train.py --resume --name mine_resunet                                   # continue where it stopped
 """
 
+import shlex
 import signal
 import sys
 import time
@@ -268,9 +269,9 @@ def finish(
     if best.psnr is not None:
         say(f"best {best.describe()}")
     where = opt.dataroot if "test" in splits_present(source_of(vars(opt))) else "FOLDER"
-    degraded = f" --degrade {opt.degrade}" if opt.degrade else ""
+    degraded = ["--degrade", opt.degrade] if opt.degrade else []
     say(f"weights {run.net('best')}, {clock(time.monotonic() - STARTED)} in all")
-    say(f"next    python test.py --name {run.name} --dataroot {where}{degraded}")
+    say(f"next    {shlex.join(['python', 'test.py', '--name', run.name, '--dataroot', where, *degraded])}")
     return 0
 
 

@@ -53,6 +53,7 @@ class PairList(NamedTuple):
         where: folder or file, for messages.
         read: returns (input, target) of a pair as arrays of `data.images`; can be pickled.
         scale: target size / input size.
+        seen: "trained on" or "validated on" where a run has seen these images, else empty.
     """
 
     layout: str
@@ -62,6 +63,7 @@ class PairList(NamedTuple):
     read: Callable[[Pair], tuple[Array, Array | None]]
     scale: int = 1
     max_pixels: int = MAX_PIXELS
+    seen: str = ""
 
     def describe(self) -> str:
         """Such as "train: 12 images of 4 targets, pairs (data/train/A -> B)"."""

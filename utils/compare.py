@@ -24,7 +24,19 @@ from utils.system.atomic import atomic_write
 from utils.system.errors import UserError, run_script
 from utils.system.jsonfile import read_object
 
-CONDITIONS = ("protocol", "degrade", "split", "scale", "images")
+CONDITIONS = (
+    "protocol",
+    "degrade",
+    "split",
+    "scale",
+    "images",
+    "x8",
+    "tile",
+    "precision",
+    "seen",
+    "complete",
+)
+DEFAULTS = {"x8": False, "precision": "float32", "seen": "", "complete": True}  # of older results
 EQUAL_DB = 0.01  # two means over the same images differ by less, on any machine
 IGNORED_OPTIONS = {  # how a run was displayed or resumed, not what it is
     *("name", "versions", "results_dir", "visdom", "visdom_server", "visdom_port", "tensorboard"),
@@ -58,6 +70,8 @@ class DatasetResult:
     """The results of test.py on one data set; a mean is None if missing."""
 
     conditions: dict[str, str]  # figures are comparable where these agree
+    image_set: str | None  # a hash of the names of the images; None: unknown
+    data: str
     images: int | None
     psnr: float | None
     psnr_input: float | None
@@ -119,17 +133,18 @@ def read_record(name: str, results: Path) -> Record:
     return record
 
 
-def read_tested(paths: Sequence[Path]) -> dict[str, DatasetResult]:
-    """Read summary.json files, by data set; by folder where two of them name the same data set.
+def read_tested(paths: Iterable[Path]) -> dict[str, DatasetResult]:
+    """Read summary.json files, by the names of their folders, which tell data set, split and settings.
 
     Raises:
         UserError: a file that cannot be read.
     """
-    summaries = [read_object(path, "run test.py again") for path in paths]
-    names = [one_line(s.get("dataset") or path.parent.name) for s, path in zip(summaries, paths, strict=True)]
-    folders = [one_line(path.parent.name) for path in paths]
-    keys = [folder if names.count(name) > 1 else name for name, folder in zip(names, folders, strict=True)]
-    return {key: result_of(summary) for key, summary in zip(keys, summaries, strict=True)}
+    visible = [path for path in paths if not path.parent.name.startswith(".")]  # others are being written
+    summaries = [read_object(path, "run test.py again") for path in visible]
+    return {
+        one_line(path.parent.name): result_of(summary)
+        for path, summary in zip(visible, summaries, strict=True)
+    }
 
 
 def result_of(summary: dict[str, Any]) -> DatasetResult:
@@ -137,12 +152,14 @@ def result_of(summary: dict[str, Any]) -> DatasetResult:
         values = summary.get(name)
         return finite(values.get(key)) if isinstance(values, dict) else None
 
-    conditions = {key: one_line(summary.get(key)) for key in CONDITIONS}
+    conditions = {key: one_line(summary.get(key, DEFAULTS.get(key))) for key in CONDITIONS}
     # a mean leaves out identical images: with other counts it is one over other images
     conditions["identical images"] = one_line(int(metric("psnr", "identical") or 0))
     images = finite(summary.get("images"))
     means = (metric(name, "mean") for name in ("psnr", "psnr_input", "ssim"))
-    return DatasetResult(conditions, None if images is None else int(images), *means)
+    image_set = summary.get("images_hash")
+    data = one_line(summary.get("data"), 100)
+    return DatasetResult(conditions, image_set, data, None if images is None else int(images), *means)
 
 
 def finite(value: object) -> float | None:
@@ -185,9 +202,26 @@ def by_value(pairs: Iterable[tuple[str, str]]) -> str:
 
 def condition_differences(records: Sequence[Record], dataset: str) -> str:
     """Describe the test conditions in which the runs tested on `dataset` differ; empty if they agree."""
-    found = [(r.name, r.tested[dataset].conditions) for r in records if dataset in r.tested]
-    differ = [key for key in found[0][1] if len({conditions[key] for _, conditions in found}) > 1]
-    return "; ".join(f"{key} {by_value((name, kept[key]) for name, kept in found)}" for key in differ)
+    found = [(r.name, r.tested[dataset]) for r in records if dataset in r.tested]
+    differ = [key for key in found[0][1].conditions if len({each.conditions[key] for _, each in found}) > 1]
+    words = [f"{key} {by_value((name, each.conditions[key]) for name, each in found)}" for key in differ]
+    if len({each.image_set for _, each in found} - {None}) > 1:
+        words.append(f"names of the images {by_value((name, each.data) for name, each in found)}")
+    inputs = [each.psnr_input for _, each in found if each.psnr_input is not None]
+    if not words and inputs and max(inputs) - min(inputs) > EQUAL_DB:  # other images of the same names
+        each_input = ((name, f"{each.psnr_input or math.nan:.2f} dB") for name, each in found)
+        words.append(f"input {by_value(each_input)}")
+    return "; ".join(words)
+
+
+def measured_how(records: Sequence[Record], dataset: str) -> str:
+    """Describe protocol, data and split of the results on `dataset`."""
+    found = [(r.name, r.tested[dataset]) for r in records if dataset in r.tested]
+    texts = [(name, f"{each.conditions['protocol']}; {each.data}") for name, each in found]
+    if len({text for _, text in texts}) == 1:
+        return f"{dataset}: {texts[0][1]}; split {by_value((n, e.conditions['split']) for n, e in found)}"
+    splits = by_value((name, each.conditions["split"]) for name, each in found)
+    return f"{dataset}: {by_value(texts)}; split {splits}"
 
 
 def validation_inputs(records: Sequence[Record]) -> tuple[list[tuple[str, float]], bool]:
@@ -277,7 +311,8 @@ def figures(records: Sequence[Record]) -> str:
             column = [getattr(result, key, None) for result in results]
             columns.append(Column(title, column, form, star=not differ, group=dataset))
         columns.append(Column("images", [result and result.images for result in results], group=dataset))
-    return "\n".join([layout(columns), *notes])
+    sets = dict.fromkeys(name for record in records for name in record.tested)
+    return "\n".join([layout(columns), *notes, *(measured_how(records, dataset) for dataset in sets)])
 
 
 def differences(records: Sequence[Record]) -> str:

@@ -41,7 +41,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     run.options()  # raises if there is no such run
     if importlib.util.find_spec("visdom") is None:
         raise UserError("visdom is not installed", fix="the README's first command installs it")
-    tests = {path.parent.name: path for path in sorted(Path(opt.results_dir, run.name).glob("*/metrics.csv"))}
+    found = sorted(Path(opt.results_dir, run.name).glob("*/metrics.csv"))
+    tests = {path.parent.name: path for path in found if not path.parent.name.startswith(".")}
     windows = TRAINING | {f"test_{name}": TEST for name in tests}
     plot = VisdomPlot(run.name, windows, opt.visdom_server, opt.visdom_port, say=say_on(True))
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
@@ -45,6 +45,10 @@ class Prediction(NamedTuple):
     tile: int | None  # pixels a side; None: the whole image at once
 
 
+class Stopped(Exception):
+    """Prediction was asked to stop."""
+
+
 @dataclass
 class Evaluator:
     """Run a network on full-size images and score each output.
@@ -55,6 +59,7 @@ class Evaluator:
         metrics: `psnr` and `mae` are always measured; `ssim` if listed here.
         x8: average over eight flips and rotations of the input.
         say: called with each note, once: the use of tiles, and by how much they change the output.
+        stopped: asked before each forward pass; once it is true, no more predictions follow.
 
     Raises:
         UserError: tiles that would not advance.
@@ -70,6 +75,7 @@ class Evaluator:
     tiling: Tiling = field(default_factory=Tiling)
     x8: bool = False
     say: Callable[[str], object] = print
+    stopped: Callable[[], object] = bool  # false
     notes: list[str] = field(default_factory=list)  # what a reader of the figures should know
 
     def __post_init__(self) -> None:
@@ -81,7 +87,7 @@ class Evaluator:
 
     def __call__(self, images: "Iterable[Whole]") -> Iterator[Prediction]:
         """Yield the prediction of each image; the network is in eval mode meanwhile."""
-        with eval_mode(self.net), torch.inference_mode():
+        with eval_mode(self.net), torch.inference_mode(), suppress(Stopped):
             yield from map(self.predict, images)  # no name here keeps a large image in memory
 
     def predict(self, image: "Whole") -> Prediction:
@@ -148,6 +154,8 @@ class Evaluator:
 
     def forward(self, part: Array) -> Tensor:
         """Map `(h, w, C)` of any depth to `(1, C, h, w)` in [0, 1], not clamped; with x8 `(2, C, h, w)`."""
+        if self.stopped():
+            raise Stopped
         x = to_batch([part], self.mean, self.std).to(self.device)
         with self.autocast():
             outputs = dihedral_mean(self.net, x) if self.x8 else self.net(x)

@@ -1,20 +1,19 @@
-"""Files of one test: outputs, `metrics.csv`, `summary.json` and a grid in `results/<name>/<dataset>/`."""
+"""The figures of one test: rows, their statistics, `metrics.csv` and `summary.json`."""
 
 import csv
+import hashlib
 import io
 import json
 import math
 import os
 import re
 import statistics
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data.images import output_suffix
 from utils.system.atomic import write_text
-from utils.system.errors import UserError
+from utils.system.errors import printable
 
 # columns in order; those without a value are left out
 COLUMNS = (
@@ -32,51 +31,31 @@ COLUMNS = (
     "seconds",
 )
 HIGHER_IS_BETTER = ("psnr", "ssim", "gain")
+FORMULA = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "'",
+)  # how a cell begins that a spreadsheet computes; "'" marks an escaped name
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Results:
-    """The rows of a test on one data set, their statistics, and the paths of its files.
+    """The rows of a test on one data set, and their statistics.
 
     Args:
-        folder: `results/<run name>`.
-        dataroot: the data set; the last part of its path names it.
+        listed: how many images the test has; None: those that are measured.
     """
 
-    def __init__(self, folder: Path, dataroot: str):
-        place = dataroot.split(":")[0] if dataroot.startswith("demo") else dataroot
-        name = Path(os.path.realpath(place)).name
-        self.dataset = re.sub(r"[^\w.\-=+]", "_", name.removesuffix(".csv"))
-        self.window = f"test_{self.dataset}"
-        self.folder = folder / self.dataset
-        self.csv, self.grid = self.folder / "metrics.csv", self.folder / "grid.png"
-        self.summary, self.page = self.folder / "summary.json", self.folder / "index.html"
+    def __init__(self, listed: int | None = None):
+        self.listed = listed
         self.rows: list[dict[str, Any]] = []
         self.sums: dict[str, tuple[float, int]] = {}  # by column: sum and count of the finite values
-        self.written: set[Path] = set()
-        self.folder.mkdir(parents=True, exist_ok=True)
 
-    def output(self, name: str, depth: Any) -> Path:
-        """Return the path of the output of image `name`, below `outputs/`; create its folder.
-
-        Raises:
-            UserError: another image has the same output, or it would lie outside `outputs/`.
-        """
-        root = self.folder / "outputs"
-        path = (root / name).with_suffix(output_suffix(name, depth))
-        if path in self.written:
-            raise UserError(f"two images would be written to {path}", fix="give them different names", code=1)
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise UserError(f"{name} would be written outside {root}", fix="rename it", code=1)
-        self.written.add(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def check_names(self, names: Iterable[str]) -> None:
-        """Raise UserError if two images would have the same output; called before the first image."""
-        outputs = Counter(str(Path(name).with_suffix(output_suffix(name, "u1"))) for name in names)
-        if shared := [name for name, count in outputs.items() if count > 1]:
-            what = "several images would be written to one file"
-            raise UserError(what, ", ".join(shared[:5]), "rename them")
+    def incomplete(self, complete: bool) -> str:
+        """Such as "incomplete: 3 of 10 images"; empty for a complete test."""
+        return "" if complete else f"incomplete: {len(self.rows)} of {self.listed} images"
 
     def add(self, name: str, scores: Mapping[str, float], seconds: float) -> None:
         """Add the row of one image."""
@@ -127,21 +106,33 @@ class Results:
         total, count = self.sums.get(column, (math.nan, 1))
         return total / count
 
-    def write(self, facts: Mapping[str, Any]) -> None:
+    def write(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Write `metrics.csv` and `summary.json`; `facts` describe the test (`protocol`, `weights`, ...)."""
         columns = self.columns()
         stats = {column: self.stats(column) for column in columns if column not in ("name", "seconds")}
         total = sum(self.values("seconds"))
-        summary = {**facts, "images": len(self.rows), **stats, "seconds": total}
-        write_text(json.dumps(summary, indent=2, allow_nan=False), self.summary)
+        summary = {
+            **facts,
+            "images": len(self.rows),
+            "images_hash": self.images_hash(),
+            **stats,
+            "seconds": total,
+        }
+        write_text(json.dumps(summary, indent=2, allow_nan=False), folder / "summary.json")
 
         text = io.StringIO()
-        text.write(f"# {'; '.join(conditions(facts))}\n")
+        about = "; ".join([*filter(None, [self.incomplete(facts.get("complete", True))]), *conditions(facts)])
+        text.write(f"# {re.sub(',(?=[=+@-])', ', ', printable(about))}\n")  # no cell of it is a formula
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         for row in self.rows:
             writer.writerow({key: _cell(value) for key, value in row.items()})
-        write_text(text.getvalue(), self.csv)
+        write_text(text.getvalue(), folder / "metrics.csv")
+
+    def images_hash(self) -> str:
+        """A hash of the names of the images."""
+        names = "\0".join(sorted(row["name"] for row in self.rows))
+        return hashlib.sha256(os.fsencode(names)).hexdigest()[:12]
 
 
 def conditions(facts: Mapping[str, Any]) -> list[str]:
@@ -150,18 +141,48 @@ def conditions(facts: Mapping[str, Any]) -> list[str]:
     words += [f"{key} {facts[key]}" for key in ("split", "seed") if key in facts]
     words += ["self-ensemble x8"] if facts.get("x8") else []
     words += [f"tiles of {facts['tile']}, overlap {facts['tile_overlap']}"] if facts.get("tile") else []
+    words += facts.get("caveats", [])
     return words + [f"{key} {version}" for key, version in facts.get("versions", {}).items()]
 
 
 def _cell(value: float | str) -> str:
     """Format with six decimals; empty for NaN, `inf` for the PSNR of equal images."""
     if isinstance(value, str):
-        return value
+        return safe_cell(value)
     return "" if math.isnan(value) else f"{value:.6f}"
+
+
+def safe_cell(name: str) -> str:
+    r"""Return a name that no spreadsheet takes for a formula, and without control characters.
+
+    >>> [safe_cell(name) for name in ("a.png", "=1+1.png", "a\n.png")]
+    ['a.png', "'=1+1.png", "'a\\x0a.png"]
+    """
+    if not name.startswith(FORMULA) and not CONTROL.search(name):
+        return name
+    return "'" + re.sub(r"[\\\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: _escape(found[0]), name)
+
+
+def _escape(letter: str) -> str:
+    return f"\\x{ord(letter):02x}" if ord(letter) < 256 else f"\\u{ord(letter):04x}"
+
+
+def true_name(cell: str) -> str:
+    r"""Undo `safe_cell`.
+
+    >>> all(true_name(safe_cell(name)) == name for name in ("a", "'a", "=a\\x0a", "a\\b\n\u2028"))
+    True
+    """
+    if not cell.startswith("'"):
+        return cell
+    return re.sub(
+        r"\\x([0-9a-f]{2})|\\u([0-9a-f]{4})", lambda found: chr(int(found[1] or found[2], 16)), cell[1:]
+    )
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Return the rows of a `metrics.csv`; its first line is the comment with the protocol."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         next(file)
-        return list(csv.DictReader(file))
+        rows = list(csv.DictReader(file))
+    return [row | {"name": true_name(row["name"])} if "name" in row else row for row in rows]

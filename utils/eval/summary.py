@@ -1,22 +1,80 @@
 """Format the metrics of a test as text: for the terminal, and for the head of its page."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from data.images import header
+from data.pairs import PairList
 from utils.eval.metrics import Protocol
 from utils.eval.results import Results
+from utils.system.errors import UserError, printable
 
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "mae": "MAE", "lpips": "LPIPS"}
 UNITS = {"psnr": " dB"}
 DIGITS = {"psnr": 2, "ssim": 4, "mae": 5, "lpips": 4}
 
 
-def headline(results: Results, protocol: Protocol) -> list[str]:
-    """Return the lines printed at the end: each metric beside the input's, the protocol, and remarks."""
+def headline(
+    results: Results, protocol: Protocol, incomplete: str = "", caveats: Sequence[str] = ()
+) -> list[str]:
+    """Return the lines printed at the end: each metric beside the input's, the protocol, and remarks.
+
+    Args:
+        incomplete: such as "incomplete: 3 of 10 images"; stands before the first figure.
+        caveats: what a reader of the figures has to know; stands after the figures.
+    """
     lines = [line for metric in NAMES if (line := metric_line(results, metric))] or ["nothing measured"]
     lines[0] += f"; {len(results.rows)} images; {protocol.describe()}"
-    return lines + remarks(results)
+    lines[0] = f"{incomplete}: {lines[0]}" if incomplete else lines[0]
+    return [printable(line) for line in [*lines, *caveats, *worse_than_input(results), *remarks(results)]]
+
+
+def worse_than_input(results: Results) -> list[str]:
+    """Say that the outputs are worse than the inputs, by PSNR; empty if they are not."""
+    gain = results.mean("gain")
+    if not gain <= -0.005:  # NaN as well
+        return []
+    return [
+        f"worse than the input by {-gain:.2f} dB: the outputs are further from the targets than the inputs"
+    ]
+
+
+def caveats(size: int | None, seen: str, to_gray: bool) -> list[str]:
+    """Return what has to be said beside the figures of a test.
+
+    Args:
+        size: of --size in training.
+        seen: "trained on" or "validated on" where the images are those of training or validation.
+        to_gray: the network is gray, and colour images were made gray for it.
+    """
+    lines = []
+    if seen:
+        lines.append(f"these images are what the network was {seen}: no figure for unseen images")
+    if size:
+        lines.append(
+            f"trained on images resized to --size {size}, measured at native size: not the task of training, "
+            "and not comparable with its validation PSNR"
+        )
+    if to_gray:
+        lines.append(
+            "gray network on colour images: measured after conversion to gray, not comparable with colour"
+        )
+    return lines
+
+
+def is_gray_on_colour(pairs: PairList, input_nc: int, output_nc: int) -> bool:
+    """Whether a gray network is to measure colour images, by the headers of at most eight of them."""
+    if output_nc != 1:
+        return False
+    files = [pair.target or pair.input for pair in pairs.pairs]
+    some = [file for file in files[:: max(1, len(files) // 8)] if file][:8]
+    for file in some:
+        with suppress(UserError):  # it is reported when it is read
+            if header(file, pairs.max_pixels).channels == 3:
+                return True
+    return pairs.layout == "demo"
 
 
 def metric_line(results: Results, metric: str) -> str:
@@ -56,7 +114,8 @@ def remarks(results: Results) -> list[str]:
     single = results.mean("psnr_single")
     change = results.mean("psnr") - single
     if not math.isnan(change):
-        lines.append(f"x8 changes PSNR by {change:+.2f} dB (single prediction {single:.2f} dB)")
+        loss = ": a loss, leave --x8 out" if change <= -0.005 else ""
+        lines.append(f"x8 changes PSNR by {change:+.2f} dB (single prediction {single:.2f} dB){loss}")
     return lines
 
 
@@ -84,11 +143,14 @@ def facts_in_words(facts: Mapping[str, Any], results: Results) -> list[tuple[str
     degraded = f", degraded by {facts['degrade']} (seed {facts['seed']})" if facts["degrade"] else ""
     scale = f", x{facts['scale']}" if facts["scale"] > 1 else ""
     seconds = sum(results.values("seconds"))
+    incomplete = results.incomplete(facts.get("complete", True))
     return [
+        *[("incomplete", incomplete.removeprefix("incomplete: "))] * bool(incomplete),
         *[(name, line.removeprefix(f"{name} ")) for name, line in lines],
+        *[("beware", text) for text in facts.get("caveats", [])],
         ("protocol", facts["protocol"] + (", self-ensemble x8" if facts["x8"] else "")),
         ("data", facts["data"] + degraded),
         ("network", f"{facts['model']}, {facts['weights']}{scale}"),
         ("computed", f"{facts['device']}, peak {facts['peak_mib']} MiB, {seconds:.1f} s"),
-        *[("note", note) for note in [*remarks(results), *facts["notes"]]],
+        *[("note", note) for note in [*worse_than_input(results), *remarks(results), *facts["notes"]]],
     ]

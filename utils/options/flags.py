@@ -170,6 +170,7 @@ TEST: Table = {
         common("--name", None, str, "run in checkpoints/ (default with --model: the name of the weights)"),
         common("--load", "best", str, "checkpoint: best, latest, or N (after epoch N)"),
         RESULTS,
+        common("--output", None, path, "write the outputs here: a folder, or the file of a single image"),
     ],
     "data": [
         *data_flags(None),
@@ -191,7 +192,6 @@ TEST: Table = {
     "network (for --weights without a run)": network_flags(None),
     "device": [
         *device_flags("off", "bfloat16; off: figures do not depend on the machine"),
-        flag("--channels_last", False, SWITCH, "memory layout that convolutions often prefer"),
         *WATCHING,
     ],
 }

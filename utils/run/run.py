@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -96,7 +97,7 @@ class Run:
         return sorted(int(path.name[6:10]) for path in self.folder.glob("epoch_????_state.pth"))
 
     def resume_command(self) -> str:
-        return f"python train.py --resume --name {self.name}"
+        return shlex.join(["python", "train.py", "--resume", "--name", self.name])
 
     # ------------------------------------------------------------------------------------------- opening it
 

@@ -1,5 +1,6 @@
 """Write the HTML page of a test: every image with its error, worst first, in one file that works offline."""
 
+import heapq
 import html
 import io
 import json
@@ -11,18 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
 
 from data.images import from_float
 from utils.system.atomic import write_text
+from utils.vis.grids import evenly_spaced
 from utils.vis.thumbnails import Size, fit_within, resize, thumbnail
 
 TEMPLATE = Path(__file__).with_name("report.html")
 THUMB_SIDE = 160  # pixels, longer side of the pictures in the table
 PREVIEW_SIDE = 640  # pixels, longer side of the pictures in the slider
-PREVIEW_BUDGET = 24 * 2**20  # bytes of all previews together; they add 4/3 of that to the page
+PAGE_LIMIT = 20 * 2**20  # bytes; of these 4/3 of the two budgets are pictures, the rest is text
+THUMB_BUDGET, PREVIEW_BUDGET = 5 * 2**20, 8 * 2**20  # bytes of all thumbnails, and of all previews
+SAMPLE = 24  # images, evenly spaced, that keep their pictures however good they are
 ERROR_SCALE = 0.1  # of full scale: errors from here on are white
 JPEG_QUALITY = 85
 
@@ -43,24 +48,57 @@ LABELS = {
 
 @dataclass
 class Pictures:
-    """The pictures of one image by role, as JPEG."""
+    """The sizes of the pictures of one image, thumbnail and preview, and where its output lies."""
 
     size: Size
-    thumbs: dict[str, bytes]
     large_size: Size
-    large: dict[str, bytes] | None  # None: the slider shows the thumbnails
+    link: str
+
+
+class Shelf:
+    """JPEG files of images by role, within a budget of bytes.
+
+    Beyond the budget, the images of the highest score go first, the latest of equal ones; those of the
+    sample stay.
+    """
+
+    def __init__(self, budget: int):
+        self.budget, self.bytes = budget, 0
+        self.files: dict[str, dict[str, bytes]] = {}
+        self.ranked: list[tuple[float, int, str]] = []  # a heap: the best and latest first
+
+    def put(self, name: str, files: dict[str, bytes], score: float, order: int, sampled: bool) -> None:
+        """Add the files of one image; drop others, or these, while there are too many bytes."""
+        self.files[name] = files
+        self.bytes += sum(map(len, files.values()))
+        if not sampled:
+            heapq.heappush(self.ranked, (-score, -order, name))
+        while self.bytes > self.budget and self.ranked:
+            dropped = self.files.pop(heapq.heappop(self.ranked)[2])
+            self.bytes -= sum(map(len, dropped.values()))
 
 
 class Report:
-    """Collect small pictures of each image, so that memory stays bounded, and write the page."""
+    """Collect small pictures of each image, so that memory stays bounded, and write the page.
 
-    def __init__(self) -> None:
+    Args:
+        images: how many there will be; an even sample of them keeps its pictures.
+    """
+
+    def __init__(self, images: int = 0) -> None:
+        self.sample = evenly_spaced(images, SAMPLE) if images > SAMPLE else set()
         self.pictures: dict[str, Pictures] = {}
-        self.preview_bytes = 0
-        self.full = False
-        self.without_preview = 0
+        self.thumbs, self.large = Shelf(THUMB_BUDGET), Shelf(PREVIEW_BUDGET)
 
-    def add(self, name: str, input: np.ndarray, output: np.ndarray, target: np.ndarray | None) -> None:
+    def add(
+        self,
+        name: str,
+        input: np.ndarray,
+        output: np.ndarray,
+        target: np.ndarray | None,
+        score: float = math.inf,
+        link: str = "",
+    ) -> None:
         """Keep small JPEG pictures of one image, and no reference to the arrays.
 
         Args:
@@ -68,6 +106,8 @@ class Report:
             input: `(H, W, C)` of any depth, C 1 or 3; shown at the output's size.
             output: likewise.
             target: likewise, of the output's size; or None.
+            score: of the output, such as its PSNR: where pictures have to go, the worst stay.
+            link: path of the output's file, relative to the page.
         """
         height, width = output.shape[:2]
         size, large_size = fit_within(width, height, THUMB_SIDE), fit_within(width, height, PREVIEW_SIDE)
@@ -77,20 +117,12 @@ class Report:
         if target is not None:
             error = np.abs(large["output"] - large["target"]).mean(axis=2, keepdims=True)
             thumbs["error"] = jpeg(heat(resize(error, size)))
-        previews = None if size == large_size else self._within_budget(large)
-        self.pictures[name] = Pictures(size, thumbs, large_size, previews)
-
-    def _within_budget(self, large: dict[str, np.ndarray]) -> dict[str, bytes] | None:
-        """Encode the previews; None once the budget is spent."""
-        if not self.full:
-            files = {role: jpeg(image) for role, image in large.items()}
-            count = sum(map(len, files.values()))
-            self.full = self.preview_bytes + count > PREVIEW_BUDGET
-            if not self.full:
-                self.preview_bytes += count
-                return files
-        self.without_preview += 1
-        return None
+        order = len(self.pictures)
+        rank = (math.inf if math.isnan(score) else score), order, order in self.sample
+        self.pictures[name] = Pictures(size, large_size, link)
+        self.thumbs.put(name, thumbs, *rank)
+        if size != large_size:
+            self.large.put(name, {role: jpeg(image) for role, image in large.items()}, *rank)
 
     def write(
         self,
@@ -128,22 +160,38 @@ class Report:
         write_text(text, path)
 
     def _notes(self) -> list[str]:
-        if not self.without_preview:
-            return []
-        return [
-            f"{self.without_preview} of {len(self.pictures)} images have no large preview "
-            f"(limit {PREVIEW_BUDGET / 2**20:g} MB per page); their slider shows the thumbnails."
-        ]
+        """What is left out to keep the page within its limit."""
+        total, limit = len(self.pictures), f"limit {PAGE_LIMIT / 2**20:g} MB per page"
+        bare = total - len(self.thumbs.files)
+        without = sum(
+            p.size != p.large_size and name not in self.large.files for name, p in self.pictures.items()
+        )
+        notes = []
+        if bare:
+            notes.append(
+                f"{bare} of {total} images have no pictures here ({limit}): "
+                "the worst and an even sample have; each name links to its output."
+            )
+        elif without:
+            notes.append(
+                f"{without} of {total} images have no large preview ({limit}); "
+                "their slider shows the thumbnails."
+            )
+        return notes
 
     def _row(self, row: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+        name = str(row["name"])
         found: dict[str, Any] = {
-            "name": in_utf8(str(row["name"])),
+            "name": in_utf8(name),
             "values": [strict_number(row.get(key)) for key in keys],
         }
-        if pictures := self.pictures.get(str(row["name"])):
-            found |= {"size": pictures.size, "thumbs": in_base64(pictures.thumbs)}
-            if pictures.large:
-                found |= {"largeSize": pictures.large_size, "large": in_base64(pictures.large)}
+        pictures = self.pictures.get(name)
+        if pictures and pictures.link:
+            found["link"] = "./" + quote(os.fsencode(pictures.link))  # never another scheme
+        if pictures and name in self.thumbs.files:
+            found |= {"size": pictures.size, "thumbs": in_base64(self.thumbs.files[name])}
+            if name in self.large.files:
+                found |= {"largeSize": pictures.large_size, "large": in_base64(self.large.files[name])}
             elif pictures.large_size != pictures.size:
                 found["small"] = True
         return found

@@ -1,0 +1,116 @@
+"""Encode output images: lossless, or as the photo they come from, with its profile, resolution and EXIF."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data.images import FORMATS, ORIENTATION
+from utils.system.errors import UserError
+
+Array = np.ndarray
+LOSSY = (".jpg", ".jpeg")
+EIGHT_BIT = (*LOSSY, ".bmp", ".webp")  # suffixes of formats without 16 bits and floats
+HOW: dict[str, dict[str, Any]] = {  # options of Pillow by suffix
+    ".jpg": {"quality": 95, "subsampling": 0},
+    ".jpeg": {"quality": 95, "subsampling": 0},
+    ".webp": {"lossless": True},
+}
+EXIF_IFD, GPS_IFD, EXIF_SIZE = 0x8769, 0x8825, (40962, 40963)  # EXIF tags; the last two: width, height
+DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, EXIF_IFD, GPS_IFD)  # of a TIFF's tags
+
+
+def kept_suffix(name: str, dtype: Any) -> str:
+    """Return the suffix of an output that keeps the format of its input where the format can hold it.
+
+    >>> [kept_suffix("a.JPG", np.uint8), kept_suffix("a.png", np.float32), kept_suffix("a.webp", np.uint16)]
+    ['.JPG', '.tif', '.png']
+    """
+    suffix, tiff = Path(name).suffix, Path(name).suffix.lower() in (".tif", ".tiff")
+    if np.dtype(dtype).kind == "f":
+        return suffix if tiff else ".tif"
+    return ".png" if np.dtype(dtype) != np.uint8 and suffix.lower() in EIGHT_BIT else suffix
+
+
+def metadata(path: Path, image: Array) -> dict[str, Any]:
+    """Read what an output keeps of its input file: `icc_profile`, `dpi`, `exif` (pixels are upright already).
+
+    Args:
+        image: the output; a profile for another number of channels is left out.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as file:
+            profile, dpi, exif = file.info.get("icc_profile"), file.info.get("dpi"), file.getexif()
+            tiff = file.format == "TIFF"
+            exif.get_ifd(EXIF_IFD)
+            exif.get_ifd(GPS_IFD)
+    except Exception:  # a damaged EXIF block is not worth an output
+        return {}
+    kept = {"icc_profile": profile} if profile and profile[16:20] == _space(image) else {}
+    if dpi and all(np.isfinite(float(each)) and float(each) > 0 for each in dpi):
+        kept["dpi"] = tuple(float(each) for each in dpi)
+    for tag in [tag for tag in exif if tag == ORIENTATION or (tiff and tag not in DESCRIPTIVE)]:
+        del exif[tag]
+    size = exif.get_ifd(EXIF_IFD)
+    for tag, side in zip(EXIF_SIZE, (image.shape[1], image.shape[0]), strict=True):
+        if tag in size:
+            size[tag] = side
+    return kept | ({"exif": exif} if len(exif) or size or exif.get_ifd(GPS_IFD) else {})
+
+
+def _space(image: Array) -> bytes:
+    """The colour space of a profile that fits an image, as the profile's header names it."""
+    return b"GRAY" if image.shape[2] == 1 else b"RGB "
+
+
+def encode(image: Array, suffix: str, kept: dict[str, Any] | None = None) -> bytes:
+    """Encode `(H, W, C)` of any depth in the format of a suffix; `kept` is from `metadata`.
+
+    Raises:
+        UserError: 16-bit or float colour without the extra `[tiff]`.
+    """
+    suffix, kept = suffix.lower(), dict(kept or {})
+    flat = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    if image.dtype == np.uint8 or image.shape[2] == 1:
+        file = io.BytesIO()
+        name = Image.registered_extensions()[suffix]
+        if suffix == ".bmp":
+            kept.pop("exif", None)
+        Image.fromarray(flat).save(file, name, **HOW.get(suffix, {}), **kept)
+        return file.getvalue()
+    try:
+        import imagecodecs
+        import tifffile
+    except ImportError:
+        raise UserError(
+            "16-bit and float colour need more than Pillow", fix='pip install -e ".[tiff]"', code=1
+        ) from None
+    if suffix == ".png":
+        return _with_chunks(
+            bytes(imagecodecs.png_encode(flat.copy())), kept
+        )  # a copy: strides of 1 x 1 images
+    file = io.BytesIO()
+    more = {"resolution": kept["dpi"], "resolutionunit": "INCH"} if "dpi" in kept else {}
+    profile = kept.get("icc_profile")
+    tifffile.imwrite(file, flat, photometric="rgb", compression="zlib", iccprofile=profile, **more)
+    return file.getvalue()
+
+
+def _with_chunks(png: bytes, kept: dict[str, Any]) -> bytes:
+    """Add profile, resolution and EXIF to a PNG, after its header (8 + 25 bytes)."""
+    chunks = b""
+    if "icc_profile" in kept:
+        chunks += _chunk(b"iCCP", b"profile\0\0" + zlib.compress(kept["icc_profile"]))
+    if "dpi" in kept:
+        chunks += _chunk(b"pHYs", struct.pack(">IIB", *(round(each / 0.0254) for each in kept["dpi"]), 1))
+    if "exif" in kept:
+        chunks += _chunk(b"eXIf", kept["exif"].tobytes().removeprefix(b"Exif\0\0"))
+    return png[:33] + chunks + png[33:]
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
