@@ -160,19 +160,20 @@ def test_what_cannot_be_measured_is_nan(size: tuple[int, int], border: int, miss
 
 def results_of(tmp_path: Path, rows: dict[str, dict[str, float]]) -> Results:
     tmp_path.mkdir(exist_ok=True)
-    results = Results(tmp_path, "set")
+    results = Results()
     for name, scores in rows.items():
         results.add(name, scores, 0.5)
-    results.write(FACTS)
+    results.write(tmp_path, FACTS)
     return results
 
 
-def summary(results: Results) -> dict[str, Any]:
-    return strict_json(results.summary.read_text())
+def summary(folder: Path) -> dict[str, Any]:
+    return strict_json((folder / "summary.json").read_text())
 
 
-def cells(results: Results) -> dict[str, dict[str, str]]:
-    return {row["name"]: row for row in csv.DictReader(results.csv.read_text().splitlines()[1:])}
+def cells(folder: Path) -> dict[str, dict[str, str]]:
+    lines = (folder / "metrics.csv").read_text().splitlines()[1:]
+    return {row["name"]: row for row in csv.DictReader(lines)}
 
 
 def test_identical_images_are_counted_and_leave_the_mean(tmp_path: Path) -> None:
@@ -181,9 +182,9 @@ def test_identical_images_are_counted_and_leave_the_mean(tmp_path: Path) -> None
     scores = {name: predict(image, clear).scores for name, image in images.items()}
     assert scores["a"]["psnr"] == math.inf
     results = results_of(tmp_path, scores)
-    row = cells(results)["a"]
+    row = cells(tmp_path)["a"]
     assert (row["psnr"], row["ssim"], row["gain"]) == ("inf", "1.000000", "")  # the input was the target
-    found = summary(results)
+    found = summary(tmp_path)
     assert found["psnr"]["mean"] == pytest.approx((scores["b"]["psnr"] + scores["c"]["psnr"]) / 2)
     assert found["psnr"]["identical"] == 1 and found["psnr"]["empty"] == 0
     assert found["psnr"]["worst_name"] == "c" and found["images"] == 3
@@ -216,7 +217,7 @@ def test_a_set_without_a_mean(
     image = pair_of(1, np.uint8)[0]
     scores = predict(image, image, net).scores
     results = results_of(tmp_path, {"a": scores, "b": scores})
-    found = summary(results)
+    found = summary(tmp_path)
     assert found["psnr"] == {"mean": None, "identical": identical, "empty": 2 - identical}
     assert found["ssim"]["mean"] == ssim and found["mae"]["mean"] == (0 if identical else None)
     lines = headline(results, Protocol())
@@ -233,10 +234,10 @@ def test_an_output_of_nan_is_counted(tmp_path: Path) -> None:
     assert all(math.isnan(broken.scores[name]) for name in ("psnr", "ssim", "mae"))
     assert broken.output[1, 1, 0] == 0 and np.array_equal(broken.output[2:], noisy[2:])
     results = results_of(tmp_path, {"bad": broken.scores, "good": sound})
-    row = cells(results)["bad"]
+    row = cells(tmp_path)["bad"]
     assert row["psnr"] == row["ssim"] == row["mae"] == row["gain"] == ""
     assert float(row["psnr_input"]) == pytest.approx(sound["psnr_input"], abs=1e-5)
-    found = summary(results)
+    found = summary(tmp_path)
     assert found["psnr"]["mean"] == pytest.approx(sound["psnr"])
     assert [found[name]["empty"] for name in ("psnr", "ssim", "mae", "psnr_input")] == [1, 1, 1, 0]
     lines = headline(results, Protocol())
@@ -366,7 +367,9 @@ def test_the_ensemble_is_measured_beside_the_single_pass() -> None:
 @pytest.mark.parametrize(("change", "words"), [(0.5, "+0.50"), (-3.689, "-3.69")])
 def test_the_effect_of_the_ensemble_is_printed(tmp_path: Path, change: float, words: str) -> None:
     results = results_of(tmp_path, {"a": {"psnr": 20 + change, "psnr_single": 20.0}})
-    assert f"x8 changes PSNR by {words} dB (single prediction 20.00 dB)" in remarks(results)
+    (line,) = [line for line in remarks(results) if "x8" in line]
+    assert line.startswith(f"x8 changes PSNR by {words} dB (single prediction 20.00 dB)")
+    assert ("loss" in line) == (change < 0)
 
 
 def test_a_network_that_turns_with_its_input_gains_nothing() -> None:
@@ -393,15 +396,15 @@ def test_memory_layout_and_precision_change_little(x8: bool, tile: int | None) -
 
 def test_what_many_images_cost_beyond_their_metrics_is_linear(tmp_path: Path) -> None:
     """The mean is shown after each of 20,000 images: a second; hours, if it went through all of them."""
-    results = Results(tmp_path, "set")
+    results = Results()
     began = time.process_time()
     for number in range(20_000):
         value = math.inf if number % 10 == 0 else float(number % 7)
         results.add(f"{number}.png", {"psnr": value, "psnr_input": 1.0, "mae": 0.1}, 0.01)
         results.mean("psnr")
-    results.write(FACTS)
+    results.write(tmp_path, FACTS)
     assert time.process_time() - began < 5
     finite = [float(number % 7) for number in range(20_000) if number % 10]
     assert results.mean("psnr") == pytest.approx(sum(finite) / len(finite))
     assert math.isnan(results.mean("ssim"))
-    assert len(read_csv(results.csv)) == 20_000
+    assert len(read_csv(tmp_path / "metrics.csv")) == 20_000

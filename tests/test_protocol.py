@@ -97,10 +97,12 @@ def test_every_figure_is_that_of_the_files(run: Path, cli: InProcess) -> None:
         "; 3 images; per image, all channels, clamped, rounded to the bit depth",
         f"SSIM {mean['ssim']:.4f} (input {mean['ssim_input']:.4f}, {mean['ssim'] - mean['ssim_input']:+.4f})",
         f"MAE {mean['mae']:.5f} (input {mean['mae_input']:.5f}, {mean['mae'] - mean['mae_input']:+.5f})",
+        f"worse than the input by {-mean['gain']:.2f} dB: "
+        "the outputs are further from the targets than the inputs",
         f"PSNR median {np.median(expected['psnr']):.2f}, std {np.std(expected['psnr']):.2f}, "
         f"worst {min(expected['psnr']):.2f} dB ({found.summary['psnr']['worst_name']})",
     ]
-    assert found.lines[-4:] == lines
+    assert found.lines[-5:] == lines
     assert all(line.partition("; 3 images")[0] in found.facts for line in lines)
     assert found.comment.startswith("# per image, all channels, clamped, rounded to the bit depth")
     assert all(text in found.comment for text in ("input as given", "checkpoints/run/best_net.pth"))
@@ -358,8 +360,8 @@ def test_hostile_names_and_one_that_is_no_text(run: Path, cli: InProcess) -> Non
 
 
 def test_two_images_of_one_output(run: Path, cli: InProcess) -> None:
-    write_set(Path("photos"), "inputs", names=["a.png", "a.jpg"], splits=[""])
-    error = cli.test("--dataroot", "photos", code=2)
+    write_set(Path("photos"), "clean", names=["a.png", "a.jpg"], splits=[""])
+    error = cli.test("--dataroot", "photos", "--degrade", "noise:25", code=2)
     assert "several images would be written" in error.what and "a.png" in error.why
 
 

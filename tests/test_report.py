@@ -94,23 +94,23 @@ def test_every_type_has_its_full_scale(dtype: Any, shown: dict[float, float]) ->
 )
 def test_sizes(tmp_path: Path, height: int, width: int, size: Any, large: Any) -> None:
     report = report_of(*[flat(90, height, width)] * 3)
-    kept = report.pictures["a"]
-    assert {picture(data).shape for data in kept.thumbs.values()} == {(size[1], size[0], 3)}
+    thumbs, previews = report.thumbs.files["a"], report.large.files.get("a")
+    assert {picture(data).shape for data in thumbs.values()} == {(size[1], size[0], 3)}
     if large:
-        assert kept.large is not None and set(kept.large) == {"input", "output", "target"}
-        assert {picture(data).shape for data in kept.large.values()} == {(large[1], large[0], 3)}
+        assert previews is not None and set(previews) == {"input", "output", "target"}
+        assert {picture(data).shape for data in previews.values()} == {(large[1], large[0], 3)}
     row = written(report, tmp_path)["rows"][0]
     assert (row["size"], row.get("largeSize")) == (size, large)
     assert "small" not in row  # nothing is missing: the thumbnail is the whole picture
 
 
 def test_the_pictures_of_gray_and_of_no_target() -> None:
-    thumbs = report_of(flat(200, 60, 60, 1), flat(100, 60, 60, 1), flat(100, 60, 60)).pictures["a"].thumbs
+    thumbs = report_of(flat(200, 60, 60, 1), flat(100, 60, 60, 1), flat(100, 60, 60)).thumbs.files["a"]
     assert list(thumbs) == ["input", "output", "target", "error"]
     assert abs(picture(thumbs["input"]) - 200).max() <= 1
     assert picture(thumbs["error"]).max() <= 1
-    kept = report_of(flat(1, 300, 300), flat(2, 300, 300), None).pictures["a"]
-    assert list(kept.thumbs) == ["input", "output"] == list(kept.large or ())
+    kept = report_of(flat(1, 300, 300), flat(2, 300, 300), None)
+    assert list(kept.thumbs.files["a"]) == ["input", "output"] == list(kept.large.files["a"])
 
 
 CHECKER = np.where(np.indices((640, 640)).sum(0) % 2, 1, -1).astype(np.float32)[..., None]
@@ -127,13 +127,13 @@ COLORS = {0: (0, 0, 0), 1 / 60: (128, 0, 0), 1 / 20: ORANGE, 0.1: WHITE, 0.4: WH
 )
 def test_the_error_has_a_fixed_scale(error: np.ndarray, color: tuple[int, int, int]) -> None:
     target = np.full_like(error, 0.5)
-    thumbs = report_of(target, target - error, target).pictures["a"].thumbs
+    thumbs = report_of(target, target - error, target).thumbs.files["a"]
     assert abs(picture(thumbs["error"]) - color).max() <= 3
 
 
 def test_a_smaller_input_is_enlarged_by_repeating_pixels() -> None:
     given = np.kron(np.array([[0, 255], [255, 0]], np.uint8), np.ones((8, 8), np.uint8))[..., None]
-    seen = picture(report_of(given, flat(9, 64, 64), flat(9, 64, 64)).pictures["a"].thumbs["input"])
+    seen = picture(report_of(given, flat(9, 64, 64), flat(9, 64, 64)).thumbs.files["a"]["input"])
     assert seen.shape == (64, 64, 3)
     assert abs(seen - np.kron(given, np.ones((4, 4, 1)))).max() <= 2  # 16 -> 64, blocks whole in JPEG's 8 x 8
 
@@ -155,14 +155,13 @@ def test_views_are_not_changed_and_not_kept() -> None:
     before = view.copy()
     report = report_of(view, view, view)
     assert np.array_equal(view, before)
-    assert all(isinstance(data, bytes) for data in report.pictures["a"].thumbs.values())
+    assert all(isinstance(data, bytes) for data in report.thumbs.files["a"].values())
 
 
 def test_the_budget_of_previews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = image(300, 300)
     one = report_of(noise, noise, noise)
-    assert one.pictures["a"].large is not None
-    monkeypatch.setattr(module, "PREVIEW_BUDGET", 2 * sum(map(len, one.pictures["a"].large.values())))
+    monkeypatch.setattr(module, "PREVIEW_BUDGET", 2 * one.large.bytes)
     report = report_of(noise, noise, noise, names="abcde")
     report.add("tiny", noise[:20, :20], noise[:20, :20], None)
     data = written(report, tmp_path)

@@ -89,10 +89,10 @@ def test_aligned_val_split(work: Workplace) -> None:
 
 
 def test_csv_is_plain_csv_below_its_comment(tmp_path: Path) -> None:
-    results = Results(tmp_path, "my set")
+    results = Results()
     results.add('#a, "b".png', {"psnr": float("inf"), "psnr_input": 20.0, "ssim": float("nan")}, 0.1)
-    results.write({"protocol": "how", "degrade": None, "weights": "net.pth"})
-    lines = results.csv.read_text().splitlines()
+    results.write(tmp_path, {"protocol": "how", "degrade": None, "weights": "net.pth"})
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert lines[0] == "# how; input as given; net.pth"
     assert list(csv.reader(lines[1:]))[1] == ['#a, "b".png', "inf", "20.000000", "inf", "", "0.100000"]
-    assert read_csv(results.csv)[0]["name"] == '#a, "b".png'
+    assert read_csv(tmp_path / "metrics.csv")[0]["name"] == '#a, "b".png'

@@ -25,6 +25,9 @@ from utils.system.errors import UserError, run_script
 from utils.system.jsonfile import read_object
 
 CONDITIONS = (
+    *("protocol", "degrade", "split", "scale", "images", "x8", "tile", "precision"),
+    *("seen", "complete"),
+)
     "protocol",
     "degrade",
     "split",
