@@ -59,7 +59,7 @@ def metadata(path: Path, image: Array) -> dict[str, Any]:
     for tag, side in zip(EXIF_SIZE, (image.shape[1], image.shape[0]), strict=True):
         if tag in size:
             size[tag] = side
-    return kept | ({"exif": exif} if len(exif) or size or exif.get_ifd(GPS_IFD) else {})
+    return kept | ({"exif": exif.tobytes()} if len(exif) or size or exif.get_ifd(GPS_IFD) else {})
 
 
 def _space(image: Array) -> bytes:
@@ -108,7 +108,7 @@ def _with_chunks(png: bytes, kept: dict[str, Any]) -> bytes:
     if "dpi" in kept:
         chunks += _chunk(b"pHYs", struct.pack(">IIB", *(round(each / 0.0254) for each in kept["dpi"]), 1))
     if "exif" in kept:
-        chunks += _chunk(b"eXIf", kept["exif"].tobytes().removeprefix(b"Exif\0\0"))
+        chunks += _chunk(b"eXIf", kept["exif"].removeprefix(b"Exif\0\0"))
     return png[:33] + chunks + png[33:]
 
 

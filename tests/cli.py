@@ -90,7 +90,7 @@ class Ended:
 
     def __post_init__(self) -> None:
         if self.out.startswith("outputs ") and (self.results / "summary.json").is_file():
-            _ = self.rows, self.summary, self.page
+            _ = self.rows, self.summary, (self.results / "index.html").is_file() and self.page
 
     @property
     def lines(self) -> list[str]:

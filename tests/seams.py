@@ -27,6 +27,8 @@ SEAMS = {  # name: module:path
     "start_at": "data.sampler:EpochSampler.start_at",
     "mean_psnr": "utils.eval.evaluator:mean_psnr",
     "predict": "utils.eval.evaluator:Evaluator.predict",
+    "save_output": "utils.eval.outputs:Outputs.save",
+    "write_page": "utils.vis.report:Report.write",
     "forward": "utils.eval.evaluator:Evaluator.forward",
     "progress": "utils.vis.console:Progress.step",
     "start_server": "utils.vis.visdom_client:start_server",

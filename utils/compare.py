@@ -25,19 +25,8 @@ from utils.system.errors import UserError, run_script
 from utils.system.jsonfile import read_object
 
 CONDITIONS = (
-    *("protocol", "degrade", "split", "scale", "images", "x8", "tile", "precision"),
-    *("seen", "complete"),
-)
-    "protocol",
-    "degrade",
-    "split",
-    "scale",
-    "images",
-    "x8",
-    "tile",
-    "precision",
-    "seen",
-    "complete",
+    *("protocol", "degrade", "split", "scale", "images"),
+    *("x8", "tile", "precision", "seen", "complete"),
 )
 DEFAULTS = {"x8": False, "precision": "float32", "seen": "", "complete": True}  # of older results
 EQUAL_DB = 0.01  # two means over the same images differ by less, on any machine

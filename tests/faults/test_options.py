@@ -106,7 +106,7 @@ ssim: --metrics x; --metrics ''
 did you mean --metrics?: --met psnr
 did you mean test?: --split tset
 did you mean --no_quantize?: --no_quantise
-epoch_0007_net.pth & best or latest: --load 7
+epoch_0007_net.pth & --load best or --load latest: --load 7
 best, latest: --load bestt
 comes from the run: --width 8
 takes no value: --x8 True

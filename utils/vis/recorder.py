@@ -161,7 +161,9 @@ class Recorder:
             self.plot.picture(f"grid_{self.folder.name}", f"{dataset}: input | output | target", grid)
 
     def _print_places(self, place: Path) -> None:
-        print(printable(f"outputs {place}, page {place / 'index.html'}, grid {place / 'grid.png'}"))
+        shown = {"page": place / "index.html", "grid": place / "grid.png"}
+        there = [f", {what} {file}" for what, file in shown.items() if file.is_file()]
+        print(printable(f"outputs {place}{''.join(there)}"))
         if self.outputs.elsewhere:
             print(printable(f"images  {self.outputs.file or self.outputs.root}"))
         if self.measured:
