@@ -91,7 +91,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     to_gray = measured and is_gray_on_colour(pairs, *channels)
 
     # ---- where the results go: a folder of this data and these settings, moved to its place at the end
-    folder = ResultsFolder(Path(opt.results_dir) / run.name, pairs, source, variant(opt, trained))
+    parent, suffix = Path(opt.results_dir) / run.name, variant(opt, trained)
+    folder = ResultsFolder(parent, pairs, source, suffix, opt.weights)
     live = Live(opt.visdom, opt.visdom_server, opt.visdom_port)
     recorder = Recorder(cleanup, folder, run.name, pairs, measured, opt.output, live, say)
     say(f"run     {weights}, {trained.model}" + (f" ({how})" if how else ""))

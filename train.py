@@ -271,7 +271,7 @@ def finish(
     where = opt.dataroot if "test" in splits_present(source_of(vars(opt))) else "FOLDER"
     degraded = ["--degrade", opt.degrade] if opt.degrade else []
     say(f"weights {run.net('best')}, {clock(time.monotonic() - STARTED)} in all")
-    say(f"next    {shlex.join(['python', 'test.py', '--name', run.name, '--dataroot', where, *degraded])}")
+    say(f"next    {shlex.join(['python', 'test.py', *run.name_flag(), '--dataroot', where, *degraded])}")
     return 0
 
 

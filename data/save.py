@@ -44,22 +44,29 @@ def metadata(path: Path, image: Array) -> dict[str, Any]:
     """
     try:
         with Image.open(path, formats=FORMATS) as file:
-            profile, dpi, exif = file.info.get("icc_profile"), file.info.get("dpi"), file.getexif()
-            tiff = file.format == "TIFF"
-            exif.get_ifd(EXIF_IFD)
-            exif.get_ifd(GPS_IFD)
+            profile, dpi = file.info.get("icc_profile"), file.info.get("dpi")
+            exif = _exif(file, image)
     except Exception:  # a damaged EXIF block is not worth an output
         return {}
-    kept = {"icc_profile": profile} if profile and profile[16:20] == _space(image) else {}
+    kept: dict[str, Any] = {"exif": exif} if exif else {}
+    if profile and profile[16:20] == _space(image):
+        kept["icc_profile"] = profile
     if dpi and all(np.isfinite(float(each)) and float(each) > 0 for each in dpi):
         kept["dpi"] = tuple(float(each) for each in dpi)
+    return kept
+
+
+def _exif(file: Image.Image, image: Array) -> bytes:
+    """The EXIF block of a file without orientation and thumbnail, with the size of the output."""
+    exif = file.getexif()
+    own, gps = exif.get_ifd(EXIF_IFD), exif.get_ifd(GPS_IFD)
+    tiff = file.format == "TIFF"
     for tag in [tag for tag in exif if tag == ORIENTATION or (tiff and tag not in DESCRIPTIVE)]:
         del exif[tag]
-    size = exif.get_ifd(EXIF_IFD)
     for tag, side in zip(EXIF_SIZE, (image.shape[1], image.shape[0]), strict=True):
-        if tag in size:
-            size[tag] = side
-    return kept | ({"exif": exif.tobytes()} if len(exif) or size or exif.get_ifd(GPS_IFD) else {})
+        if tag in own:
+            own[tag] = side
+    return exif.tobytes() if len(exif) or own or gps else b""
 
 
 def _space(image: Array) -> bytes:
@@ -76,12 +83,7 @@ def encode(image: Array, suffix: str, kept: dict[str, Any] | None = None) -> byt
     suffix, kept = suffix.lower(), dict(kept or {})
     flat = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
     if image.dtype == np.uint8 or image.shape[2] == 1:
-        file = io.BytesIO()
-        name = Image.registered_extensions()[suffix]
-        if suffix == ".bmp":
-            kept.pop("exif", None)
-        Image.fromarray(flat).save(file, name, **HOW.get(suffix, {}), **kept)
-        return file.getvalue()
+        return _by_pillow(Image.fromarray(flat), suffix, kept)
     try:
         import imagecodecs
         import tifffile
@@ -98,6 +100,19 @@ def encode(image: Array, suffix: str, kept: dict[str, Any] | None = None) -> byt
     profile = kept.get("icc_profile")
     tifffile.imwrite(file, flat, photometric="rgb", compression="zlib", iccprofile=profile, **more)
     return file.getvalue()
+
+
+def _by_pillow(image: Image.Image, suffix: str, kept: dict[str, Any]) -> bytes:
+    """Encode an image with Pillow; metadata that the format cannot hold is left out."""
+    for more in (kept, {}) if kept else ({},):
+        file = io.BytesIO()
+        try:
+            image.save(file, Image.registered_extensions()[suffix], **HOW.get(suffix, {}), **more)
+            return file.getvalue()
+        except (ValueError, TypeError, OSError, struct.error):  # such as a JPEG with 64 KB of EXIF
+            if not more:
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _with_chunks(png: bytes, kept: dict[str, Any]) -> bytes:

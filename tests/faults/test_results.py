@@ -20,6 +20,8 @@ from tests.seams import wrap
 from utils.eval.metrics import Protocol
 from utils.eval.results import Results, read_csv
 from utils.eval.summary import headline
+from utils.options.resolve import train_parser
+from utils.run.run import Run
 from utils.vis.report import PAGE_LIMIT, Report
 
 TRAIN = (*TINY, *words("--crop_size 16 --max_steps 2 --visdom off --gpu_ids -1 --amp off"))
@@ -104,7 +106,7 @@ def test_only_another_split_is_named(run: Path, cli: InProcess) -> None:
 
 @pytest.mark.risk(34)
 @pytest.mark.parametrize(
-    "roots", [("A/set", "B/set"), ("set", "x/set"), ("demo:2:48", "demo:3:48"), ("a/s s", "a/s_s")]
+    "roots", [("A/set", "B/set"), ("set", "x/set"), ("demo:2:48", "demo:2:32"), ("a/s s", "a/s_s")]
 )
 def test_two_data_sets_of_one_name_never_share_a_folder(
     run: Path, cli: InProcess, roots: tuple[str, str]
@@ -119,6 +121,18 @@ def test_two_data_sets_of_one_name_never_share_a_folder(
     assert again.results == first.results and again.summary["psnr"] == first.summary["psnr"]
     assert second.summary["psnr"]["mean"] != first.summary["psnr"]["mean"]
     assert cli.test("--dataroot", roots[1]).results == second.results
+
+
+@pytest.mark.risk(34)
+def test_two_files_of_weights_of_one_name(run: Path, cli: InProcess) -> None:
+    test_set("set")
+    net = words("--model resunet --width 8 --depth 1 --levels 2 --dataroot set")
+    found = []
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        shutil.copy(run / "best_net.pth", f"{folder}/net.pth")
+        found.append(cli.test(*net, "--weights", f"{folder}/net.pth", name="").results)
+    assert found[0] != found[1] and found[0].is_dir() and found[0].parent.name == "net"
 
 
 @pytest.mark.risk(34)
@@ -397,12 +411,11 @@ def test_no_name_is_a_formula_or_a_control_sequence(tmp_path: Path) -> None:
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
 
 
-@pytest.mark.parametrize("name", ["a b", "x=1;y", "plain"])
+@pytest.mark.parametrize("name", ["a b", "x=1;y", "plain", "-x"])
 def test_a_printed_command_can_be_pasted(name: str) -> None:
-    from utils.run.run import Run
-
-    command = Run(Path("checkpoints") / name).resume_command()
-    assert shlex.split(command) == ["python", "train.py", "--resume", "--name", name]
+    python, script, *flags = shlex.split(Run(Path("checkpoints") / name).resume_command())
+    assert (python, script) == ("python", "train.py")
+    assert train_parser().parse(flags) == {"resume": True, "name": name}
 
 
 @pytest.mark.risk(34)

@@ -29,17 +29,16 @@ class CannotWrite(UserError):
 
 
 @contextmanager
-def write_errors(place: Path) -> Iterator[None]:
-    """Turn an OSError of this block into a CannotWrite that names the file and the way out."""
+def write_errors(place: Path, flag: str = "--results_dir") -> Iterator[None]:
+    """Turn an OSError of this block into a CannotWrite that names the file and the way out, by a flag."""
     try:
         yield
     except OSError as error:
-        full = error.errno in DISK_FULL
-        fix = "free disk space, or write elsewhere with --results_dir FOLDER" if full else ""
+        fix = "free disk space" if error.errno in DISK_FULL else "fix its permissions"
         if error.errno == errno.ENOENT:
-            fix = "keep the folder while the test runs, or write elsewhere with --results_dir FOLDER"
-        fix = fix or "fix its permissions, or write elsewhere with --results_dir FOLDER"
-        what = f"cannot write {error.filename or place} [--results_dir]"
+            fix = "keep the folder while the test runs"
+        fix = f"{fix}, or write elsewhere with {flag} FOLDER"
+        what = f"cannot write {error.filename or place} [{flag}]"
         raise CannotWrite(what, error.strerror or str(error), fix, code=1) from None
 
 
@@ -64,24 +63,25 @@ def dataset_name(root: str) -> str:
     >>> dataset_name("a/my set"), dataset_name("demo:2:48"), dataset_name("pairs.csv")
     ('my_set', 'demo', 'pairs')
     """
-    place = "demo" if is_demo(root) else root
-    return plain(Path(os.path.realpath(place)).name.removesuffix(".csv"))
+    place = Path("demo" if is_demo(root) else os.path.realpath(root))
+    return plain(place.stem if place.is_file() else place.name.removesuffix(".csv"))
 
 
 def is_demo(root: str) -> bool:
     return root == "demo" or root.startswith("demo:")
 
 
-def identity(source: Source) -> str:
-    """What was measured, as `summary.json` keeps it: the data's path and how it is read."""
+def identity(source: Source, weights: str | None) -> str:
+    """What was measured, as `summary.json` keeps it: the data's path, how it is read, and --weights."""
     root = source.root if is_demo(source.root) else os.path.realpath(source.root)
-    how = (source.input_dir, source.target_dir, source.pair_by, source.layout)
+    read = (source.input_dir, source.target_dir, source.pair_by, source.layout)
+    how = (*read, weights and os.path.realpath(weights))
     return " | ".join([root, *(each for each in how if each and each != "auto")])
 
 
-def dataset_names(source: Source) -> list[str]:
-    """Names for a data set in order of preference: that of its folder, with its parent's, with a hash."""
-    name, what = dataset_name(source.root), identity(source)
+def dataset_names(source: Source, what: str) -> list[str]:
+    """Names for a data set in order of preference: its folder's, with its parent's, with a hash of `what`."""
+    name = dataset_name(source.root)
     parent = Path(os.path.realpath(source.root)).parent.name
     longer = plain(source.root) if is_demo(source.root) else plain(f"{parent}_{name}")
     return list(dict.fromkeys([name, longer, f"{name}_{short_hash(what)}"]))
@@ -129,15 +129,18 @@ class ResultsFolder:
         parent: `results/<run>`.
         pairs, source: the images, and where they come from: two data sets never share a folder.
         suffix: from `variant`.
+        weights: of --weights; two files of one name never share a folder, either.
 
     Raises:
         UserError: the place holds something else than results, or another test writes it; CannotWrite.
     """
 
-    def __init__(self, parent: Path, pairs: PairList, source: Source, suffix: str):
+    def __init__(
+        self, parent: Path, pairs: PairList, source: Source, suffix: str, weights: str | None = None
+    ):
         ending = ("" if pairs.split == "test" else f"-{plain(pairs.split)}") + suffix
-        self.source = identity(source)
-        names = [plain(name + ending) for name in dataset_names(source)]
+        self.source = identity(source, weights)
+        names = [plain(name + ending) for name in dataset_names(source, self.source)]
         self.name = next((n for n in names if self._is_free(parent / n, pairs)), names[-1])
         self.shown, self.incomplete = parent / self.name, parent / f"{self.name}-incomplete"
         linked = self.shown.is_symlink()  # such as to a larger disk

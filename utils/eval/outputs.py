@@ -42,8 +42,10 @@ class Outputs:
         if shared := [name for name, count in planned.items() if count > 1]:
             what = "several images would be written to one file"
             raise UserError(what, ", ".join(shared[:5]), "rename them")
+        self.flag = "--output" if output else "--results_dir"
         if output:
             self._refuse_inputs(pairs)
+            self._probe(self.file.parent if self.file else self.root)
 
     def _single(self, output: str | None, pairs: PairList) -> Path | None:
         """The file that `--output` names; None where it names a folder, or nothing."""
@@ -66,6 +68,14 @@ class Outputs:
             why = "an image with a target is written without loss, so that its figures can be recomputed"
             raise UserError(f"{suffix} is not lossless [--output {output}]", why, "name a .png or .tif")
         return Path(output)
+
+    def _probe(self, folder: Path) -> None:
+        """Raise CannotWrite where no file can be made in a folder; make the folder."""
+        with write_errors(folder, self.flag):
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".{os.getpid()}.part"
+            probe.write_bytes(b"\0")
+            probe.unlink()
 
     def _refuse_inputs(self, pairs: PairList) -> None:
         inputs = pairs.files()
@@ -102,7 +112,7 @@ class Outputs:
         kept = {} if self.measured or not source else metadata(source, image)
         content = encode(image, path.suffix, kept)
         part = path.with_name(f".{short(path.name)}.part") if self.elsewhere else path
-        with write_errors(path):
+        with write_errors(path, self.flag):
             if not self.elsewhere and not self.root.is_dir():  # never make again what was removed
                 raise FileNotFoundError(errno.ENOENT, "the folder was removed during the test", str(path))
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -96,8 +96,12 @@ class Run:
     def epochs_saved(self) -> list[int]:
         return sorted(int(path.name[6:10]) for path in self.folder.glob("epoch_????_state.pth"))
 
+    def name_flag(self) -> list[str]:
+        """`--name NAME` as two words, as one where NAME would be taken for a flag."""
+        return [f"--name={self.name}"] if self.name.startswith("-") else ["--name", self.name]
+
     def resume_command(self) -> str:
-        return shlex.join(["python", "train.py", "--resume", "--name", self.name])
+        return shlex.join(["python", "train.py", "--resume", *self.name_flag()])
 
     # ------------------------------------------------------------------------------------------- opening it
 
