@@ -82,7 +82,7 @@ def test_a_published_denoiser(cli: InProcess, depth: int, width: int) -> None:
     write_weights(prefixed(net, PREFIX), Path("dncnn 25.pth"))
     found = measured(cli, *DNCNN, *NOISE, *flags(depth=depth, width=width))
     check(found, clean, lambda x: x - net(x), "noise:25")
-    assert found.results == Path.cwd() / "results" / "dncnn_25" / "clean"  # named by the weights
+    assert found.results == Path.cwd() / "results" / "dncnn_25" / "clean-noise25"  # named by the weights
     count = len(net.state_dict())
     assert f"stripped module., matched {count} of {count} tensors by structure" in run_line(found)
     assert (found.summary["model"], found.summary["weights"]) == ("dncnn", "dncnn 25.pth")
