@@ -115,7 +115,7 @@ def test_the_bare_recipe_recommends_minutes(flags: tuple[str, ...], hinted: bool
         ("train.py", "--batchsize", "--batchSize"),
         ("train.py", "--croop_size", "--crop_size"),
         ("train.py", "--n_epoch", "--n_epochs"),
-        ("test.py", "--output", "--results_dir"),
+        ("test.py", "--out", "--results_dir"),
         ("test.py", "--output_dir", "--results_dir"),
         ("test.py", "--phase", "--split"),
         ("test.py", "--tilesize", "--tile"),

@@ -131,8 +131,8 @@ def test_two_files_of_weights_of_one_name(run: Path, cli: InProcess) -> None:
     for folder in ("a", "b"):
         Path(folder).mkdir()
         shutil.copy(run / "best_net.pth", f"{folder}/net.pth")
-        found.append(cli.test(*net, "--weights", f"{folder}/net.pth", name="").results)
-    assert found[0] != found[1] and found[0].is_dir() and found[0].parent.name == "net"
+        found.append(cli.test(*net, "--weights", f"{folder}/net.pth", name="").results.name)
+    assert {path.name for path in Path("results/net").iterdir()} == {*found} and len({*found}) == 2
 
 
 @pytest.mark.risk(34)

@@ -45,7 +45,6 @@ SYNONYMS = {  # what other tools call it -> our flag
     "checkpoint": "weights",
     "ckpt": "weights",
     "continue_train": "resume",
-    "output": "results_dir",
     "output_dir": "results_dir",
     "out": "results_dir",
     "phase": "split",
