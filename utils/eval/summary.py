@@ -115,7 +115,9 @@ def remarks(results: Results) -> list[str]:
     change = results.mean("psnr") - single
     if not math.isnan(change):
         loss = ": a loss, leave --x8 out" if change <= -0.005 else ""
-        lines.append(f"x8 changes PSNR by {change:+.2f} dB (single prediction {single:.2f} dB){loss}")
+        lines.append(
+            f"x8 changes PSNR by {round(change, 2) + 0.0:+.2f} dB (single prediction {single:.2f} dB){loss}"
+        )
     return lines
 
 
