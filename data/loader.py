@@ -10,8 +10,10 @@ from torch.utils.data import DataLoader
 from data.datasets import TrainDataset, WholeDataset
 from data.sampler import EpochSampler
 from utils.system.errors import UserError, first_sentence
+from utils.system.workers import begin_worker, signals_held
 
 DEFAULT_GPU_WORKERS = 4
+WAITS = 10  # a loader process that does not answer is waited for so many times a tenth of --timeout
 
 
 def no_collate(sample: Any) -> Any:
@@ -36,11 +38,12 @@ class LoaderIterator:
         self.waited_s = 0.0
 
     def __iter__(self) -> Iterator[Any]:
-        source = iter(self.loader)
+        with signals_held():
+            source = iter(self.loader)
         while True:
             started = time.perf_counter()
             try:
-                batch = next(source)
+                batch = next_batch(source)
             except StopIteration:
                 return
             except (RuntimeError, OSError, EOFError) as error:  # a worker died or timed out
@@ -59,6 +62,20 @@ class LoaderIterator:
             last = [batch]
             del batch
             yield last.pop()  # keeps no reference to what may be a large image
+
+
+def next_batch(source: Iterator[Any]) -> Any:
+    """The next batch; a loader process may take WAITS times the timeout of the DataLoader.
+
+    The time in which the script itself is suspended (Ctrl-Z) counts as one of these waits, however long it is.
+    """
+    for _ in range(WAITS - 1):
+        try:
+            return next(source)
+        except RuntimeError as error:
+            if "timed out" not in str(error):
+                raise
+    return next(source)
 
 
 def default_workers(device: torch.device, on_device: bool) -> int:
@@ -92,7 +109,8 @@ def train_loader(
         collate_fn=no_collate,
         pin_memory=pin and device.type == "cuda",
         persistent_workers=workers > 0,
-        timeout=timeout_s if workers else 0,  # by default torch waits forever
+        timeout=timeout_s / WAITS if workers else 0,  # by default torch waits forever
+        worker_init_fn=begin_worker,
         generator=torch.Generator(),  # by default iterating draws from the global generator
     )
     return LoaderIterator(loader)
@@ -112,6 +130,7 @@ def whole_loader(
         sampler=indices,
         num_workers=workers,
         collate_fn=no_collate,
+        worker_init_fn=begin_worker,
         generator=torch.Generator(),
     )
     return LoaderIterator(loader, skip)

@@ -52,10 +52,13 @@ def run_script(main: Callable[[Any, ExitStack], int], opt: Any) -> int:
 
     `opt.debug` adds the traceback. `cleanup` is unwound however main ends.
     """
+    from utils.system.workers import end_workers  # imports multiprocessing, which --help does not need
+
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with ExitStack() as cleanup:
+            cleanup.callback(end_workers)
             code = main(opt, cleanup)
         sys.stdout.flush()
         return code
