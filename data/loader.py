@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from data.datasets import TrainDataset, WholeDataset
 from data.sampler import EpochSampler
 from utils.system.errors import UserError, first_sentence
-from utils.system.workers import begin_worker, signals_held
+from utils.system.workers import begin_worker, end_workers, signals_held
 
 DEFAULT_GPU_WORKERS = 4
 WAITS = 10  # a loader process that does not answer is waited for so many times a tenth of --timeout
@@ -47,6 +47,7 @@ class LoaderIterator:
             except StopIteration:
                 return
             except (RuntimeError, OSError, EOFError) as error:  # a worker died or timed out
+                end_workers()  # one that hangs would not end by itself
                 raise UserError(
                     "a loader process died, or did not answer in time",
                     f"{type(error).__name__}: {first_sentence(error)}",
@@ -67,7 +68,7 @@ class LoaderIterator:
 def next_batch(source: Iterator[Any]) -> Any:
     """The next batch; a loader process may take WAITS times the timeout of the DataLoader.
 
-    The time in which the script itself is suspended (Ctrl-Z) counts as one of these waits, however long it is.
+    However long the script itself is suspended (Ctrl-Z), it counts as one of these waits.
     """
     for _ in range(WAITS - 1):
         try:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.builders import FAST, TINY, image, save
-from tests.cli import InProcess, Workplace, options, step_of
+from tests.cli import InProcess, Workplace, children, options, step_of, wait_until
 from utils.run.checkpoint import find_state
 from utils.run.log import read_log
 from utils.run.run import Run
@@ -41,6 +41,51 @@ def test_what_was_ignored_at_the_start_stays_ignored(work: Workplace, ignored: t
 
 def step_of_log(run: Path) -> int:
     return max(record["step"] for record in read_log(run / "log.jsonl"))
+
+
+GROUP = "import os; os.setsid()\n"
+SPAWN = "import multiprocessing; multiprocessing.set_start_method('spawn')\n"
+
+
+@pytest.mark.risk(27)
+@pytest.mark.parametrize(
+    ("number", "start"), [(signal.SIGTERM, ""), (signal.SIGHUP, ""), (signal.SIGINT, SPAWN)]
+)
+def test_a_signal_to_the_group_stops_the_script_not_its_loaders(
+    work: Workplace, number: int, start: str
+) -> None:
+    """From timeout(1), Slurm, systemd, a terminal: loader processes get it, too, and must not end first."""
+    job = work.start("train.py", *LONG, "--num_workers", "2", "--log_freq", "1", before=GROUP + start)
+    job.until_step(3)
+    loaders = children(job.pid)
+    os.killpg(job.pid, number)
+    assert job.wait(128 + number).code == 128 + number
+    assert step_of(job.run) >= 3
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in loaders))
+
+
+@pytest.mark.risk(27)
+def test_no_loader_outlives_a_script_that_is_killed(work: Workplace) -> None:
+    job = work.start("train.py", *LONG, "--num_workers", "2")
+    job.until_step(3)
+    loaders = children(job.pid)
+    job.signal(signal.SIGKILL)
+    job.wait(-signal.SIGKILL)
+    assert loaders
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in loaders), seconds=2)
+
+
+@pytest.mark.risk(27)
+def test_the_time_of_ctrl_z_is_no_silence_of_a_loader(work: Workplace) -> None:
+    slow = ("--degrade", "blur:60", "--num_workers", "1", "--timeout", "3", "--log_freq", "1")
+    job = work.start("train.py", *LONG, *slow, before=GROUP)
+    job.until_step(3)
+    os.killpg(job.pid, signal.SIGSTOP)
+    time.sleep(5)
+    os.killpg(job.pid, signal.SIGCONT)
+    job.until_step(step_of_log(job.run) + 3)
+    job.signal(signal.SIGTERM)
+    assert job.wait(143).code == 143
 
 
 @pytest.mark.risk(27)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.datasets import ImageSpec, TrainDataset, WholeDataset
 from data.images import to_float
-from data.loader import LoaderIterator, no_collate
+from data.loader import WAITS, LoaderIterator, no_collate
 from data.pairs import Pair, PairList, Source
 from data.splits import find_pairs
 from tests.builders import (
@@ -32,6 +32,7 @@ from tests.builders import (
 from tests.cli import InProcess, Job, Workplace, records, state, status, step_of, weights
 from tests.seams import replace_loss, wrap
 from utils.system.errors import UserError
+from utils.system.workers import begin_worker
 
 SHORT = (*TINY, *FAST, "--amp", "off", "--gpu_ids", "-1", "--max_steps", "12")
 THREE = (*TINY, *FAST, "--amp", "off", "--gpu_ids", "-1", "--n_epochs", "3")
@@ -279,13 +280,14 @@ class Deadly(Dataset[Any]):
 @pytest.mark.risk(7)
 @pytest.mark.parametrize("how", ["kill", "segv", "exit", "hang"])
 def test_the_death_of_a_loader_process_is_an_error(how: str) -> None:
-    loader = DataLoader(Deadly(how), num_workers=1, timeout=3, generator=torch.Generator())
+    workers: dict[str, Any] = {"num_workers": 1, "worker_init_fn": begin_worker}
+    loader = DataLoader(Deadly(how), timeout=3 / WAITS, generator=torch.Generator(), **workers)
     began = time.monotonic()
     with pytest.raises(UserError, match="loader process") as caught:
         list(LoaderIterator(loader))
     assert caught.value.code == 1 and "--num_workers" in caught.value.fix
     assert time.monotonic() - began < 8
-    assert len(list(LoaderIterator(DataLoader(Deadly("none"), num_workers=1, timeout=3)))) == 8
+    assert len(list(LoaderIterator(DataLoader(Deadly("none"), timeout=3, **workers)))) == 8
 
 
 class Unpicklable(Exception):
@@ -301,6 +303,7 @@ def test_an_exception_that_cannot_be_pickled_comes_back_with_its_file() -> None:
     listing = PairList("pairs", "train", "here", [Pair("a.png", Path("x/a.png"), Path("y/a.png"), "a")], read)
     data = TrainDataset(listing, ImageSpec(3, 3))
     workers: dict[str, Any] = {"num_workers": 1, "timeout": 20, "generator": torch.Generator()}
+    workers["worker_init_fn"] = begin_worker
     loader = DataLoader(data, collate_fn=no_collate, sampler=[(0, 0)], **workers)
     with pytest.raises(UserError, match=r"x/a\.png: Unpicklable") as caught:
         list(LoaderIterator(loader))
