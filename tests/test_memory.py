@@ -37,7 +37,7 @@ def faults(how: str) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc only")
-def test_the_pages_of_freed_tensors_are_not_cleared_anew() -> None:
+def test_the_pages_of_freed_tensors_are_not_cleared_again() -> None:
     assert faults("kept") < 100
     assert faults("given back") > 10_000  # of 4 KiB each
 

@@ -1,4 +1,4 @@
-"""What the user says, and where it is said: options, run folders, live pages, locales, streams."""
+"""What the user says, and where: options, run folders, live pages, locales, streams."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Results of test.py: folders that do not mix, tests that are cut short, and what is said beside a figure."""
+"""Results of test.py: folders that do not mix, tests that are cut short, and the remarks beside a figure."""
 
 import csv
 import errno
@@ -327,7 +327,7 @@ def test_two_tests_at_once_in_one_folder(run: Path, cli: InProcess, monkeypatch:
     assert inner[0].refused("another test", "--results_dir")
 
 
-# ------------------------------------------------------------------------------ what is said beside a figure
+# -------------------------------------------------------------------------------- the remarks beside a figure
 
 
 @pytest.mark.risk(34)
