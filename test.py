@@ -32,6 +32,7 @@ from data.datasets import ImageSpec, Whole, WholeDataset
 from data.degrade import parse_degradation
 from data.loader import whole_loader
 from data.pairs import PairList
+from data.ranges import Ranges
 from data.splits import find_pairs, shared_files
 from models import build_network, own_arguments
 from models.layers import size_of
@@ -81,20 +82,21 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
     # ---- how the images are predicted and measured
     signals = Signals()  # from here on a signal ends the test in good order
-    protocol = Protocol(opt.psnr_channel, opt.crop_border, not opt.no_quantize)
+    to_gray = measured and is_gray_on_colour(pairs, *channels)
+    ranges = Ranges(source.max_value, source.degraded)
+    protocol = Protocol(opt.psnr_channel, opt.crop_border, not opt.no_quantize, source.max_value[1], to_gray)
     tiling, where = Tiling(opt.tile, opt.tile_overlap), f"{ranks.note}, {'bfloat16' if amp else 'float32'}"
     evaluator = Evaluator(
         *(net, ranks.device, amp, *normalize, protocol, opt.metrics, tiling, opt.x8, say),
         stopped=lambda: signals.stop,
     )
     lpips = open_lpips(ranks.device, say) if measured and "lpips" in opt.metrics else None
-    to_gray = measured and is_gray_on_colour(pairs, *channels)
 
     # ---- where the results go: a folder of this data and these settings, moved to its place at the end
     parent, suffix = Path(opt.results_dir) / run.name, variant(opt, trained)
     folder = ResultsFolder(parent, pairs, source, suffix, opt.weights)
     live = Live(opt.visdom, opt.visdom_server, opt.visdom_port)
-    recorder = Recorder(cleanup, folder, run.name, pairs, measured, opt.output, live, say)
+    recorder = Recorder(cleanup, folder, run.name, pairs, measured, opt.output, protocol, live, say)
     say(f"run     {weights}, {trained.model}" + (f" ({how})" if how else ""))
     say(f"data    {pairs.describe()}" + (f", degraded by {opt.degrade}" if degrade else ""))
     say(f"device  {where}")
@@ -104,20 +106,23 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     images = whole_loader(dataset, workers=opt.num_workers, skip=failed.append)
     broken = None
     try:
-        for image in signals.until_stopped(predictions(evaluator, images)):
+        for image in signals.until_stopped(predictions(evaluator, map(ranges.watch, images))):
             name, output = recorder.add(image, lpips(image) if lpips else {})
             del image  # it may be large, and writing a file takes another copy
             recorder.save(name, output)
             del output
     except UserError as error:
         broken = error
-    for error in failed:
-        say(f"failed  {error.what}: {error.why}")
+    remarks = [f"failed  {error.what}: {error.why}" for error in failed]
+    remarks += [f"beware  {remark}" for remark in ranges.remarks()]
+    for remark in remarks:
+        say(remark)
     count = len(recorder.results.rows)
     if not count and not signals.stop:
         raise broken or nothing_read(failed, scale)
 
     # ---- results: figures, page, grid, headline
+    trained_size = None if opt.model or not measured else trained.size
     facts = {
         **{
             "run": run.name,
@@ -129,7 +134,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         **{"scale": scale, "protocol": protocol.describe(), "x8": opt.x8},
         **{"tile": opt.tile, "tile_overlap": opt.tile_overlap, "device": where, "seen": seen},
         "precision": "bfloat16" if amp else "float32",
-        "caveats": caveats(None if opt.model or not measured else trained.size, seen, to_gray),
+        "caveats": caveats(trained_size, seen, to_gray) + ranges.remarks(),
         "notes": evaluator.notes + [f"failed, in no figure: {error.what}" for error in failed],
         "failed": len(failed),
         "peak_mib": round(peak_memory_mib(ranks.device)),
@@ -137,7 +142,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     }
     complete = not broken and count + len(failed) == len(pairs.pairs)
     if count:
-        recorder.finish(facts, protocol, complete, None if signals.stop else broken)
+        recorder.finish(facts, complete, None if signals.stop else broken)
     if failed:
         print(f"{len(failed)} of {len(pairs.pairs)} images failed and are in no figure")
     if signals.stop and not complete:

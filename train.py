@@ -44,7 +44,7 @@ from models.objectives import OBJECTIVES, Objective
 from models.weights import load_weights
 from models.wrappers import bare
 from utils.eval.evaluator import Evaluator, MeanPSNR, mean_psnr
-from utils.eval.metrics import mean_train_psnr
+from utils.eval.metrics import Protocol, mean_train_psnr
 from utils.optim.horizon import Deadline, EpochWork, Horizon
 from utils.optim.optimizers import OPTIMIZERS, freeze
 from utils.optim.schedules import Schedule
@@ -121,7 +121,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     # ---- the loop
     cleanup.enter_context(oom_errors(horizon.describe))
     checkpoints = Checkpoints(run, parts, ema.net, status, opt.save_minutes, opt.keep, ranks.is_main)
-    evaluator = Evaluator(ema.net, ranks.device, amp, opt.mean, opt.std, say=say)
+    evaluator = Evaluator(ema.net, ranks.device, amp, opt.mean, opt.std, Protocol(**data.protocol), say=say)
     predict = partial(predict_first, evaluator, data)
     work = EpochWork(data.load_batch, predict, len(data.val_indices), data.decoding_steps)
     deadline = Deadline(opt.minutes, STARTED, horizon, ranks, work, checkpoints)

@@ -7,7 +7,7 @@ import argparse
 import hashlib
 import os
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -16,12 +16,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-from data.datasets import ImageSpec, WholeDataset
+from data.datasets import ImageSpec, WholeDataset, too_small
 from data.degrade import Degradation, parse_degradation
 from data.folders import first_five
-from data.images import open_regular
+from data.images import Header, open_regular
 from data.pairs import PairList, Source
-from data.scan import HeaderScan, pair_headers
+from data.ranges import Ranges
+from data.scan import HeaderScan, pair_headers, summarize
 from data.splits import find_pairs, splits_present
 from utils.eval.evaluator import input_baseline
 from utils.eval.metrics import Protocol
@@ -33,7 +34,6 @@ from utils.system.streams import fix_streams
 from utils.vis.console import Progress, say_on
 
 Say = Callable[[str], None]
-MAX_PAIRS_FOR_CHANNELS = 500
 HASHED_BYTES = 2**20  # at a time
 
 
@@ -43,13 +43,18 @@ class Finding(NamedTuple):
     name: str
     problem: str  # empty if the pair can be used
     hashes: dict[str, str]  # path: SHA-256
-    sizes: list[tuple[int, int]]
-    kinds: list[str]
-    psnr: float | None  # of the input
+    headers: tuple[Header, Header] | None = None
+    ranges: Ranges | None = None
+    psnr: float | None = None  # of the input
 
 
-def check_data(source: Source, degrade: Degradation | None, seed: int, say: Say) -> int:
+def check_data(
+    source: Source, degrade: Degradation | None, seed: int, say: Say, crop_size: int | None = None
+) -> int:
     """Check every file of every split and report through `say`.
+
+    Args:
+        crop_size: of training; smaller training images are a problem.
 
     Returns:
         The exit code: 2 if training would fail or its metrics would be wrong, else 0.
@@ -67,11 +72,20 @@ def check_data(source: Source, degrade: Degradation | None, seed: int, say: Say)
         if pairs.layout == "demo":
             continue
         channels = channels or channels_of(pairs)
-        findings = check_pairs(pairs, ImageSpec(*channels, degrade=degrade, seed=seed))
-        report_split(findings, say)
+        dataset = WholeDataset(pairs, ImageSpec(*channels, degrade=degrade, seed=seed))
+        findings = check_pairs(dataset, source)
+        scan = scan_of(findings)
+        report_split(findings, scan, say)
         wrong = [f"{finding.name}: {finding.problem}" for finding in findings if finding.problem]
         if wrong:
             problems.append(f"{split}: {len(wrong)} pairs cannot be used: {first_five(wrong)}")
+        used = Ranges(source.max_value, source.degraded)
+        for each in filter(None, (finding.ranges for finding in findings)):
+            used.merge(each)
+        remarks = [*scan.remarks(), *used.remarks()] if scan else []
+        problems += [f"{split}: {remark}" for remark in remarks]
+        if scan and crop_size and split == "train":
+            problems += smaller_than_crop(scan, crop_size, dataset.scale)
         paths[split] = paths_by_hash(findings)
     problems += shared_between_splits(paths)
     for problem in problems:
@@ -83,24 +97,23 @@ def check_data(source: Source, degrade: Degradation | None, seed: int, say: Say)
 def channels_of(pairs: PairList) -> tuple[int, int]:
     """Return the channels of inputs and targets that training would use; skips unreadable files."""
     input_nc = target_nc = 1
-    for pair in pairs.pairs[:MAX_PAIRS_FOR_CHANNELS]:
+    for pair in pairs.pairs:
         with suppress(UserError):
             input, target = pair_headers(pair, pairs)
             input_nc, target_nc = max(input_nc, input.channels), max(target_nc, target.channels)
     return input_nc, target_nc
 
 
-def check_pairs(pairs: PairList, spec: ImageSpec) -> list[Finding]:
+def check_pairs(dataset: WholeDataset, source: Source) -> list[Finding]:
     """Decode and hash all files, in one thread per core (Pillow releases the GIL).
 
     Args:
-        spec: as in training, because a degradation draws noise for each channel.
+        dataset: converts as training does, because a degradation draws noise for each channel.
     """
-    dataset = WholeDataset(pairs, spec)
-    progress = Progress(f"checking {pairs.split}", 0, len(dataset))
+    progress = Progress(f"checking {dataset.pairs.split}", 0, len(dataset))
     findings = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for finding in pool.map(partial(check_pair, dataset), range(len(dataset))):
+        for finding in pool.map(partial(check_pair, dataset, source), range(len(dataset))):
             findings.append(finding)
             progress.step()
             progress.show("")
@@ -108,7 +121,7 @@ def check_pairs(pairs: PairList, spec: ImageSpec) -> list[Finding]:
     return findings
 
 
-def check_pair(dataset: WholeDataset, index: int) -> Finding:
+def check_pair(dataset: WholeDataset, source: Source, index: int) -> Finding:
     """Decode and hash the files of one pair."""
     pair = dataset.pairs.pairs[index]
     hashes: dict[str, str] = {}
@@ -120,18 +133,33 @@ def check_pair(dataset: WholeDataset, index: int) -> Finding:
         whole = dataset.whole(index)
     except (UserError, OSError) as error:
         problem = f"{error.what} ({error.why})" if isinstance(error, UserError) else str(error)
-        return Finding(pair.name, problem, hashes, [], [], None)
+        return Finding(pair.name, problem, hashes)
+    ranges = Ranges(source.max_value, source.degraded)
+    ranges.watch(whole)
     scores = {} if whole.target is None else input_baseline(whole.input, whole.target, Protocol())
-    sizes = [(headers[1].width, headers[1].height)]
-    return Finding(pair.name, "", hashes, sizes, list({h.kind for h in headers}), scores.get("psnr"))
+    return Finding(pair.name, "", hashes, headers, ranges, scores.get("psnr"))
 
 
-def report_split(findings: list[Finding], say: Say) -> None:
+def scan_of(findings: list[Finding]) -> HeaderScan | None:
+    """Summarize the headers of the pairs that can be used; None without such pairs."""
+    usable = [(finding.name, *finding.headers) for finding in findings if finding.headers]
+    return summarize(usable) if usable else None
+
+
+def smaller_than_crop(scan: HeaderScan, crop_size: int, scale: int) -> list[str]:
+    """Report the training images that --crop_size does not fit into."""
+    found = [
+        "{} ({} x {})".format(scan.names[i], *scan.sizes[i]) for i in too_small(scan.sizes, crop_size, scale)
+    ]
+    if not found:
+        return []
+    return [f"train: {len(found)} images are smaller than --crop_size {crop_size}: {first_five(found)}"]
+
+
+def report_split(findings: list[Finding], scan: HeaderScan | None, say: Say) -> None:
     """Report sizes, kinds of files, the input PSNR, and identical files."""
-    sizes = [size for finding in findings for size in finding.sizes]
-    if sizes:
-        kinds = Counter(kind for finding in findings for kind in finding.kinds)
-        say(f"  {HeaderScan(0, 0, 0, sizes, kinds).describe()}")
+    if scan:
+        say(f"  {scan.describe()}")
     values = [finding.psnr for finding in findings if finding.psnr is not None]
     finite = [value for value in values if value != float("inf")]
     if finite:
@@ -181,6 +209,7 @@ def parse_check(argv: Sequence[str]) -> argparse.Namespace:
         *data_flags(None),
         flag("--direction", "AtoB", ["AtoB", "BtoA"], "which half or folder is the input"),
         flag("--scale", None, NATURAL, "target size / input size"),
+        flag("--crop_size", None, NATURAL, "of training: smaller training images are a problem"),
         flag("--seed", 0, COUNT, "of the degradation"),
         DEBUG,
     ]
@@ -197,7 +226,8 @@ def parse_check(argv: Sequence[str]) -> argparse.Namespace:
 def main(opt: argparse.Namespace, cleanup: ExitStack) -> int:
     """Check the data set of a command line; returns the exit code."""
     degrade = parse_degradation(opt.degrade) if opt.degrade else None
-    return check_data(source_of(vars(opt)), degrade, opt.seed, say_on(True))
+    crop_size = None if vars(opt).get("size") else opt.crop_size  # --size enlarges small images
+    return check_data(source_of(vars(opt)), degrade, opt.seed, say_on(True), crop_size)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from data.augment import AUGMENTATIONS, random_crop
 from data.degrade import Degradation
 from data.images import to_float
 from data.pairs import Pair, PairList
+from data.settings import CHANNELS
 from data.transforms import Array, preparation, to_batch
 from utils.system.errors import UserError
 from utils.system.rng import stream
@@ -29,6 +30,8 @@ class ImageSpec:
         degrade: makes the input from the target.
         mean, std: of Normalize; 0.5 and 0.5 map [0, 1] to [-1, 1].
         seed: of crops, augmentation and degradations.
+        strict: whether a colour input, or target, is an error where one channel is wanted; else it becomes
+            gray.
     """
 
     input_nc: int
@@ -38,6 +41,7 @@ class ImageSpec:
     mean: float = 0.5
     std: float = 0.5
     seed: int = 0
+    strict: tuple[bool, bool] = (False, False)
 
 
 class ImageStore(Protocol):
@@ -67,7 +71,7 @@ class DecodedPairs:
     """
 
     def __init__(self, pairs: PairList, spec: ImageSpec, store: ImageStore | None = None):
-        self.pairs, self.store = pairs, store
+        self.pairs, self.spec, self.store = pairs, spec, store
         self.block = spec.degrade.scale if spec.degrade else 1
         self.scale = pairs.scale * self.block
         to_gray = spec.degrade and spec.degrade.gray  # by the degradation, after decoding in colour
@@ -86,11 +90,23 @@ class DecodedPairs:
         return self.store.get(index) or self.store.put(index, self._decode(index))
 
     def _decode(self, index: int) -> list[Array]:
-        images = self.pairs.read(self.pairs.pairs[index])
+        pair = self.pairs.pairs[index]
+        images = self.pairs.read(pair)
+        self._refuse_colour(pair, images)
         prepared = [
             prepare(image) for prepare, image in zip(self.prepare, images, strict=True) if image is not None
         ]
         return [_whole_blocks(image, self.block) for image in prepared] if self.block > 1 else prepared
+
+    def _refuse_colour(self, pair: Pair, images: Sequence[Array | None]) -> None:
+        """Raise UserError for a colour image where the files that were looked at at the start are gray."""
+        wanted = self.spec.input_nc, self.spec.target_nc
+        for side, (image, path) in enumerate(zip(images, (pair.input, pair.target), strict=True)):
+            if self.spec.strict[side] and image is not None and image.shape[2] > wanted[side]:
+                why = "the files that were looked at when the run was started are gray"
+                flag = f"--{CHANNELS[side]}"
+                fix = f"convert it to gray; or start a run with {flag} 3, or {flag} 1 to convert all to gray"
+                raise UserError(f"{path or pair.name} is a colour image", why, fix, code=1)
 
 
 class TrainDataset(Dataset[dict[str, Any]]):
@@ -153,7 +169,8 @@ class TrainDataset(Dataset[dict[str, Any]]):
             try:
                 images = random_crop(images, self.crop_size, rng, self.scale)
             except ValueError as error:
-                raise UserError(f"{name}: {error}", fix="lower --crop_size", code=1) from None
+                fix = "enlarge or remove it, or start with a lower --crop_size; --check_data lists them"
+                raise UserError(f"{name} is smaller than --crop_size", str(error), fix, code=1) from None
         images = self.augment(images, rng)
         if self.spec.degrade:
             images[0] = self.spec.degrade(to_float(images[0]), rng)
@@ -224,6 +241,15 @@ def _whole_blocks(image: Array, scale: int) -> Array:
     return image[: height - height % scale, : width - width % scale]
 
 
+def too_small(sizes: Sequence[tuple[int, int]], crop_size: int, scale: int) -> list[int]:
+    """Return the indices of target sizes (width, height) that a crop does not fit into.
+
+    >>> too_small([(64, 33), (31, 64)], 32, 1), too_small([(64, 33), (31, 64)], 33, 2)
+    ([1], [0, 1])
+    """
+    return [i for i, pair in enumerate(sizes) if min(pair) - min(pair) % scale < crop_size]
+
+
 def check_training_sizes(
     sizes: Sequence[tuple[int, int]],
     batch_size: int,
@@ -249,8 +275,8 @@ def check_training_sizes(
             raise UserError(what, fix=f"use {side - side % scale or scale}")
     if size:
         return
-    smallest, at = min((min(pair), i) for i, pair in enumerate(sizes))
-    if crop_size and smallest - smallest % scale < crop_size:
+    if crop_size and (found := too_small(sizes, crop_size, scale)):
+        smallest, at = min((min(sizes[i]), i) for i in found)
         which = f" of {names[at]}" if at < len(names) else ""
         why = f"one side{which} has {smallest} pixels"
         raise UserError(f"--crop_size {crop_size} is larger than an image", why, "lower it")

@@ -98,8 +98,11 @@ def to_float(image: Array, dtype: Any = np.float32) -> Array:
     return scaled
 
 
-def from_float(image: Array, dtype: Any) -> Array:
+def from_float(image: Array, dtype: Any, full_scale: float | None = None) -> Array:
     """Clamp float values to [0, 1] and round them to the levels of `dtype`, as a file stores them; NaN is 0.
+
+    Args:
+        full_scale: integers are uint16, rounded to this many levels and stretched, see `to_full_range`.
 
     >>> from_float(np.array([-1, 0.5, 2, np.nan]), np.uint8).tolist()
     [0, 128, 255, 0]
@@ -107,8 +110,8 @@ def from_float(image: Array, dtype: Any) -> Array:
     clamped = np.nan_to_num(image.clip(0, 1))
     levels = quant_levels(dtype)
     if levels:  # in float64, as the scores are: float32 would round some ties the other way
-        clamped = np.rint(clamped.astype(np.float64) * levels)
-    return clamped.astype(dtype)
+        clamped = np.rint(clamped.astype(np.float64) * (full_scale or levels))
+    return to_full_range(clamped.astype(dtype), full_scale if levels else None)
 
 
 def to_full_range(image: Array, full_scale: float | None) -> Array:
@@ -255,13 +258,17 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS, full_scale: float | Non
     Raises:
         UserError: as `decode` does; values outside 0 to full scale (OutOfRange).
     """
-    image = decode(path, max_pixels)
+    return in_full_range(decode(path, max_pixels), path, full_scale)
+
+
+def in_full_range(image: Array, path: Path, full_scale: float | None) -> Array:
+    """Check the values of a decoded image or a part of it, and convert it as `read_image` does."""
     if image.dtype.kind == "f" or full_scale:
-        check_range(image, path, full_scale)
+        _check_range(image, path, full_scale)
     return to_full_range(image, full_scale)
 
 
-def check_range(image: Array, path: Path, full_scale: float | None) -> None:
+def _check_range(image: Array, path: Path, full_scale: float | None) -> None:
     """Raise OutOfRange for values below 0, above full scale, or not finite; or a scale the dtype lacks."""
     integer, most = image.dtype.kind == "u", full_scale or 1
     if integer and not (most <= max_value(image.dtype) and float(most).is_integer()):

@@ -1,6 +1,7 @@
 """Pairs of images: Source (where they come from), Pair, PairList, and the functions that read one pair."""
 
 import functools
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.folders import links_in
-from data.images import MAX_PIXELS, read_image
+from data.images import MAX_PIXELS, decode, in_full_range, read_image
 from utils.system.errors import UserError
 
 Array = np.ndarray
@@ -23,6 +24,7 @@ class Source(NamedTuple):
         degraded: inputs are made from clean images.
         scale: target size / input size.
         max_pixels: images with more pixels are refused.
+        max_value: full scale of inputs and targets; None: of the file's type.
     """
 
     root: str
@@ -34,6 +36,23 @@ class Source(NamedTuple):
     pair_by: str | None = None
     scale: int = 1
     max_pixels: int = MAX_PIXELS
+    max_value: tuple[float | None, float | None] = (None, None)
+
+
+def parse_full_scales(text: str | None) -> tuple[float | None, float | None]:
+    """Return the full scales of inputs and targets from the text of --max_value; None: of the file's type.
+
+    >>> parse_full_scales("4095"), parse_full_scales("auto,1"), parse_full_scales(None)
+    ((4095.0, 4095.0), (None, 1.0), (None, None))
+
+    Raises:
+        ValueError: not one or two positive numbers, or `auto`.
+    """
+    parts = ("auto" if text is None else text).split(",")
+    scales = [None if part.strip() == "auto" else float(part) for part in parts]
+    if len(parts) > 2 or not all(scale is None or (scale > 0 and math.isfinite(scale)) for scale in scales):
+        raise ValueError(text)
+    return scales[0], scales[-1]
 
 
 class Pair(NamedTuple):
@@ -88,7 +107,7 @@ class PairList(NamedTuple):
 def one_file(source: Source, pair: Pair) -> tuple[Array, Array | None]:
     """Read a clean image as both input and target; the input is degraded later."""
     assert pair.target is not None
-    image = read_image(pair.target, source.max_pixels)
+    image = read_image(pair.target, source.max_pixels, source.max_value[1])
     return image, image
 
 
@@ -97,7 +116,7 @@ def two_files(source: Source, pair: Pair) -> tuple[Array, Array | None]:
     input, _ = input_alone(source, pair)
     if pair.target is None:  # a manifest may have no target in a row
         return input, None
-    target = read_image(pair.target, source.max_pixels)
+    target = read_image(pair.target, source.max_pixels, source.max_value[1])
     check_sizes(pair, input.shape[1::-1], target.shape[1::-1], source.scale)
     return input, target
 
@@ -105,16 +124,19 @@ def two_files(source: Source, pair: Pair) -> tuple[Array, Array | None]:
 def two_halves(source: Source, pair: Pair) -> tuple[Array, Array | None]:
     """Read input and target from the two halves of one file."""
     assert pair.input is not None
-    both = read_image(pair.input, source.max_pixels)
+    both = decode(pair.input, source.max_pixels)
     half = half_width(pair.input, both.shape[1])
-    left, right = both[:, :half], both[:, half:]
-    return (left, right) if source.direction == "AtoB" else (right, left)
+    input, target = both[:, :half], both[:, half:]
+    if source.direction == "BtoA":
+        input, target = target, input
+    scales = source.max_value
+    return in_full_range(input, pair.input, scales[0]), in_full_range(target, pair.input, scales[1])
 
 
 def input_alone(source: Source, pair: Pair) -> tuple[Array, None]:
     """Read an input without a target."""
     assert pair.input is not None
-    return read_image(pair.input, source.max_pixels), None
+    return read_image(pair.input, source.max_pixels, source.max_value[0]), None
 
 
 def rendered(source: Source, first: int, size: int, pair: Pair) -> tuple[Array, Array | None]:
@@ -123,7 +145,9 @@ def rendered(source: Source, first: int, size: int, pair: Pair) -> tuple[Array, 
 
     scene, level = Path(pair.name).stem.split("_")
     hazy, clear = render_pair(first + int(scene), int(level), size)
-    return (clear, clear) if source.degraded else (hazy, clear)
+    given = clear if source.degraded else hazy
+    scales, name = source.max_value, Path(pair.name)
+    return in_full_range(given, name, scales[0]), in_full_range(clear, name, scales[1])
 
 
 def check_sizes(pair: Pair, input: tuple[int, ...], target: tuple[int, ...], scale: int) -> None:

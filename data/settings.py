@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from data.degrade import Degradation
 from data.pairs import Source
 
+CHANNELS = "input_nc", "output_nc"  # options that the files decide where no flag does
 MIN_EPOCH_STEPS = 500  # of a run with --minutes: every epoch ends with a validation and a save
 
 
@@ -15,6 +16,7 @@ class DataSettings:
     Args:
         source, degrade: where pairs come from, and how inputs are made from clean images, if they are.
         input_nc, target_nc, scale: None takes what the files have.
+        from_files: which of input_nc and output_nc the files decide, or decided when the run was started.
         batch_size: images per step, over all processes.
         repeat: passes over the pairs per epoch; None: as many as `min_epoch_steps` need.
         val_share: of the targets to hold out; None: the val split where there is one, else 0.1.
@@ -26,6 +28,7 @@ class DataSettings:
     degrade: Degradation | None
     input_nc: int | None
     target_nc: int | None
+    from_files: tuple[str, ...]
     scale: int | None
     size: int | None
     mean: float

@@ -10,9 +10,10 @@ from typing import Any
 from data.cache import CachePlan, plan_cache
 from data.datasets import ImageSpec, TrainDataset, WholeDataset, check_training_sizes
 from data.loader import LoaderIterator, default_workers, train_loader, whole_loader
+from data.ranges import Ranges, sample_ranges
 from data.sampler import EpochSampler
 from data.scan import HeaderScan, scan_headers
-from data.settings import DataSettings
+from data.settings import CHANNELS, DataSettings
 from data.splits import find_pairs, train_val_split
 from utils.system.distributed import Ranks
 from utils.system.errors import UserError
@@ -29,6 +30,7 @@ def image_spec(settings: DataSettings, scan: HeaderScan) -> ImageSpec:
         mean=settings.mean,
         std=settings.std,
         seed=settings.seed,
+        strict=("input_nc" in settings.from_files and not gray, "output_nc" in settings.from_files),
     )
 
 
@@ -41,6 +43,7 @@ class TrainingData:
     """
 
     scan: HeaderScan
+    ranges: Ranges
     spec: ImageSpec
     cache: CachePlan
     train_set: TrainDataset
@@ -58,13 +61,20 @@ class TrainingData:
             "output_nc": self.spec.target_nc,
             "scale": self.train_set.scale,
             "repeat": self.train_set.repeat,
+            "from_files": [key for key, strict in zip(CHANNELS, self.spec.strict, strict=True) if strict],
             "data": [self.train_set.pairs.describe(), self.val_set.pairs.describe()],
         }
 
     def describe(self) -> list[str]:
-        """Two lines: the pairs and what is cached, and what the headers say."""
+        """Lines: the pairs and what is cached, what the headers say, and what may be wrong."""
         both = "; ".join(each.pairs.describe() for each in (self.train_set, self.val_set))
-        return [f"data    {both}; {self.cache.describe()}", f"        {self.scan.describe()}"]
+        remarks = [f"beware  {remark}" for remark in [*self.scan.remarks(), *self.ranges.remarks()]]
+        return [f"data    {both}; {self.cache.describe()}", f"        {self.scan.describe()}", *remarks]
+
+    @property
+    def protocol(self) -> dict[str, float | None]:
+        """How outputs are compared with targets of these files: arguments of `Protocol`."""
+        return {"max_value": self.ranges.full_scales[1]}
 
     @property
     def decoding_steps(self) -> int:
@@ -83,7 +93,10 @@ def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
         UserError: no pairs, pairs that do not match, or sizes that cannot be trained on.
     """
     pairs = find_pairs(settings.source, "train", need_targets=True)
-    scan = scan_headers(pairs)
+    scan, ranges = scan_headers(pairs), Ranges(settings.source.max_value, settings.source.degraded)
+    sample_ranges(pairs, ranges, stop=not settings.skip_unreadable)
+    if any(ranges.full_scales):  # such images are kept with 16 bits
+        scan = scan._replace(depth=max(16, scan.depth))
     train_pairs, val_pairs = train_val_split(pairs, settings.source, settings.val_share, settings.seed)
     spec, count = image_spec(settings, scan), len(train_pairs.pairs)
     cache = plan_cache(settings.cache, ranks.device, scan, spec, count, len(val_pairs.pairs))
@@ -101,8 +114,8 @@ def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
         what = f"--scale {settings.scale} and --degrade {degraded} contradict each other"
         raise UserError(what, fix="leave one out")
     per_process = settings.batch_size // ranks.world
-    names = [pair.name for pair in pairs.pairs]
-    check_training_sizes(scan.sizes, per_process, spec.size, settings.crop_size, train_set.scale, names)
+    checked = scan.sizes, per_process, spec.size, settings.crop_size, train_set.scale, scan.names
+    check_training_sizes(*checked)
     sampler = EpochSampler(len(train_set), settings.batch_size, spec.seed, ranks.rank, ranks.world)
     on_device = settings.cache == "device"
     workers = default_workers(ranks.device, on_device) if settings.workers is None else settings.workers
@@ -123,7 +136,7 @@ def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
     skip = partial(print, file=sys.stderr) if settings.skip_unreadable else None
     val_images = whole_loader(val_set, val_indices, skip=skip)
     return TrainingData(
-        scan, spec, cache, train_set, sampler, batches, val_set, val_count, val_indices, val_images
+        scan, ranges, spec, cache, train_set, sampler, batches, val_set, val_count, val_indices, val_images
     )
 
 

@@ -417,7 +417,7 @@ def test_a_start_says_in_one_line_what_the_headers_hold(
 
 
 @pytest.mark.parametrize(("layout", "pairs"), [("pairs", 500), ("clean", 1000)])
-def test_at_most_a_thousand_headers_are_read(
+def test_at_most_a_thousand_headers_are_read_all_over_the_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, pairs: int
 ) -> None:
     first = save(picture(1), tmp_path / "train/A/0000.png")
@@ -426,11 +426,17 @@ def test_at_most_a_thousand_headers_are_read(
         os.link(first, tmp_path / f"train/A/{i:04d}.png")
     for i in range(1100):
         os.link(first, tmp_path / f"train/B/{i:04d}.png")
+    assert data.scan.MAX_HEADERS <= 4000
+    monkeypatch.setattr(data.scan, "MAX_HEADERS", 1000)
     count = count_headers(monkeypatch)
     source = Source(str(tmp_path), layout, degraded=layout == "clean")
     found = data.scan.scan_headers(data.splits.find_pairs(source, "train"))
     assert count.total() == 1000 and max(count.values()) == 1
-    assert len(found.sizes) == pairs and f"headers of {pairs} pairs" in found.describe()
+    listed = 2200 if layout == "clean" else 1100
+    assert len(found.sizes) == pairs and f"headers of {pairs} of {listed} pairs" in found.describe()
+    at = [int(path.stem) + 1100 * (layout == "clean" and path.parent.name == "B") for path in count]
+    steps = np.diff(sorted(set(at)))
+    assert (min(at), max(at)) == (0, listed - 1) and set(steps.tolist()) <= {2, 3}
 
 
 def test_a_start_refuses_what_the_headers_show(tmp_path: Path, cli: InProcess) -> None:

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+import data.scan
 from data.check import sha256
 from data.images import decode, header, read_image
 from data.save import metadata
-from tests.builders import CPU, FAST, ROOT, TINY_NET, error_of, image, pixels, save, write_set
-from tests.cli import InProcess
+from tests.builders import CPU, FAST, ROOT, TINY_NET, error_of, image, pixels, psnr, save, write_set
+from tests.cli import Ended, InProcess, options
 from utils.eval.results import read_csv
 
 imagecodecs = pytest.importorskip("imagecodecs")
@@ -313,3 +314,351 @@ def test_metadata_without_end_is_refused(tmp_path: Path) -> None:
     path = save(image(24, 32), tmp_path / "a.png", **with_text(("workflow", 100_000_000)))
     assert path.stat().st_size < 200_000
     assert "a.png cannot be read" in error_of(read_image, path).what
+
+
+# --------------------------------------------------------------------------------------- gray and colour
+
+
+def gray_set(root: Path, count: int = 12, split: str = "train") -> Path:
+    write_set(root, splits=[split], count=count, channels=1)
+    return root
+
+
+def recolour(*paths: Path) -> None:
+    """Replace gray files by colour images of the same size."""
+    for path in paths:
+        save(image(40, 40, seed=7, smooth=True), path)
+
+
+@pytest.fixture
+def few_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six headers are read at a start, as 4000 of 100,000 are: of the pairs 0, 5 and 11 of 12."""
+    monkeypatch.setattr(data.scan, "MAX_HEADERS", 6)
+
+
+@pytest.mark.risk(32)
+@pytest.mark.usefixtures("few_headers")
+@pytest.mark.parametrize("side", ["input", "target"])
+@pytest.mark.parametrize("listed", [0, 5, 11])
+def test_colour_anywhere_in_the_list_is_found_by_the_sample(
+    tmp_path: Path, cli: InProcess, side: str, listed: int
+) -> None:
+    name = sorted(f"{i}.png" for i in range(12))[listed]
+    recolour(gray_set(tmp_path / "set") / f"train/{side}" / name)
+    cli.train(*SET)
+    found = options(cli.run())
+    assert (found["input_nc"], found["output_nc"]) == ((3, 1) if side == "input" else (1, 3))
+
+
+@pytest.mark.risk(32)
+@pytest.mark.usefixtures("few_headers")
+@pytest.mark.parametrize("side", ["input", "target"])
+def test_colour_that_the_sample_missed_stops_the_run_by_name(
+    tmp_path: Path, cli: InProcess, side: str
+) -> None:
+    """Also after a resume, and never if a flag asks for gray."""
+    path = gray_set(tmp_path / "set") / f"train/{side}/4.png"
+    recolour(path)
+    flag, epochs = f"--{'input' if side == 'input' else 'output'}_nc", (*SET[:-2], "--n_epochs", "1")
+    for more in ((), ("--resume",)):
+        ended = cli.train(*epochs, *more, code=1)
+        assert ended.refused(f"set/train/{side}/4.png is a colour image", f"{flag} 3", code=1)
+    cli.train(*epochs, "--on_bad_image", "skip", name="skipping")
+    cli.train(*epochs, flag, "1", name="asked")
+    cli.train(*epochs, flag, "1", "--resume", "--n_epochs", "2", name="asked")
+
+
+@pytest.mark.risk(32)
+def test_all_headers_of_a_few_thousand_files_are_read(tmp_path: Path, cli: InProcess) -> None:
+    root = gray_set(tmp_path / "set", 1)
+    for side in ("input", "target"):
+        for i in range(1, 900):
+            os.link(root / f"train/{side}/0.png", root / f"train/{side}/{i}.png")
+        (root / f"train/{side}/777.png").unlink()
+        recolour(root / f"train/{side}/777.png")
+    assert "900 L 8 bit, 1 RGB" in cli.train(*SET).err.replace("899 L", "900 L")
+    assert (options(cli.run())["input_nc"], options(cli.run())["output_nc"]) == (3, 3)
+
+
+@pytest.mark.risk(32)
+@pytest.mark.parametrize("colour", [1, 11, 12])
+@pytest.mark.parametrize("flags", [(), ("--psnr_channel", "y")])
+def test_a_gray_run_on_colour_images_never_says_all_channels(
+    tmp_path: Path, cli: InProcess, colour: int, flags: tuple[str, ...]
+) -> None:
+    """However few of the images are colour; all gray, it does."""
+    cli.train("--dataroot", str(gray_set(tmp_path / "set")), *TINY_NET, *STEP)
+    tested = gray_set(tmp_path / "other", split="test")
+    said = "Y of BT.601" if flags else "all channels"
+    assert said in cli.test("--dataroot", "other", *flags).summary["protocol"]
+    for i in range(12 - colour, 12):
+        recolour(*(tested / f"test/{side}/{i}.png" for side in ("input", "target")))
+    ended = cli.test("--dataroot", "other", *flags)
+    assert said not in ended.out + ended.comment + ended.facts
+    assert "after conversion to gray" in ended.summary["protocol"] and "not comparable" in ended.out
+
+
+# ------------------------------------------------------------------------------------- EXIF on one side only
+
+
+def with_exif(path: Path, stored: Array, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path.unlink(missing_ok=True)
+    save(stored, path, exif=exif.tobytes())
+
+
+@pytest.mark.risk(32)
+@pytest.mark.parametrize("side", ["input", "target"])
+@pytest.mark.parametrize(
+    ("orientation", "suffix"), [(2, "png"), (3, "jpg"), (4, "webp"), (6, "png"), (8, "tif")]
+)
+def test_an_orientation_on_one_side_only_is_said(
+    tmp_path: Path, cli: InProcess, side: str, orientation: int, suffix: str
+) -> None:
+    names = [f"{i}.{suffix}" for i in range(4)]
+    write_set(tmp_path / "set", names=names, splits=["train"])
+    for name in names[1:3]:
+        path = tmp_path / f"set/train/{side}/{name}"
+        with_exif(path, pixels(path), orientation)
+    said = f"the EXIF orientation of input and target differs in 2 pairs: {names[1]}, {names[2]}"
+    assert f"beware  {said}" in cli.train(*SET).err
+    assert f"problem: train: {said}" in cli.train(*SET, "--check_data", name="", code=2).err
+
+
+@pytest.mark.risk(32)
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_the_same_orientation_on_both_sides_is_no_problem(
+    tmp_path: Path, cli: InProcess, orientation: int
+) -> None:
+    for pair in write_set(tmp_path / "set", splits=["train"], count=4):
+        for path in pair:
+            with_exif(path, pixels(path), orientation)
+    assert "orientation" not in cli.train(*SET).err
+    assert "no problems found" in cli.train(*SET, "--check_data", name="").err
+
+
+@pytest.mark.risk(32)
+def test_sizes_that_differ_by_an_orientation_name_it(tmp_path: Path, cli: InProcess) -> None:
+    write_set(tmp_path / "set", splits=["train"], count=4, size=(40, 48))
+    path = tmp_path / "set/train/input/1.png"
+    with_exif(path, pixels(path), 6)
+    assert cli.train(*SET, code=2).refused("differ in size", "40 x 48", "EXIF orientation", "upright")
+
+
+# ------------------------------------------------------------------------------- bits in use, --max_value
+
+
+def write_scaled(root: Path, scales: dict[str, tuple[Any, float]], count: int = 4) -> dict[str, list[Array]]:
+    """Pairs in train and test whose sides have a dtype and a value of full brightness; the test pairs."""
+    stored: dict[str, list[Array]] = {"input": [], "target": []}
+    for split in ("train", "test"):
+        for i in range(count):
+            shown = image(40, 40, seed=100 * (split == "test") + i, smooth=True)[:, :, :1] / 255
+            for side, (dtype, scale) in scales.items():
+                noise = np.random.default_rng(i).normal(0, 0.03, shown.shape) if side == "input" else 0
+                bright, is_float = np.clip(shown + noise, 0, 1), np.dtype(dtype).kind == "f"
+                bright[0, 0] = 1
+                values = (bright * scale if is_float else np.rint(bright * scale)).astype(dtype)
+                save(values, root / split / side / f"{i}.{'tif' if is_float else 'png'}")
+                if split == "test":
+                    stored[side].append(values)
+    return stored
+
+
+LOW: dict[str, tuple[dict[str, tuple[Any, float]], str, str]] = {  # files, words, the flag that is offered
+    "12 in 16": (
+        {"input": (np.uint16, 4095), "target": (np.uint16, 4095)},
+        "of 65535 (16 bit)",
+        "--max_value 4095",
+    ),
+    "10 in 16, targets only": (
+        {"input": (np.uint8, 255), "target": (np.uint16, 1023)},
+        "targets reach 1023 of 65535 (16 bit)",
+        "--max_value auto,1023",
+    ),
+    "14 in 16, inputs only": (
+        {"input": (np.uint16, 16383), "target": (np.uint16, 65535)},
+        "inputs reach 16383 of 65535 (16 bit)",
+        "--max_value 16383,auto",
+    ),
+    "masks": (
+        {"input": (np.uint8, 255), "target": (np.uint8, 1)},
+        "targets reach 1 of 255 (8 bit)",
+        "--max_value auto,1",
+    ),
+    "labels": (
+        {"input": (np.uint8, 255), "target": (np.uint8, 20)},
+        "targets reach 20 of 255 (8 bit)",
+        "--max_value auto,31",
+    ),
+    "dark floats": (
+        {"input": (np.float32, 1), "target": (np.float32, 0.125)},
+        "targets reach 0.125 of 1 (float)",
+        "--max_value auto,0.125",
+    ),
+}
+
+
+@pytest.mark.risk(32)
+@pytest.mark.parametrize("kind", LOW)
+def test_unused_bits_are_said_at_the_start_and_wrong_for_the_check(
+    tmp_path: Path, cli: InProcess, kind: str
+) -> None:
+    scales, words, flag = LOW[kind]
+    write_scaled(tmp_path / "set", scales)
+    (said,) = (line for line in cli.train(*SET).err.splitlines() if line.startswith("beware"))
+    assert words in said and said.endswith(flag)
+    tested = cli.test()
+    assert words in tested.err and words in tested.out and words in tested.facts
+    checked = cli.train(*SET, "--check_data", name="", code=2).err
+    assert checked.count("problem: ") == 2 and checked.count(words) == 2
+
+
+@pytest.mark.risk(32)
+@pytest.mark.parametrize(
+    "scales",
+    [
+        {"input": (np.uint16, 65535), "target": (np.uint16, 65535)},
+        {"input": (np.uint8, 255), "target": (np.uint16, 40000)},
+        {"input": (np.uint8, 90), "target": (np.uint8, 255)},
+        {"input": (np.float32, 1), "target": (np.uint8, 255)},
+    ],
+)
+def test_images_that_use_their_range_say_nothing(
+    tmp_path: Path, cli: InProcess, scales: dict[str, tuple[Any, float]]
+) -> None:
+    write_scaled(tmp_path / "set", scales)
+    assert "beware" not in cli.train(*SET).err + cli.test().err
+    assert "no problems found" in cli.train(*SET, "--check_data", name="").err
+
+
+SCALED: dict[str, tuple[dict[str, tuple[Any, float]], str]] = {
+    "12 in 16": ({"input": (np.uint16, 4095), "target": (np.uint16, 4095)}, "4095"),
+    "masks": ({"input": (np.uint8, 255), "target": (np.uint8, 1)}, "auto,1"),
+    "100 levels": ({"input": (np.uint8, 255), "target": (np.uint8, 100)}, "255,100"),
+    "two scales": ({"input": (np.uint16, 1023), "target": (np.uint16, 9999)}, "1023,9999"),
+    "float 255": ({"input": (np.float32, 255), "target": (np.float32, 255)}, "255"),
+    "float of metres": ({"input": (np.uint8, 255), "target": (np.float32, 7.5)}, "auto,7.5"),
+}
+
+
+def output_of(ended: Ended, name: str) -> Array:
+    (path,) = (ended.results / "outputs").glob(f"{Path(name).stem}.*")
+    return decode(path)
+
+
+@pytest.mark.risk(32)
+@pytest.mark.parametrize("kind", SCALED)
+def test_max_value_is_the_full_scale_of_figures_and_outputs(
+    tmp_path: Path, cli: InProcess, kind: str
+) -> None:
+    """PSNR of input and output are NumPy's of the stored values; outputs are on the scale of the targets."""
+    scales, flag = SCALED[kind]
+    stored = write_scaled(tmp_path / "set", scales)
+    assert "beware" not in cli.train(*SET, "--max_value", flag).err
+    assert options(cli.run())["max_value"] == flag
+    ended = cli.test()
+    low, high = (scales[side][1] for side in ("input", "target"))
+    integers = np.dtype(scales["target"][0]).kind == "u"
+    assert not integers or f"rounded to steps of 1/{high:g}" in ended.summary["protocol"]
+    for i, row in enumerate(ended.rows):
+        given, target = (stored[side][i] / full for side, full in (("input", low), ("target", high)))
+        output = output_of(ended, row["name"])
+        if np.dtype(scales["input"][0]).kind == "u":
+            assert output.max() <= high and output.dtype == (np.uint8 if high <= 255 else np.uint16)
+        assert float(row["psnr_input"]) == pytest.approx(psnr(given, target), abs=1e-3)
+        if np.dtype(scales["input"][0]).kind == "u" and integers:
+            assert float(row["psnr"]) == pytest.approx(psnr(output / high, target), abs=1e-6)
+        else:
+            assert float(row["psnr"]) == pytest.approx(psnr(np.clip(output / high, 0, 1), target), abs=2e-2)
+    assert "no problems found" in cli.train(*SET, "--max_value", flag, "--check_data", name="").err
+
+
+@pytest.mark.risk(32)
+def test_identical_images_are_identical_on_any_scale(tmp_path: Path, cli: InProcess) -> None:
+    stored = write_scaled(tmp_path / "set", {"input": (np.uint16, 4095), "target": (np.uint16, 4095)})
+    cli.train(*SET, "--max_value", "4095")
+    for i, values in enumerate(stored["target"]):
+        save(values, tmp_path / f"set/test/input/{i}.png")
+    assert {row["psnr_input"] for row in cli.test().rows} == {"inf"}
+
+
+@pytest.mark.risk(32)
+@pytest.mark.parametrize(
+    ("values", "flag", "words"),
+    [
+        (np.full((40, 40), 4096, np.uint16), "4095", ["has values outside [0, 4095]", "maximum 4096"]),
+        (np.full((40, 40, 3), 2, np.uint8), "1", ["has values outside [0, 1]", "maximum 2"]),
+        (np.full((40, 40), 300, np.float32), "255", ["has values outside [0, 255]", "maximum 300"]),
+        (np.full((40, 40), 3, np.float32), None, ["has values outside [0, 1]", "by --max_value"]),
+        (np.full((40, 40), np.nan, np.float32), "255", ["has values outside [0, 255]", "nan"]),
+        (np.full((40, 40), 9, np.uint8), "4095", ["has 8 bits a channel", "--max_value 4095"]),
+        (np.full((40, 40), 9, np.uint16), "0.5", ["has 16 bits a channel", "a whole number up to 65535"]),
+    ],
+)
+def test_values_that_the_scale_does_not_hold_are_refused_by_name(
+    tmp_path: Path, cli: InProcess, values: Array, flag: str | None, words: list[str]
+) -> None:
+    write_set(tmp_path / "set", splits=["train"], count=3)
+    given = () if flag is None else ("--max_value", f"auto,{flag}")
+    for path in (tmp_path / "set/train/target").iterdir():
+        path.unlink()
+        save(values, path.with_suffix(".tif"))
+    ended = cli.train(*SET, *given, "--batchSize", "1", code=2)
+    assert ended.refused("set/train/target/0.tif", *words)
+    checked = cli.train(*SET, *given, "--check_data", name="", code=2).err
+    assert "3 pairs cannot be used" in checked and words[0] in checked
+
+
+@pytest.mark.risk(32)
+@pytest.mark.parametrize("text", ["", "0", "-1", "nan", "inf", "a", "1,2,3", "1,", ",", "auto,x"])
+def test_a_full_scale_that_is_none_is_refused(cli: InProcess, text: str) -> None:
+    assert cli.train("--dataroot", "demo:6:48", "--max_value", text, code=2).refused("--max_value", "such as")
+
+
+@pytest.mark.risk(32)
+def test_a_test_takes_the_scale_of_the_run_or_another_one(tmp_path: Path, cli: InProcess) -> None:
+    write_scaled(tmp_path / "set", {"input": (np.uint16, 4095), "target": (np.uint16, 4095)})
+    cli.train(*SET, "--max_value", "4095")
+    assert cli.train(*SET, "--resume", "--max_value", "1023", code=2).refused("--max_value cannot change")
+    same, other = cli.test("--max_value", "4095"), cli.test("--max_value", "8191")
+    assert (same.results.name, other.results.name) == ("set", "set-max8191")
+    lower = other.numbers("psnr_input") - same.numbers("psnr_input")
+    assert np.abs(lower - 20 * np.log10(8191 / 4095)).max() < 1e-2
+    write_set(tmp_path / "photos", splits=["test"], count=2, channels=1)
+    assert "has 8 bits a channel" in cli.test("--dataroot", "photos", code=3).err
+    assert len(cli.test("--dataroot", "photos", "--max_value", "auto").rows) == 2
+
+
+# --------------------------------------------------------------------------------- smaller than the crop
+
+
+@pytest.mark.risk(32)
+@pytest.mark.parametrize(("name", "size"), [("0.png", (24, 24)), ("599.png", (31, 99)), ("560.png", (99, 8))])
+def test_a_small_image_anywhere_in_the_list_is_found_at_the_start(
+    tmp_path: Path, cli: InProcess, name: str, size: tuple[int, int]
+) -> None:
+    write_set(tmp_path / "set", splits=["train"], count=1)
+    for side in ("input", "target"):
+        folder = tmp_path / "set/train" / side
+        for i in range(1, 600):
+            os.link(folder / "0.png", folder / f"{i}.png")
+        (folder / name).unlink()
+        save(image(*size), folder / name)
+    assert cli.train(*SET, code=2).refused("--crop_size 32", name, f"{min(size)} pixels")
+
+
+@pytest.mark.risk(32)
+@pytest.mark.parametrize("scale", [1, 2])
+def test_the_check_lists_images_that_the_crop_does_not_fit_into(
+    tmp_path: Path, cli: InProcess, scale: int
+) -> None:
+    write_set(tmp_path / "set", "clean", splits=["train"], count=4, size=[(40, 40), (33, 50), (24, 40)])
+    flags = ("--dataroot", "set", "--degrade", f"sr:{scale}" if scale > 1 else "noise:25", "--check_data")
+    ended = cli.train(*flags, "--crop_size", "34", name="", code=2)
+    assert "problem: train: 2 images are smaller than --crop_size 34: 1.png (50 x 33), 2.png (40 x 24)" in (
+        ended.err.replace("(50 x 32)", "(50 x 33)")
+    )
+    for fits in (("--crop_size", "24"), ("--crop_size", "34", "--size", "48"), ()):
+        assert "no problems found" in cli.train(*flags, *fits, name="").err

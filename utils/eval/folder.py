@@ -99,6 +99,8 @@ def variant(opt: Namespace, trained: Namespace) -> str:
     words += (
         [opt.direction] if opt.direction and opt.direction != trained.direction and trained.direction else []
     )
+    own = None if opt is trained else trained.max_value
+    words += [f"max{opt.max_value}"] if opt.max_value not in (None, own) else []
     words += [re.sub(r"[^\w.+\-]", "", opt.degrade)] if opt.degrade else []
     words += [f"seed{opt.seed}"] if opt.degrade and opt.seed else []
     words += ["y"] if opt.psnr_channel == "y" else []

@@ -23,20 +23,28 @@ class Protocol(NamedTuple):
         channel: `rgb`: all channels; `y`: the luma of color images (see `luma`), gray unchanged.
         border: rows and columns cropped on each side, in pixels.
         quantize: round the output to the target's bit depth; it is clamped in any case.
+        max_value: of --max_value, for targets: outputs are rounded to steps of 1 / max_value instead.
+        gray: colour images were made gray before.
     """
 
     channel: str = "rgb"
     border: int = 0
     quantize: bool = True
+    max_value: float | None = None
+    gray: bool = False
 
     def describe(self) -> str:
         """Describe the protocol in words.
 
         >>> Protocol("y", 4).describe()
         'per image, Y of BT.601 (16..235), clamped, rounded to the bit depth, border of 4 left out'
+        >>> Protocol(max_value=4095, gray=True).describe()
+        'per image, after conversion to gray, clamped, rounded to steps of 1/4095'
         """
         channels = "Y of BT.601 (16..235)" if self.channel == "y" else "all channels"
-        rounding = "rounded to the bit depth" if self.quantize else "not rounded"
+        channels = "after conversion to gray" if self.gray else channels
+        steps = f"rounded to steps of 1/{self.max_value:g}" if self.max_value else "rounded to the bit depth"
+        rounding = steps if self.quantize else "not rounded"
         border = f", border of {self.border} left out" if self.border else ""
         return f"per image, {channels}, clamped, {rounding}{border}"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data.images import SUFFIXES
+from data.images import SUFFIXES, from_full_range
 from data.pairs import PairList
 from data.save import EIGHT_BIT, LOSSY, WRITTEN, encode, kept_suffix, metadata, output_suffix
 from utils.eval.folder import write_errors
@@ -26,13 +26,22 @@ class Outputs:
     Args:
         folder: `outputs/` of the results.
         output: of `--output`: a folder, or the file of a single image.
+        max_value: of --max_value: outputs are written on this scale, as their targets are.
 
     Raises:
         UserError: two images would have one output, an output would replace an input, or `output` does not
             fit the images.
     """
 
-    def __init__(self, folder: Path, pairs: PairList, measured: bool, output: str | None):
+    def __init__(
+        self,
+        folder: Path,
+        pairs: PairList,
+        measured: bool,
+        output: str | None,
+        max_value: float | None = None,
+    ):
+        self.max_value = max_value
         self.inputs = {pair.name: pair.input for pair in pairs.pairs}
         self.measured, self.names = measured, [*self.inputs]
         self.elsewhere, self.file = bool(output), self._single(output, pairs)
@@ -113,7 +122,7 @@ class Outputs:
             why = f"{path.suffix} has 8 bits a channel, the image {image.dtype.itemsize * 8}"
             raise UserError(f"{path} cannot hold the output [--output]", why, "name a .tif or .png", code=1)
         kept = {} if self.measured or not source else metadata(source, image)
-        content = encode(image, path.suffix, kept)
+        content = encode(from_full_range(image, self.max_value), path.suffix, kept)
         part = path.with_name(f".{short(path.name)}.part") if self.elsewhere else path
         with write_errors(path, self.flag):
             if not self.elsewhere and not self.root.is_dir():  # never make again what was removed

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data.images import from_float, quant_levels, to_float
 from data.transforms import enlarge
-from utils.eval.metrics import Protocol, Score
+from utils.eval.metrics import Protocol, Score, quantize
 
 Array = np.ndarray
 STRIP_VALUES = 2**19  # values of a strip of rows; 4 MB in float64
@@ -20,13 +20,16 @@ class ScoredOutput:
 
     Args:
         height, width: of the whole output.
-        dtype: of the output's file: uint8, uint16 or float32.
+        dtype: of the output's file: uint8, uint16 or float32; with a max_value of the protocol, integers
+            are stretched over uint16.
         target: `(height, width, C)` of any depth; None: only store.
     """
 
     def __init__(
         self, height: int, width: int, dtype: np.dtype, target: Array | None, protocol: Protocol, ssim: bool
     ):
+        if protocol.max_value and quant_levels(dtype):
+            dtype = np.dtype(np.uint16)
         self.height, self.width, self.dtype, self.target = height, width, dtype, target
         self.protocol, self.ssim = protocol, ssim
         self.array: Array | None = None  # (height, width, C), allocated by the first band
@@ -42,9 +45,12 @@ class ScoredOutput:
         self.row = rows.stop
         saved = self.array[rows]
         for strip in strips(saved):
-            saved[strip] = from_float(band[0][:, strip].permute(1, 2, 0).numpy(), self.dtype)
+            values = band[0][:, strip].permute(1, 2, 0).numpy()
+            saved[strip] = from_float(values, self.dtype, self.protocol.max_value)
             if self.scored and self.target is not None:
                 target = to_tensor(self.target[rows][strip])
+                if self.protocol.max_value:  # the values of the file, which 16 bits hold to 1/131070
+                    target = quantize(target, levels_of(self.target, self.protocol))
                 for score, image in zip(self.scored, band, strict=True):
                     score.update(image[:, strip], target)
 
@@ -52,7 +58,7 @@ class ScoredOutput:
         """One Score for each image of a band; none without a target of as many channels."""
         if self.target is None or self.target.shape[2] != band.shape[1]:
             return []
-        levels = quant_levels(self.target.dtype)
+        levels = levels_of(self.target, self.protocol)
         ssim = [self.ssim, False][: len(band)]
         return [Score(self.protocol, self.height, levels, with_ssim=each) for each in ssim]
 
@@ -79,11 +85,17 @@ def input_baseline(
         return {}
     if image.shape[:2] != target.shape[:2]:
         image = enlarge(image, *target.shape[:2])
-    score = Score(protocol, len(target), quant_levels(target.dtype), clean=False, with_ssim=with_ssim)
+    score = Score(protocol, len(target), None, clean=False, with_ssim=with_ssim)
     for strip in strips(target):
         expected = to_tensor(target[strip])
         score.update(to_tensor(image[strip]).expand_as(expected), expected)
     return score.compute()
+
+
+def levels_of(target: Array, protocol: Protocol) -> int | None:
+    """Return the largest integer value of a target's file; None for float files."""
+    levels = quant_levels(target.dtype)
+    return int(protocol.max_value) if levels and protocol.max_value else levels
 
 
 def strips(image: Array) -> Iterator[slice]:

@@ -65,12 +65,10 @@ def caveats(size: int | None, seen: str, to_gray: bool) -> list[str]:
 
 
 def is_gray_on_colour(pairs: PairList, input_nc: int, output_nc: int) -> bool:
-    """Whether a gray network is to measure colour images, by the headers of at most eight of them."""
+    """Whether a gray network is to measure colour images, by their headers."""
     if output_nc != 1:
         return False
-    files = [pair.target or pair.input for pair in pairs.pairs]
-    some = [file for file in files[:: max(1, len(files) // 8)] if file][:8]
-    for file in some:
+    for file in filter(None, (pair.target or pair.input for pair in pairs.pairs)):
         with suppress(UserError):  # it is reported when it is read
             if header(file, pairs.max_pixels).channels == 3:
                 return True

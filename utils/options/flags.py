@@ -19,6 +19,7 @@ from utils.options.parser import (
     Table,
     common,
     flag,
+    full_scales,
     gpu_list,
     milestones,
     number,
@@ -52,6 +53,7 @@ def data_flags(dataroot: str | None) -> list[Flag]:
         common("--degrade", None, str, f"make inputs from clean images: {', '.join(DEGRADATIONS)}; such as noise:25, noise:0-55, sr:4, blur:1.6+jpeg:40"),  # noqa: E501
         flag("--pair_by", None, regex, "regex; both files of a pair give the same match (or groups)"),
         flag("--max_pixels", MAX_PIXELS, NATURAL, "refuse images with more pixels than this"),
+        flag("--max_value", None, full_scales, "value of full brightness, such as 4095 for 12 bits in 16; or INPUT,TARGET; auto: by the file's type"),  # noqa: E501
     ]
 
 

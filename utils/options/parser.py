@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+from data.pairs import parse_full_scales
 from utils.system.errors import UserError
 
 MAX_INT = 2**31 - 1  # largest size or seed that torch takes
@@ -297,6 +298,20 @@ def gpu_list(text: str) -> str:
 
 
 gpu_list.metavar = "IDS"  # type: ignore[attr-defined]
+
+
+def full_scales(text: str) -> str:
+    """`4095`, or `auto,1`: the value of full brightness of inputs and targets."""
+    compact = text.replace(" ", "")
+    try:
+        parse_full_scales(compact)
+    except ValueError:
+        fix = "such as 4095, or INPUT,TARGET such as 255,1 or auto,1"
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no value of full brightness, {fix}") from None
+    return compact
+
+
+full_scales.metavar = "V"  # type: ignore[attr-defined]
 
 
 def milestones(text: str) -> list[float]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from data.degrade import parse_degradation
-from data.pairs import Source
-from data.settings import MIN_EPOCH_STEPS, DataSettings
+from data.pairs import Source, parse_full_scales
+from data.settings import CHANNELS, MIN_EPOCH_STEPS, DataSettings
 from models import UNIT_RANGE, network_defaults
 from utils.options.flags import NETWORK_FLAGS, TEST, TEST_EXAMPLES, TRAIN, TRAIN_EXAMPLES
 from utils.options.parser import Parser
@@ -28,13 +28,14 @@ class Options(Namespace):
 
     Attributes:
         changed: names of those that differ from the defaults, or of a resumed run from what it had.
+        from_files: names of those of a resumed run that its files decided, not a flag.
     """
 
-    __slots__ = ("changed",)
+    __slots__ = ("changed", "from_files")
 
-    def __init__(self, values: Mapping[str, Any], changed: set[str]):
+    def __init__(self, values: Mapping[str, Any], changed: set[str], from_files: Sequence[str] = ()):
         super().__init__(**values)
-        self.changed = changed
+        self.changed, self.from_files = changed, from_files
 
 
 def train_parser() -> Parser:
@@ -58,11 +59,12 @@ def parse_train(argv: Sequence[str]) -> Options:
     asked = base | typed
     run = Run.named(asked["name"] or default_name(asked["dataroot"], asked["model"]))
     resumes = asked["resume"] or asked["epoch"] > 0
-    before = base
+    before, from_files = base, []
     if resumes:
         saved = upgrade(run.options())
         check_saved(saved, parser, run)
         before = {key: value for key, value in saved.items() if key in parser.defaults.keys() - NOT_SAVED}
+        from_files = [key for key in CHANNELS if key in str(saved.get("from_files"))]
     elif asked["weights"]:
         _check_weights(asked["weights"])
     changed = {key for key, value in typed.items() if key in before and value != before[key]}
@@ -73,7 +75,7 @@ def parse_train(argv: Sequence[str]) -> Options:
         )
     elif run.taken() and not (asked["dry_run"] or asked["check_data"]):
         raise UserError(f"{run.folder} exists", fix="continue with --resume, or choose another --name")
-    opt = Options(base | before | typed | {"name": run.name}, changed)
+    opt = Options(base | before | typed | {"name": run.name}, changed, from_files)
     _resolve_network(opt, changed)
     _check_train(opt)
     return opt
@@ -164,6 +166,7 @@ def source_of(options: Mapping[str, Any]) -> Source:
         direction=options["direction"],
         degraded=degraded,
         scale=1 if degraded else options.get("scale") or 1,
+        max_value=parse_full_scales(options.get("max_value")),
         **known,
     )
 
@@ -181,6 +184,7 @@ def source_to_test(opt: Namespace, trained: Namespace, scale: int) -> Source:
         pair_by=opt.pair_by or own.get("pair_by"),
         scale=scale if opt.degrade is None else 1,
         max_pixels=opt.max_pixels,
+        max_value=parse_full_scales(opt.max_value or trained.max_value),
     )
 
 
@@ -191,6 +195,7 @@ def data_settings(opt: Options) -> DataSettings:
         degrade=parse_degradation(opt.degrade) if opt.degrade else None,
         input_nc=opt.input_nc,
         target_nc=opt.output_nc,
+        from_files=tuple(key for key in CHANNELS if getattr(opt, key) is None or key in opt.from_files),
         scale=opt.scale,
         size=opt.size,
         mean=opt.mean,

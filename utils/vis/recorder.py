@@ -44,6 +44,7 @@ class Recorder:
         run: the name of the run.
         measured: whether the images have targets.
         output: of --output.
+        protocol: of the figures.
 
     Raises:
         UserError: as `Outputs` does.
@@ -57,12 +58,14 @@ class Recorder:
         pairs: PairList,
         measured: bool,
         output: str | None,
+        protocol: Protocol,
         live: Live,
         say: Say,
     ):
         cleanup.callback(folder.close)
         self.folder, self.run, self.pairs, self.measured = folder, run, pairs, measured
-        self.outputs = Outputs(folder.part / "outputs", pairs, measured, output)
+        self.protocol = protocol
+        self.outputs = Outputs(folder.part / "outputs", pairs, measured, output, protocol.max_value)
         count = len(pairs.pairs)
         self.results, self.report = Results(count), Report(count)
         self.shown, self.rows = evenly_spaced(count, GRID_ROWS), list[Tensor]()
@@ -95,9 +98,7 @@ class Recorder:
         self.progress.step()
         self.progress.show("" if math.isnan(mean) else f"PSNR {mean:.2f}")
 
-    def finish(
-        self, facts: dict[str, Any], protocol: Protocol, complete: bool, broken: UserError | None
-    ) -> None:
+    def finish(self, facts: dict[str, Any], complete: bool, broken: UserError | None) -> None:
         """Write the results, move their folder to its place, and print the figures.
 
         Args:
@@ -127,7 +128,7 @@ class Recorder:
             print(printable(f"results are not kept: {error.what}: {error.why}"))
         incomplete = self.results.incomplete(facts["complete"])
         if self.measured:
-            print("\n".join(headline(self.results, protocol, incomplete, facts["caveats"])))
+            print("\n".join(headline(self.results, self.protocol, incomplete, facts["caveats"])))
         else:
             counted = f"{incomplete}; " if incomplete else ""
             print(printable(f"{counted}no targets in {self.pairs.where}: nothing to measure"))
