@@ -169,7 +169,7 @@ class TrainDataset(Dataset[dict[str, Any]]):
             try:
                 images = random_crop(images, self.crop_size, rng, self.scale)
             except ValueError as error:
-                fix = "enlarge or remove it, or start with a lower --crop_size; --check_data lists them"
+                fix = "enlarge or remove it, or lower --crop_size; --check_data lists all such images"
                 raise UserError(f"{name} is smaller than --crop_size", str(error), fix, code=1) from None
         images = self.augment(images, rng)
         if self.spec.degrade:

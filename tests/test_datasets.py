@@ -160,7 +160,7 @@ def test_the_global_generator_is_left_alone() -> None:
 def test_an_image_smaller_than_the_crop_is_named_whatever_process_finds_it(workers: int) -> None:
     first = next(iter(EpochSampler(2, 1, 0)))[1]
     error = error_of(load, cut(pairs=pairs_of(2), crop_size=21), EpochSampler(2, 1, 0), 1, workers)
-    assert error.code == 1 and "a lower --crop_size" in error.fix
+    assert error.code == 1 and "lower --crop_size" in error.fix
     assert error.what == f"{first} is smaller than --crop_size"
     assert error.why == "20 x 24 pixels are less than --crop_size 21"
 
