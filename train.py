@@ -1,7 +1,7 @@
 """Train an image-to-image network and watch its PSNR.
 
 python train.py --dataroot demo --preset coarse --minutes 2                    # rendered images, no files
-python train.py --dataroot datasets/mine --preset fine --minutes 20            # a folder of pairs
+python train.py --dataroot datasets/mine --minutes 20                          # a folder of pairs
 torchrun --nproc_per_node 2 train.py --dataroot datasets/mine --batchSize 16   # two processes
 python train.py --resume --name mine_resunet                                   # continue where it stopped
 """

@@ -199,7 +199,7 @@ TEST: Table = {
 
 TRAIN_EXAMPLES = """examples:
   train.py --dataroot demo --preset coarse --minutes 2
-  train.py --dataroot datasets/mine --preset fine --minutes 20 --gpu_ids 0
+  train.py --dataroot datasets/mine --minutes 20 --gpu_ids 0
   train.py --resume --name mine_resunet"""
 TEST_EXAMPLES = """examples:
   test.py --name demo_resunet
