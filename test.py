@@ -102,6 +102,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     # ---- predict, measure, save, image by image; what ends this early leaves results marked incomplete
     failed: list[UserError] = []
     images = whole_loader(dataset, workers=opt.num_workers, skip=failed.append)
+    if images.note:
+        say(images.note)
     broken = None
     try:
         for image in signals.until_stopped(predictions(evaluator, images)):

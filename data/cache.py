@@ -221,10 +221,10 @@ def plan_cache(
 
 
 def _allocatable(size: int) -> bool:
-    """Whether the system allows shared memory of `size` bytes; takes none of it."""
+    """Whether the system allows shared images of `size` bytes, and their lock; takes none of it."""
     try:
-        SharedBytes(max(1, size))
-    except OSError:
+        SharedImages(1, size)
+    except (OSError, ImportError):
         return False
     return True
 

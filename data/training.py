@@ -62,9 +62,10 @@ class TrainingData:
         }
 
     def describe(self) -> list[str]:
-        """Two lines: the pairs and what is cached, and what the headers say."""
+        """The pairs and what is cached; what the headers say; a line about the loaders, if there is one."""
         both = "; ".join(each.pairs.describe() for each in (self.train_set, self.val_set))
-        return [f"data    {both}; {self.cache.describe()}", f"        {self.scan.describe()}"]
+        note = [self.batches.note] if self.batches.note else []
+        return [f"data    {both}; {self.cache.describe()}", f"        {self.scan.describe()}", *note]
 
     @property
     def decoding_steps(self) -> int:
@@ -111,6 +112,7 @@ def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
         sampler,
         batch_size=per_process,
         workers=workers,
+        batch_bytes=per_process * train_set.sample_bytes(scan.sizes),
         device=ranks.device,
         timeout_s=settings.timeout_s,
         pin=not on_device,

@@ -18,7 +18,7 @@ RISKS = {
     6: "NaN and Inf",
     7: "loader processes die",
     8: "images are corrupt",
-    9: "images are decompression bombs",
+    9: "files that unpack to gigabytes",
     10: "pairs differ in size",
     11: "names do not pair",
     12: "hostile names",

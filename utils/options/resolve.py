@@ -77,7 +77,7 @@ def choose_preset(settings: DataSettings) -> tuple[str, str]:
     return ("coarse" if share > COARSE_SHARE else "fine"), left
 
 
-def resolve_train(parser: Parser, typed: Mapping[str, Any]) -> Options:
+def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
     """The options of train.py by what was typed; raises as `parse_train`."""
     base = parser.defaults | PRESETS.get(typed.get("preset", ""), {})
     asked = base | typed

@@ -61,19 +61,22 @@ def load(path: Path, older: bool = False) -> Any:
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     try:
-        damaged = damaged_member(path) if not older or starts_as_zip(path) else None
-        if damaged is None:
+        reason = damage(path) if not older or starts_as_zip(path) else None
+        if reason is None:
             return torch.load(path, map_location="cpu", weights_only=True)
-        reason = f"checksum of {damaged} does not match"
     except Exception as error:  # zipfile and torch raise at least six kinds for bad files
         reason = f"{type(error).__name__}: {first_sentence(error)}"
     raise UserError(f"{path} is damaged or no checkpoint", reason, "use another checkpoint")
 
 
-def damaged_member(path: Path) -> str | None:
-    """The first member of a zip whose checksum does not match, if any."""
+def damage(path: Path) -> str | None:
+    """What is wrong with a zip, if anything: a checksum; a compressed member, which unpacks to any size."""
     with zipfile.ZipFile(path) as archive:
-        return archive.testzip()
+        packed = [each.filename for each in archive.infolist() if each.compress_type != zipfile.ZIP_STORED]
+        if packed:
+            return f"{packed[0]} is compressed"
+        name = archive.testzip()
+        return name and f"checksum of {name} does not match"
 
 
 def starts_as_zip(path: Path) -> bool:
