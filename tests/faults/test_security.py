@@ -1,7 +1,6 @@
 """What must not happen: code run from files, ports opened unasked, files elsewhere, network connections."""
 
 import ast
-import gzip
 import html
 import os
 import re
@@ -12,6 +11,7 @@ import threading
 import time
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -180,7 +180,8 @@ def dripping(connection: socket.socket) -> None:
 
 
 def packed(connection: socket.socket) -> None:
-    body = gzip.compress(bytes(2**28))
+    pack = zlib.compressobj(wbits=31)  # with the head of gzip
+    body = b"".join(pack.compress(bytes(2**20)) for _ in range(2**8)) + pack.flush()
     connection.sendall(OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
 
