@@ -13,7 +13,7 @@ import sys
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends it without a traceback
 
-from utils.options import parse_or_exit, parse_test, saved_options, source_of, source_to_test
+from utils.options import holdout_of, parse_or_exit, parse_test, saved_options, source_of, source_to_test
 from utils.system.streams import fix_streams
 
 if __name__ == "__main__":
@@ -31,8 +31,7 @@ from torch import nn
 from data.datasets import ImageSpec, Whole, WholeDataset
 from data.degrade import parse_degradation
 from data.loader import whole_loader
-from data.pairs import PairList
-from data.splits import find_pairs, shared_files
+from data.splits import images_to_test
 from models import build_network, own_arguments
 from models.layers import size_of
 from models.weights import load_weights
@@ -71,9 +70,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     # ---- data: the run's own unless --dataroot names other images
     degrade = parse_degradation(opt.degrade) if opt.degrade else None
     source = source_to_test(opt, trained, scale)
-    pairs = find_pairs(source, opt.split)
+    run_source = None if opt.model else source_of(vars(trained))
+    pairs = images_to_test(source, opt.split, run_source, holdout_of(vars(trained)))
     measured = pairs.layout == "demo" or all(pair.target for pair in pairs.pairs)
-    seen = seen_in_training(pairs, opt, trained) if measured and not opt.model else ""
     channels, normalize = (trained.input_nc, trained.output_nc), (trained.mean, trained.std)
     dataset = WholeDataset(pairs, ImageSpec(*channels, None, degrade, *normalize, opt.seed))
     if measured and dataset.scale != scale:
@@ -97,7 +96,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     recorder = Recorder(cleanup, folder, run.name, pairs, measured, opt.output, live, say)
     say(f"run     {weights}, {trained.model}" + (f" ({how})" if how else ""))
     say(f"data    {pairs.describe()}" + (f", degraded by {opt.degrade}" if degrade else ""))
-    say(f"device  {where}")
+    say("\n".join([*(f"warning {remark}" for remark in pairs.remarks), f"device  {where}"]))
 
     # ---- predict, measure, save, image by image; what ends this early leaves results marked incomplete
     failed: list[UserError] = []
@@ -129,9 +128,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         },
         **{"split": pairs.split, "data": pairs.describe(), "degrade": opt.degrade, "seed": opt.seed},
         **{"scale": scale, "protocol": protocol.describe(), "x8": opt.x8},
-        **{"tile": opt.tile, "tile_overlap": opt.tile_overlap, "device": where, "seen": seen},
+        **{"tile": opt.tile, "tile_overlap": opt.tile_overlap, "device": where, "seen": pairs.seen},
         "precision": "bfloat16" if amp else "float32",
-        "caveats": caveats(None if opt.model or not measured else trained.size, seen, to_gray),
+        "caveats": caveats(None if opt.model or not measured else trained.size, pairs.seen, to_gray),
         "notes": evaluator.notes + [f"failed, in no figure: {error.what}" for error in failed],
         "failed": len(failed),
         "peak_mib": round(peak_memory_mib(ranks.device)),
@@ -169,16 +168,6 @@ def build_net(trained: Namespace, weights: Path) -> tuple[nn.Module, str]:
         return build_network(trained.model, **arguments | {"weights": str(weights)}), ""
     net = build_network(trained.model, **arguments)
     return net, load_weights(net, weights)
-
-
-def seen_in_training(pairs: PairList, opt: Namespace, trained: Namespace) -> str:
-    """How the run has seen these images: "trained on", "validated on" or ""; refuses the former unasked."""
-    known = shared_files(pairs, source_of(vars(trained)), "train")
-    if known and opt.split != "train" and not pairs.seen:
-        fix = "name other images by --dataroot, or say --split train"
-        raise UserError(f"{known} of these files are what the run was trained on", pairs.where, fix)
-    own = {"train": "trained on", "val": "validated on"} if known or not opt.dataroot else {}
-    return pairs.seen or own.get(opt.split, "")
 
 
 def predictions(evaluator: Evaluator, images: Iterable[Whole]) -> Iterator[Prediction]:

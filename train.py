@@ -14,7 +14,7 @@ import time
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends it without a traceback
 
-from utils.options import data_settings, describe, parse_or_exit, parse_train, source_of
+from utils.options import data_settings, describe, parse_or_exit, parse_train
 from utils.system.streams import fix_streams
 
 STARTED = time.monotonic()  # --minutes counts from here
@@ -35,7 +35,6 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from data import check
-from data.splits import splits_present
 from data.training import TrainingData, open_data, split_batch
 from models import build_network, own_arguments
 from models.ema import EMA
@@ -268,10 +267,9 @@ def finish(
     status.write("done", 0)
     if best.psnr is not None:
         say(f"best {best.describe()}")
-    where = opt.dataroot if "test" in splits_present(source_of(vars(opt))) else "FOLDER"
     degraded = ["--degrade", opt.degrade] if opt.degrade else []
     say(f"weights {run.net('best')}, {clock(time.monotonic() - STARTED)} in all")
-    say(f"next    {shlex.join(['python', 'test.py', *run.name_flag(), '--dataroot', where, *degraded])}")
+    say(f"next    {shlex.join(['python', 'test.py', *run.name_flag(), *degraded])}")
     return 0
 
 

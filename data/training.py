@@ -13,7 +13,7 @@ from data.loader import LoaderIterator, default_workers, train_loader, whole_loa
 from data.sampler import EpochSampler
 from data.scan import HeaderScan, scan_headers
 from data.settings import DataSettings
-from data.splits import find_pairs, train_val_split
+from data.splits import Division, divide, find_pairs
 from utils.system.distributed import Ranks
 from utils.system.errors import UserError
 
@@ -40,6 +40,7 @@ class TrainingData:
         val_count: validation images over all processes; `val_indices` are those of this one.
     """
 
+    division: Division
     scan: HeaderScan
     spec: ImageSpec
     cache: CachePlan
@@ -58,14 +59,17 @@ class TrainingData:
             "output_nc": self.spec.target_nc,
             "scale": self.train_set.scale,
             "repeat": self.train_set.repeat,
-            "data": [self.train_set.pairs.describe(), self.val_set.pairs.describe()],
+            "data": [part.describe() for part in self.division.parts.values()],
+            "held_out": self.division.held_out,
         }
 
     def describe(self) -> list[str]:
-        """The pairs and what is cached; what the headers say; a line about the loaders, if there is one."""
-        both = "; ".join(each.pairs.describe() for each in (self.train_set, self.val_set))
-        note = [self.batches.note] if self.batches.note else []
-        return [f"data    {both}; {self.cache.describe()}", f"        {self.scan.describe()}", *note]
+        """The pairs and what is cached; what the headers say; how images are loaded; what is not read."""
+        parts = self.division.parts.values()
+        both = "; ".join(part.describe() for part in parts)
+        notes = [self.batches.note, *(f"warning {remark}" for part in parts for remark in part.remarks)]
+        lines = [f"data    {both}; {self.cache.describe()}", f"        {self.scan.describe()}", *notes]
+        return [line for line in lines if line]
 
     @property
     def decoding_steps(self) -> int:
@@ -85,7 +89,8 @@ def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
     """
     pairs = find_pairs(settings.source, "train", need_targets=True)
     scan = scan_headers(pairs)
-    train_pairs, val_pairs = train_val_split(pairs, settings.source, settings.val_share, settings.seed)
+    division = divide(pairs, settings.source, settings.holdout)
+    train_pairs, val_pairs = division.parts["train"], division.parts["val"]
     spec, count = image_spec(settings, scan), len(train_pairs.pairs)
     cache = plan_cache(settings.cache, ranks.device, scan, spec, count, len(val_pairs.pairs))
     train_set = TrainDataset(
@@ -125,7 +130,7 @@ def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
     skip = partial(print, file=sys.stderr) if settings.skip_unreadable else None
     val_images = whole_loader(val_set, val_indices, skip=skip)
     return TrainingData(
-        scan, spec, cache, train_set, sampler, batches, val_set, val_count, val_indices, val_images
+        division, scan, spec, cache, train_set, sampler, batches, val_set, val_count, val_indices, val_images
     )
 
 

@@ -4,6 +4,7 @@ from data.augment import AUGMENTATIONS
 from data.degrade import DEGRADATIONS
 from data.images import MAX_PIXELS
 from data.layouts import LAYOUTS
+from data.pairs import MAX_SCALE
 from models import ACTIVATIONS, INITS, LOSSES, NETWORKS, NORMS, UPSAMPLES, network_defaults
 from utils.optim.optimizers import OPTIMIZERS
 from utils.optim.schedules import SCHEDULES
@@ -32,6 +33,7 @@ from utils.options.presets import PRESETS
 METRICS = ("psnr", "ssim", "mae", "lpips")
 NETWORK_FLAGS = ("width", "depth", "levels", "stem", "norm", "act", "init", "upsample")
 LIST = one_of_each(METRICS)
+SHARE = number(float, 0, 0.9, above=True)
 MOMENTUM, DECAY = number(float, 0, 0.9999), number(float, 0, 0.99999)
 
 
@@ -70,7 +72,7 @@ def network_flags(model: str | None) -> list[Flag]:
         flag("--upsample", None, UPSAMPLES, f"transposed or resize convolution: {_of('upsample')}"),
         flag("--input_nc", None, [1, 3], "channels of inputs (default: as in the files)"),
         flag("--output_nc", None, [1, 3], "channels of targets (default: as in the files)"),
-        common("--scale", None, number(int, 1, 16), "upscaling factor: target size / input size"),
+        common("--scale", None, number(int, 1, MAX_SCALE), "upscaling factor: target size / input size"),
         flag("--mean", None, number(float, -10, 10), "of Normalize (default: 0.5; spandrel: 0)"),
         flag("--std", None, POSITIVE, "of Normalize (default: 0.5; spandrel: 1)"),
         flag("--residual", False, SWITCH, "subtract the network's output from its input"),
@@ -118,6 +120,7 @@ TRAIN: Table = {
         flag("--augment", "flip", [*AUGMENTATIONS], "random flips and quarter turns of a pair"),
         flag("--repeat", None, NATURAL, "passes over the set per epoch (default: 1; --minutes: 500+ steps)"),
         common("--val_share", None, number(float, 0, 0.9), "validate on this share, held out of train (default: the val split, else 0.1)"),  # noqa: E501
+        common("--test_share", None, SHARE, "hold this share of the targets out of train for test.py"),
     ],
     "network": [
         *network_flags("resnet"),

@@ -11,6 +11,7 @@ from typing import Any
 from data.degrade import parse_degradation
 from data.pairs import Source
 from data.settings import MIN_EPOCH_STEPS, DataSettings
+from data.splits import Holdout
 from models import UNIT_RANGE, network_defaults
 from utils.options.flags import NETWORK_FLAGS, TEST, TEST_EXAMPLES, TRAIN, TRAIN_EXAMPLES
 from utils.options.parser import Parser
@@ -87,7 +88,8 @@ def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
     if resumes:
         saved = upgrade(run.options())
         check_saved(saved, parser, run)
-        before = {key: value for key, value in saved.items() if key in parser.defaults.keys() - NOT_SAVED}
+        kept = parser.defaults.keys() - NOT_SAVED | {"held_out"}
+        before = {key: value for key, value in saved.items() if key in kept}
     elif asked["weights"]:
         _check_weights(asked["weights"])
     changed = {key for key, value in typed.items() if key in before and value != before[key]}
@@ -166,6 +168,9 @@ def upgrade(saved: Mapping[str, Any]) -> dict[str, Any]:
         held_out = "held out" in str(options.get("data", ["", ""])[-1]) or options["val_from"] == "train"
         options["val_share"] = options.get("val_share") if held_out else None
         del options["val_from"]
+    listed = re.search(r" targets, (aligned|suffix) \(", str(options.get("data")))
+    if listed and options.get("layout") == "auto":  # until November 2026 these two were detected more freely
+        options["layout"] = listed[1]
     if "dist_timeout" in options:
         options["timeout"] = max(options.pop("dist_timeout"), options.pop("worker_timeout", 0))
     return options
@@ -193,11 +198,19 @@ def source_of(options: Mapping[str, Any]) -> Source:
     )
 
 
+def holdout_of(options: Mapping[str, Any]) -> Holdout:
+    """What a run holds out of its training images, by its options (possibly those of an older version)."""
+    shares = options.get("val_share"), options.get("test_share")
+    return Holdout(*shares, options["seed"], options.get("held_out"))
+
+
 def source_to_test(opt: Namespace, trained: Namespace, scale: int) -> Source:
     """Where the images come from; layout and folders are the run's only as long as the data are."""
-    own: dict[str, Any] = vars(trained) if opt.dataroot is None else {}
+    root = opt.dataroot or trained.dataroot
+    is_own = root == trained.dataroot or os.path.realpath(root) == os.path.realpath(trained.dataroot)
+    own: dict[str, Any] = vars(trained) if is_own else {}
     return Source(
-        root=opt.dataroot or trained.dataroot,
+        root=root,
         layout=own.get("layout", "auto") if opt.layout == "auto" else opt.layout,
         direction=opt.direction or trained.direction or "AtoB",
         degraded=opt.degrade is not None,
@@ -226,7 +239,7 @@ def data_settings(opt: Options) -> DataSettings:
         batch_size=opt.batchSize,
         repeat=opt.repeat,
         min_epoch_steps=MIN_EPOCH_STEPS if opt.minutes else 0,
-        val_share=opt.val_share,
+        holdout=holdout_of(vars(opt)),
         max_val_images=1 if opt.dry_run else None,
         cache=opt.cache,
         workers=opt.num_workers,
@@ -240,7 +253,7 @@ def describe(opt: Options) -> str:
     shown = [
         f"{'*' if key in opt.changed else ''}{key}={value}"
         for key, value in sorted(vars(opt).items())
-        if value is not None
+        if value is not None and not isinstance(value, dict)
     ]
     lines, line = [], "options "
     for item in shown:
