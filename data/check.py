@@ -19,6 +19,7 @@ from typing import NamedTuple
 from data.datasets import ImageSpec, WholeDataset
 from data.degrade import Degradation, parse_degradation
 from data.folders import first_five
+from data.images import open_regular
 from data.pairs import MAX_SCALE, PairList, Source
 from data.scan import HeaderScan, pair_headers
 from data.splits import find_pairs, splits_present
@@ -33,6 +34,7 @@ from utils.vis.console import Progress, say_on
 
 Say = Callable[[str], None]
 MAX_PAIRS_FOR_CHANNELS = 500
+HASHED_BYTES = 2**20  # at a time
 
 
 class Finding(NamedTuple):
@@ -167,7 +169,11 @@ def shared_between_splits(paths: dict[str, dict[str, list[str]]]) -> list[str]:
 
 
 def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while block := file.read(HASHED_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def parse_check(argv: Sequence[str]) -> argparse.Namespace:

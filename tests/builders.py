@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from data.save import encode
 from models import NETWORKS, build_network, network_defaults
 from utils.system.errors import UserError
 
@@ -100,9 +101,15 @@ def _plain(image: Array) -> Array:
 
 
 def save(image: Array, path: Path, **options: Any) -> Path:
-    """Write `(H, W)`, `(H, W, 1)` or `(H, W, 3)` to a file; makes the folder."""
+    """Write `(H, W)`, `(H, W, 1)` or `(H, W, 3)` of any depth to a file; makes the folder.
+
+    `options` are Pillow's, for 8 bits and gray.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(_plain(image)).save(path, **options)
+    if image.dtype == np.uint8 or _plain(image).ndim == 2:
+        Image.fromarray(_plain(image)).save(path, **options)
+    else:
+        path.write_bytes(encode(image, path.suffix))
     return path
 
 
