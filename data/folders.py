@@ -240,7 +240,9 @@ def split_folder(root: Path, split: str) -> Path:
 
 def no_split(root: Path, split: str, present: Iterable[str]) -> UserError:
     """The error of a split that a data set does not have."""
-    fix = "train.py needs images of the split 'train'" if split == "train" else "choose one of these"
+    fix = "choose one of these by --split"
+    if split == "train":
+        fix = "call the split of the training images 'train', or give their folder alone by --dataroot"
     return UserError(f"{root} has no split '{split}'", f"it has {', '.join(present)}", fix)
 
 

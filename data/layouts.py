@@ -74,7 +74,7 @@ def places_of(source: Source, split: str) -> Places:
         return {before: (folder, second[before]) for before, folder in first.items()}
     if source.input_dir:
         raise UserError("--layout pairs with --input_dir needs --target_dir", fix="give both")
-    found = pair_places(root, split)
+    found = pair_places(source, split)
     if not found:
         known = ", ".join(f"{a}/{b}" for a, b in FOLDERS)
         folder = split_folder(root, split)

@@ -18,6 +18,7 @@ from data.folders import (
     subfolders,
 )
 from data.matching import any_match, match_names
+from data.pairs import Source
 from utils.system.errors import UserError
 
 Places = dict[
@@ -26,12 +27,13 @@ Places = dict[
 SCENE_LEVELS = 2  # of folders that are searched for scenes
 
 
-def pair_places(root: Path, split: str) -> Places:
+def pair_places(source: Source, split: str) -> Places:
     """Find the input and target folder of a split, or those of its scenes; empty if the names do not tell.
 
     Raises:
         UserError: several readings, or scenes outside of a split.
     """
+    root, sure = Path(source.root), source.layout == "pairs" or source.pair_by is not None
     if not root.is_dir():
         return {}
     present = splits_of(root)
@@ -39,7 +41,7 @@ def pair_places(root: Path, split: str) -> Places:
     if len(both) == 2:
         return {"": (both[0], both[1])}
     folder = split_folder(root, split)
-    if pair := pair_in(folder):
+    if pair := pair_in(folder, sure):
         return {"": pair}
     scenes = scenes_in(folder)
     if scenes and not present and not split_of(Path(os.path.realpath(root)).name):
@@ -47,12 +49,15 @@ def pair_places(root: Path, split: str) -> Places:
     return scenes
 
 
-def pair_in(folder: Path) -> tuple[Path, Path] | None:
-    """Return (input folder, target folder) in `folder` by their names; those that no data set is known to use
-    need a name of an image in common."""
+def pair_in(folder: Path, sure: bool = False) -> tuple[Path, Path] | None:
+    """Return (input folder, target folder) in `folder` by their names.
+
+    Args:
+        sure: that they are pairs; else folders that are not in FOLDERS need an image of one name.
+    """
     pair = roles(subfolders(folder))
     known = pair and tuple(each.name.lower() for each in pair) in {(a.lower(), b.lower()) for a, b in FOLDERS}
-    if pair and not known and not any_match(*(list_images(each).names for each in pair)):
+    if pair and not (known or sure) and not any_match(*(list_images(each).names for each in pair)):
         return None
     return pair
 
@@ -88,14 +93,15 @@ def _several_sets(root: Path, scenes: Places) -> UserError:
     return UserError(what, first_five(tops), f"{fix}; as splits: rename them train, val or test")
 
 
-def refuse_unknown_roles(root: Path, split: str) -> None:
+def refuse_unknown_roles(source: Source, split: str) -> None:
     """Raise UserError if all images lie in two folders of equal names that do not tell the targets."""
+    root = Path(source.root)
     folders = subfolders(split_folder(root, split)) if root.is_dir() else []
     if len(folders) != 2 or roles(folders):
         return
     first, second = (list_images(folder).names for folder in folders)
     try:
-        if not match_names(first, second):
+        if not match_names(first, second, source.pair_by):
             return
     except UserError:
         return

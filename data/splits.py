@@ -53,9 +53,9 @@ def detect(source: Source, split: str) -> str:
     if source.input_dir:
         return "pairs" if source.target_dir else "inputs"
     if source.degraded:
-        _refuse_pairs_as_clean(root, split)
+        _refuse_pairs_as_clean(source, split)
         return "clean"
-    if pair_places(root, split):
+    if pair_places(source, split):
         return "pairs"
     folder, listing = images_in(split_folder(root, split))
     names = listing.names
@@ -68,7 +68,7 @@ def detect(source: Source, split: str) -> str:
         return "aligned"
     if names:
         if not flat:
-            refuse_unknown_roles(root, split)
+            refuse_unknown_roles(source, split)
         return "inputs"
     raise UserError(
         f"no images found [--dataroot {root}]",
@@ -109,19 +109,16 @@ def is_manifest(source: Source) -> bool:
     return source.layout == "manifest" or Path(source.root).suffix.lower() == ".csv"
 
 
-def _refuse_pairs_as_clean(root: Path, split: str) -> None:
+def _refuse_pairs_as_clean(source: Source, split: str) -> None:
     """Refuse pairs as clean images, unless `--layout clean` asks for it."""
-    places = pair_places(root, split)
+    places = pair_places(source, split)
     if places:
         first, second = next(iter(places.values()))
-        one_folder = len(splits_of(root).get(split, ())) < 2
-        raise UserError(
-            "--degrade makes inputs from clean images, but these are pairs",
-            f"{first} and {second}",
-            (f"use --dataroot {second}, " if len(places) == 1 else "")
-            + ("or --layout clean to use both as clean images, " if one_folder else "")
-            + "or drop --degrade",
-        )
+        ways = [f"use --dataroot {second}"] if len(places) == 1 else []
+        if len(splits_of(Path(source.root)).get(split, ())) < 2:
+            ways.append("add --layout clean to use both as clean images")
+        what = "--degrade makes inputs from clean images, but these are pairs"
+        raise UserError(what, f"{first} and {second}", ", or ".join([*ways, "drop --degrade"]))
 
 
 def find_pairs(source: Source, split: str, need_targets: bool = False) -> PairList:
@@ -170,9 +167,11 @@ def _no_targets(source: Source, split: str) -> UserError:
         inner = subfolders(folder)
         if len(inner) == 2:
             fix = f"{training_command(root, *(each.name for each in inner))} if these two are pairs; or {fix}"
+        if len(inner) > 2:
+            fix = f"name two of its folders by --input_dir and --target_dir; or {fix}"
         if len(inner) < 2:
             fix += "; or make inputs of clean images by --degrade, such as --degrade noise:25"
-        if folder != root:
+        if not inner:
             fix += "; or --layout aligned, if every file holds input and target side by side"
     return UserError(f"no targets found [--dataroot {source.root}]", f"it holds {held_by(root)}", fix)
 
@@ -225,26 +224,26 @@ def divide(listing: PairList, source: Source, holdout: Holdout) -> Division:
     Raises:
         UserError: a share for testing, although the data have a test split.
     """
-    present = splits_present(source)
-    shares = {"test": holdout.test_share or 0, "val": holdout.val_share}
-    if shares["test"] and "test" in present:
-        fix = "leave --test_share out, or give the folder of one split by --dataroot"
-        raise UserError("--test_share holds out test images, but there is a test split", source.root, fix)
-    if shares["val"] is None and "val" not in present:
-        shares["val"] = DEFAULT_VAL_SHARE
-    train, parts = listing, {}
-    for split, share in shares.items():
-        if split == "val" and share is None:
-            parts[split] = find_pairs(source, split, need_targets=listing.layout != "inputs")
-        elif split == "val" or share:
-            train, parts[split] = hold_out(
-                train, share or 0, holdout.seed, split, (holdout.kept or {}).get(split)
-            )
-    held_out = {split: sorted({pair.group for pair in part.pairs}) for split, part in parts.items()}
-    if shares["val"] is None:
-        del held_out["val"]
-    parts["val"] = parts["val"]._replace(seen="validated on")
-    return Division({"train": train._replace(seen="trained on"), **parts}, held_out)
+    present, kept = splits_present(source), holdout.kept or {}
+    train, parts, held_out, val_share = listing, dict[str, PairList](), {}, holdout.val_share
+    if val_share is None and "val" not in present:
+        val_share = DEFAULT_VAL_SHARE
+    if holdout.test_share:
+        if "test" in present:
+            fix = "leave --test_share out, or give the folder of one split by --dataroot"
+            raise UserError("--test_share holds out test images, but there is a test split", source.root, fix)
+        train, parts["test"] = hold_out(train, holdout.test_share, holdout.seed, "test", kept.get("test"))
+        held_out["test"] = groups_of(parts["test"])
+        val_share = val_share and val_share * len(groups_of(listing)) / len(
+            groups_of(train)
+        )  # of all targets
+    if val_share is None:
+        val = find_pairs(source, "val", need_targets=listing.layout != "inputs")
+    else:
+        train, val = hold_out(train, val_share, holdout.seed, "val", kept.get("val"))
+        held_out["val"] = groups_of(val)
+    seen = {"train": train._replace(seen="trained on"), "val": val._replace(seen="validated on")}
+    return Division(seen | parts, held_out)
 
 
 def hold_out(
@@ -257,7 +256,7 @@ def hold_out(
         kept: the groups to hold out; None: choose them.
     """
     if kept is None:
-        groups = sorted({pair.group for pair in pairs.pairs})
+        groups = groups_of(pairs)
         count = min(max(1, round(share * len(groups))), len(groups) - 1) if share > 0 else 0
         purpose: Purpose = "holdout" if split == "val" else "test_holdout"
         kept = [groups[i] for i in stream(seed, purpose).permutation(len(groups))[:count]]
@@ -267,6 +266,11 @@ def hold_out(
     return pairs._replace(pairs=train), pairs._replace(
         pairs=rest, split=split, where=f"{pairs.where}, held out of train", remarks=()
     )
+
+
+def groups_of(pairs: PairList) -> list[str]:
+    """Return the groups of pairs, one for each target, sorted."""
+    return sorted({pair.group for pair in pairs.pairs})
 
 
 def same_data(one: Source, other: Source) -> bool:
@@ -295,8 +299,9 @@ def images_to_test(source: Source, split: str, run: Source | None, holdout: Hold
         return pairs
     try:
         parts = divide(find_pairs(run, "train"), run, holdout).parts
-    except UserError:  # the data of the run are gone
-        return pairs
+    except UserError as error:  # such as data that were moved
+        remark = f"whether the run was trained on these images is unknown: {error.what}"
+        return pairs._replace(remarks=(*pairs.remarks, remark))
     files = pairs.files()
     known = {name: len(files & parts[name].files()) for name in ("train", "val")}
     if known["train"] and split != "train":
@@ -315,13 +320,11 @@ def images_of_run(source: Source, split: str, holdout: Holdout) -> PairList:
         UserError: the run held out none.
     """
     present = splits_present(source)
-    if split == "train":
-        return find_pairs(source, split)._replace(seen="trained on")
     for name in dict.fromkeys((split, "val")):
-        if name in present:
+        if name in present and name != "train":
             return find_pairs(source, name)
-        held_out = divide(find_pairs(source, "train"), source, holdout).parts.get(name)
-        if held_out and held_out.pairs:
-            return held_out
+        part = divide(find_pairs(source, "train"), source, holdout).parts.get(name)
+        if part and part.pairs:
+            return part
     why = f"the run held out none of {source.root}, which has {', '.join(present) or 'no splits'}"
     raise UserError(f"no images of the split '{split}'", why, "--split train, or --dataroot FOLDER")

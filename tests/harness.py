@@ -41,6 +41,8 @@ RISKS = {
     29: "saved files were edited",
     32: "pixels are read otherwise than stored",
     33: "a file that is no regular file",
+    30: "a layout is taken without evidence",
+    31: "files are left out in silence",
     34: "results of two tests mix",
     35: "a test is interrupted or cannot write",
 }

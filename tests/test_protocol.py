@@ -407,7 +407,7 @@ def test_the_training_images_are_an_error(tmp_path: Path, cli: InProcess) -> Non
         assert "--split train" in error.fix
     assert not (tmp_path / "results").exists()
     allowed = cli.test(*noise, "--split", "train")
-    assert allowed.summary["split"] == "train" and len(allowed.rows) == 7
+    assert allowed.summary["split"] == "train" and len(allowed.rows) == 6
     for root in ("clean", "alias", str(tmp_path / "clean"), f"clean/{held_out}"):
         allowed = cli.test("--dataroot", root, *noise)
         assert [row["name"] for row in allowed.rows] == [held_out]

@@ -308,6 +308,9 @@ def _check_train(opt: Options) -> None:
         raise UserError(
             f"nothing to train from --epoch {opt.epoch} to --n_epochs {opt.n_epochs}", fix="raise --n_epochs"
         )
+    if (opt.val_share or 0) + (opt.test_share or 0) >= 1:
+        what = f"--val_share {opt.val_share} and --test_share {opt.test_share} leave nothing to train on"
+        raise UserError(what, fix="lower them")
     if opt.size and opt.crop_size and opt.crop_size > opt.size:
         raise UserError(f"--crop_size {opt.crop_size} does not fit into --size {opt.size}", fix="lower it")
     if opt.accum > opt.batchSize:
