@@ -3,18 +3,20 @@
 import math
 import sys
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
 from data.cache import CachePlan, plan_cache
 from data.datasets import ImageSpec, TrainDataset, WholeDataset, check_training_sizes
+from data.fingerprint import Files, digest, fingerprint
 from data.loader import LoaderIterator, default_workers, train_loader, whole_loader
+from data.pairs import Source
 from data.sampler import EpochSampler
 from data.scan import HeaderScan, scan_headers
 from data.settings import DataSettings
 from data.splits import Division, divide, find_pairs
-from utils.system.distributed import Ranks
+from utils.system.distributed import Ranks, check_same
 from utils.system.errors import UserError
 
 
@@ -40,6 +42,7 @@ class TrainingData:
         val_count: validation images over all processes; `val_indices` are those of this one.
     """
 
+    source: Source
     division: Division
     scan: HeaderScan
     spec: ImageSpec
@@ -71,6 +74,21 @@ class TrainingData:
         lines = [f"data    {both}; {self.cache.describe()}", f"        {self.scan.describe()}", *notes]
         return [line for line in lines if line]
 
+    @cached_property
+    def files(self) -> Files:
+        """The fingerprint of all images of the run, held-out ones included."""
+        return fingerprint(self.source, *self.division.parts.values())
+
+    @property
+    def listing(self) -> str:
+        """Names and sizes of all files, one a line."""
+        return "\n".join(f"{name}, {size} bytes" for name, (size, _) in self.files.items())
+
+    @property
+    def val_digest(self) -> str:
+        """The same for the same validation images: validations on others cannot be compared."""
+        return digest(fingerprint(self.source, self.val_set.pairs))
+
     @property
     def decoding_steps(self) -> int:
         """Steps after which every training image was decoded once."""
@@ -85,7 +103,8 @@ def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
     """Find the pairs, hold out the validation images, and build the loaders of this process.
 
     Raises:
-        UserError: no pairs, pairs that do not match, or sizes that cannot be trained on.
+        UserError: no pairs, pairs that do not match, sizes that cannot be trained on, or processes with
+            other files.
     """
     pairs = find_pairs(settings.source, "train", need_targets=True)
     scan = scan_headers(pairs)
@@ -129,9 +148,12 @@ def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
     val_indices = range(ranks.rank, val_count, ranks.world)  # not padded: each image once over all processes
     skip = partial(print, file=sys.stderr) if settings.skip_unreadable else None
     val_images = whole_loader(val_set, val_indices, skip=skip)
-    return TrainingData(
-        division, scan, spec, cache, train_set, sampler, batches, val_set, val_count, val_indices, val_images
+    sets = train_set, sampler, batches, val_set
+    data = TrainingData(
+        settings.source, division, scan, spec, cache, *sets, val_count, val_indices, val_images
     )
+    check_same(ranks, {"data": data.listing})
+    return data
 
 
 def split_batch(batch: dict[str, Any], parts: int, reduction: str, ranks: Ranks) -> list[dict[str, Any]]:

@@ -39,10 +39,10 @@ RISKS = {
     27: "signals to a whole group, or ignored from the start",
     28: "something is missing on the machine",
     29: "saved files were edited",
-    32: "pixels are read otherwise than stored",
-    33: "a file that is no regular file",
     30: "a layout is taken without evidence",
     31: "files are left out in silence",
+    32: "pixels are read otherwise than stored",
+    33: "a file that is no regular file",
     34: "results of two tests mix",
     35: "a test is interrupted or cannot write",
 }

@@ -8,6 +8,7 @@ import math
 import statistics
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
@@ -118,6 +119,28 @@ class Horizon:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step, self.closed_at, self.total = state["step"], state["closed_at"], state["total"]
+
+
+def set_length(horizon: Horizon, opt: Namespace) -> None:
+    """Set the length of a run by its options; a resumed run with --minutes keeps the length that it has.
+
+    Raises:
+        UserError: the run has all its steps, or a warm-up that is as long as the run.
+    """
+    if not opt.minutes:
+        horizon.set_length(opt.n_epochs, opt.max_steps, opt.warmup)
+    elif "minutes" in opt.changed:
+        horizon.total = None
+    if horizon.done and not horizon.epoch_ended:  # else its last validation is still missing
+        why = f"{opt.n_epochs} epochs of {horizon.steps_per_epoch} steps, --max_steps {opt.max_steps}"
+        fix = (
+            "give a new --minutes"
+            if opt.minutes
+            else "raise --n_epochs or --max_steps, the one that ended it"
+        )
+        what = f"{opt.name} is finished: it has all its {horizon.total} steps"
+        raise UserError(what, "" if opt.minutes else why, fix)
+    horizon.stop_after = horizon.step + 2 if opt.dry_run else None
 
 
 class StepCost(NamedTuple):

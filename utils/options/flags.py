@@ -109,6 +109,7 @@ TRAIN: Table = {
         common("--max_steps", None, NATURAL, "end the run, and its schedule, after this many steps"),
         common("--resume", False, SWITCH, "continue an interrupted run with its saved options"),
         flag("--epoch", 0, COUNT, "continue from the checkpoint after this epoch"),
+        flag("--data_changed", None, ["ok"], "continue although images were added, removed or replaced"),
         common("--check_data", False, SWITCH, "check every file of every split, report, and exit"),
         common("--dry_run", False, SWITCH, "2 steps, a save, a load; estimates time and memory"),
     ],

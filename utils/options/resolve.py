@@ -22,7 +22,13 @@ from utils.system.errors import UserError
 FIXED_GROUPS = ("data", "network")  # a resumed run keeps these, and
 FIXED = {"batchSize", "seed", "preset"}
 COARSE_SHARE = 0.5  # between noise, rain, blur (measured: 0.00 to 0.27) and haze, colour (0.69 to 0.96)
-NOT_SAVED = {"epoch", "resume", "dry_run", "check_data"}  # asked of one command, not of a run
+PLACES = {"dataroot", "input_dir", "target_dir"}  # the data may be moved: their fingerprint is compared
+NOT_SAVED = {"epoch", "resume", "dry_run", "check_data", "data_changed"}  # asked of one command, not of a run
+OF_ONE_PROCESS = {  # may differ between machines
+    *PLACES,
+    *("name", "gpu_ids", "num_workers", "cache", "timeout", "debug"),
+    *("visdom", "visdom_server", "visdom_port", "tensorboard"),
+}
 
 
 class Options(Namespace):
@@ -39,6 +45,19 @@ class Options(Namespace):
         super().__init__(**values)
         self.changed = changed
         self.reason = ""
+
+    def shared_flags(self) -> dict[str, str]:
+        """The flags that all processes of a run must agree on, as texts."""
+        return {f"--{key}": f"{value}" for key, value in vars(self).items() if key not in OF_ONE_PROCESS}
+
+    def identity(self) -> dict[str, Any]:
+        """What they say about the run that a state belongs to; see `utils.run.origin.Origin`."""
+        names = train_parser().group_names("data", "network", "optimisation") - PLACES | {"seed"}
+        return {
+            "recipe": {key: value for key, value in vars(self).items() if key in names},
+            "moved": self.changed & PLACES,
+            "accept": self.data_changed == "ok",
+        }
 
 
 def train_parser() -> Parser:
@@ -95,9 +114,11 @@ def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
     changed = {key for key, value in typed.items() if key in before and value != before[key]}
     changed |= {"minutes"} & typed.keys()  # of a resumed run the same number means that much more time
     if resumes:
-        _refuse_another_run(
-            run, changed & (parser.group_names(*FIXED_GROUPS) - {"max_pixels"} | FIXED), before
-        )
+        rendered = any(each["dataroot"].startswith("demo") for each in (before, asked))
+        fixed = parser.group_names(*FIXED_GROUPS) - {"max_pixels"} | FIXED
+        _refuse_another_run(run, changed & (fixed if rendered else fixed - PLACES), before)
+    elif typed.get("data_changed"):
+        raise UserError("--data_changed is for a run that continues", fix="add --resume, or leave it out")
     elif run.taken() and not (asked["dry_run"] or asked["check_data"]):
         raise UserError(f"{run.folder} exists", fix="continue with --resume, or choose another --name")
     opt = Options(base | before | typed | {"name": run.name}, changed)
@@ -328,4 +349,6 @@ def _check_train(opt: Options) -> None:
     if opt.tensorboard and importlib.util.find_spec("tensorboard") is None:  # before a run is made
         raise UserError("tensorboard is not installed [--tensorboard]", fix="pip install tensorboard")
     if not opt.dataroot.startswith("demo") and not Path(opt.dataroot).exists():
-        raise UserError(f"no such folder [--dataroot {opt.dataroot}]", fix="name a folder, or demo")
+        moved = "if the data were moved, name their new place by --dataroot"
+        fix = moved if opt.resume or opt.epoch else "name a folder, or demo"
+        raise UserError(f"no such folder [--dataroot {opt.dataroot}]", fix=fix)

@@ -1,10 +1,13 @@
 """Files of tensors: written atomically, checked by their checksums when loaded."""
 
+import hashlib
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
+from torch import Tensor
 
 from utils.system.atomic import atomic_write
 from utils.system.errors import UserError, first_sentence
@@ -83,3 +86,12 @@ def starts_as_zip(path: Path) -> bool:
     """By its first bytes, as torch decides: a zip without its end is not the older format either."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\3\4"
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """A short text that differs where names, shapes, types or values differ in any bit."""
+    found = hashlib.sha256()
+    for name, value in tensors.items():
+        found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()[:16]
