@@ -26,23 +26,21 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from data.datasets import ImageSpec, Whole, WholeDataset
 from data.degrade import parse_degradation
 from data.loader import whole_loader
 from data.pairs import PairList
 from data.splits import find_pairs, shared_files
-from models import build_network, own_arguments
 from models.layers import size_of
-from models.weights import load_weights
+from models.run import load_network
+from models.tiling import Tiling
 from utils.eval.evaluator import Evaluator, Prediction
 from utils.eval.folder import ResultsFolder, dataset_name, variant
 from utils.eval.lpips import open_lpips
 from utils.eval.metrics import Protocol
 from utils.eval.misfits import nothing_read, wrong_scale
 from utils.eval.summary import caveats, is_gray_on_colour
-from utils.eval.tiling import Tiling
 from utils.run.run import Run, versions
 from utils.system import distributed
 from utils.system.device import amp_enabled, peak_memory_mib, set_float32
@@ -64,7 +62,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
     # ---- network
     weights = find_weights(run, opt.weights, opt.load)
-    net, how = build_net(trained, weights)
+    net, how = load_network(vars(trained), weights)
     net.to(ranks.device)
     scale = size_of(net).scale
 
@@ -84,8 +82,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     protocol = Protocol(opt.psnr_channel, opt.crop_border, not opt.no_quantize)
     tiling, where = Tiling(opt.tile, opt.tile_overlap), f"{ranks.note}, {'bfloat16' if amp else 'float32'}"
     evaluator = Evaluator(
-        *(net, ranks.device, amp, *normalize, protocol, opt.metrics, tiling, opt.x8, say),
-        stopped=lambda: signals.stop,
+        *(net, ranks.device, amp, *normalize, tiling, opt.x8, say, lambda: signals.stop),
+        protocol=protocol,
+        metrics=opt.metrics,
     )
     lpips = open_lpips(ranks.device, say) if measured and "lpips" in opt.metrics else None
     to_gray = measured and is_gray_on_colour(pairs, *channels)
@@ -158,15 +157,6 @@ def find_weights(run: Run, weights: str | None, load: str) -> Path:
             f"no such file: {file} [--load {load}]", f"the run has {', '.join(tags) or 'none'}", fix
         )
     return file
-
-
-def build_net(trained: Namespace, weights: Path) -> tuple[nn.Module, str]:
-    """(the network with these weights, on the CPU; how they were matched)."""
-    arguments = own_arguments(trained.model, vars(trained))
-    if "weights" in arguments:  # spandrel recognises the architecture by its weights
-        return build_network(trained.model, **arguments | {"weights": str(weights)}), ""
-    net = build_network(trained.model, **arguments)
-    return net, load_weights(net, weights)
 
 
 def seen_in_training(pairs: PairList, opt: Namespace, trained: Namespace) -> str:

@@ -57,63 +57,6 @@ class Header(NamedTuple):
         return f"{self.mode} {'float' if self.depth == 32 else f'{self.depth} bit'}"
 
 
-# ------------------------------------------------------------------------------------------ depth and range
-
-
-def max_value(dtype: Any) -> float:
-    """Return the value of full brightness: 255, 65535, or 1 for float images.
-
-    >>> max_value(np.uint16)
-    65535.0
-    """
-    kind = np.dtype(dtype)
-    return float(np.iinfo(kind).max) if kind.kind == "u" else 1.0
-
-
-def quant_levels(dtype: Any) -> int | None:
-    """Return the largest value of an integer dtype; None for floats, which are not quantized.
-
-    >>> quant_levels(np.uint8), quant_levels(np.float32)
-    (255, None)
-    """
-    return None if np.dtype(dtype).kind == "f" else int(max_value(dtype))
-
-
-def to_float(image: Array, dtype: Any = np.float32) -> Array:
-    """Convert an image of any depth to [0, 1], as float32; pass float64 for exact figures.
-
-    Float images are copied, not clamped.
-
-    >>> to_float(np.array([0, 51, 255], np.uint8)).tolist()
-    [0.0, 0.20000000298023224, 1.0]
-    """
-    scaled = image.astype(dtype)
-    scaled /= scaled.dtype.type(max_value(image.dtype))
-    return scaled
-
-
-def from_float(image: Array, dtype: Any) -> Array:
-    """Clamp float values to [0, 1] and round them to the levels of `dtype`, as a file stores them; NaN is 0.
-
-    >>> from_float(np.array([-1, 0.5, 2, np.nan]), np.uint8).tolist()
-    [0, 128, 255, 0]
-    """
-    clamped = np.nan_to_num(image.clip(0, 1))
-    levels = quant_levels(dtype)
-    if levels:  # in float64, as the scores are: float32 would round some ties the other way
-        clamped = np.rint(clamped.astype(np.float64) * levels)
-    return clamped.astype(dtype)
-
-
-def to_bytes(image: Array) -> Array:
-    """Convert a float image in [0, 1] to uint8: clamp, round half to even.
-
-    >>> to_bytes(np.array([-1, 0.1, 0.5, 2])).tolist()
-    [0, 26, 128, 255]
-    """
-    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
-
-
 # ----------------------------------------------------------------------------------------------- reading
 
 
