@@ -61,7 +61,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     say = say_on(ranks.is_main)
 
     # ---- network
-    weights = find_weights(run, opt.weights, opt.load)
+    weights = Path(opt.weights) if opt.weights else run.saved_net(opt.load)
     net, how = load_network(vars(trained), weights)
     net.to(ranks.device)
     scale = size_of(net).scale
@@ -143,20 +143,6 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         say(f"stopped by {signal.Signals(signals.stop).name} after {count} of {len(pairs.pairs)} images")
         return 128 + signals.stop
     return 3 if failed else 0
-
-
-def find_weights(run: Run, weights: str | None, load: str) -> Path:
-    """The file of --weights, or the run's checkpoint of --load."""
-    tag = f"epoch_{int(load):04d}" if load.isdigit() else load
-    file = Path(weights) if weights else run.net(tag)
-    if not file.is_file():
-        found = sorted(path.name.removesuffix("_net.pth") for path in run.folder.glob("*_net.pth"))
-        tags = [str(int(tag[6:])) if tag.startswith("epoch_") else tag for tag in found]
-        fix = " or ".join(f"--load {tag}" for tag in tags[-4:]) or "train the run first"
-        raise UserError(
-            f"no such file: {file} [--load {load}]", f"the run has {', '.join(tags) or 'none'}", fix
-        )
-    return file
 
 
 def seen_in_training(pairs: PairList, opt: Namespace, trained: Namespace) -> str:

@@ -1,5 +1,6 @@
 """A trained run as a function of images: its network, range, channels, padding and tiles."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from utils.system.device import set_float32
 from utils.system.errors import UserError
 from utils.system.jsonfile import read_object
 from utils.system.pixels import from_float
+from utils.system.tensorfile import is_safetensors, safetensors_metadata
 
 Array = np.ndarray
 DTYPES = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
@@ -113,8 +115,9 @@ def load_run(
     """Load a trained run for use in any program; see `TrainedModel.__call__`. Computes in float32.
 
     Args:
-        path: the folder of a run, such as `checkpoints/NAME`.
-        weights: `best`, `latest`, or `epoch_0010`.
+        path: the folder of a run, such as `checkpoints/NAME`; or a `.safetensors` file that
+            `python -m utils.export` wrote.
+        weights: of a folder: `best`, `latest`, or `epoch_0010`.
         device: on which to compute; on a GPU without TF32, which this switches off for the process.
         tile: side of tiles in pixels; None: the whole image where it fits into memory.
         tile_overlap: pixels that tiles share.
@@ -122,7 +125,25 @@ def load_run(
     Raises:
         UserError: no such run or weights.
     """
-    folder = Path(path)
+    options, file = read_exported(Path(path)) if is_safetensors(Path(path)) else read_run(Path(path), weights)
+    net, _ = load_network(options, file)
+    return TrainedModel(net, options, torch.device(device), Tiling(tile, tile_overlap))
+
+
+def read_exported(file: Path) -> tuple[dict[str, Any], Path]:
+    """(the options in the metadata of an exported file, the file); UserError where it has none."""
+    if not file.is_file():
+        raise UserError(f"no such file: {file}")
+    try:
+        options = json.loads(safetensors_metadata(file)["options"])
+    except (KeyError, ValueError):
+        fix = "test.py --weights FILE --model ... takes it"
+        raise UserError(f"{file} says of no network what it is", "its metadata has no options", fix) from None
+    return options, file
+
+
+def read_run(folder: Path, weights: str) -> tuple[dict[str, Any], Path]:
+    """(the options of a run, the file of its weights); UserError where one of them is missing."""
     if not (folder / "options.json").is_file():
         raise UserError(
             f"no run in {folder}", "options.json is missing", "name a folder such as checkpoints/RUN"
@@ -132,5 +153,4 @@ def load_run(
     if not file.is_file():
         found = sorted(each.name.removesuffix("_net.pth") for each in folder.glob("*_net.pth"))
         raise UserError(f"no such file: {file}", f"the run has {', '.join(found) or 'no weights'}")
-    net, _ = load_network(options, file)
-    return TrainedModel(net, options, torch.device(device), Tiling(tile, tile_overlap))
+    return options, file

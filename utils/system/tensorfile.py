@@ -1,6 +1,8 @@
 """Files of tensors: written atomically, checked by their checksums when loaded."""
 
 import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -49,17 +51,20 @@ class ErrorKeepingFile:
 def load(path: Path, older: bool = False) -> Any:
     """Read a file of plain types and tensors onto the CPU, after checking the checksums that its zip holds.
 
-    torch does not check them and loads a damaged file with wrong values.
+    torch does not check them and loads a damaged file with wrong values. A file named `.safetensors` is read
+    as such; it has no checksums.
 
     Args:
-        older: also accept the format that torch wrote before 1.6, which has no checksums: only a missing
-            end is detected.
+        older: also accept the format that torch wrote before 1.6, which has no checksums, and safetensors:
+            only a missing end is detected.
 
     Raises:
         UserError: no such file, a damaged one, or one that would run code.
     """
     if not path.is_file():
         raise UserError(f"no such file: {path}")
+    if older and is_safetensors(path):
+        return _load_safetensors(path)
     try:
         damaged = damaged_member(path) if not older or starts_as_zip(path) else None
         if damaged is None:
@@ -80,3 +85,56 @@ def starts_as_zip(path: Path) -> bool:
     """By its first bytes, as torch decides: a zip without its end is not the older format either."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\3\4"
+
+
+# ------------------------------------------------------------------------------------------------ safetensors
+
+
+def is_safetensors(path: Path) -> bool:
+    return path.suffix.lower() == ".safetensors"
+
+
+def save_safetensors(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path) -> None:
+    """Write tensors by name with text metadata, atomically.
+
+    Raises:
+        UserError: the package safetensors is missing.
+    """
+    plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    with atomic_write(path) as file:
+        file.write(_safetensors().torch.save(plain, dict(metadata)))
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """The text metadata of a file; {} if it has none.
+
+    Raises:
+        UserError: the file cannot be read, or the package safetensors is missing.
+    """
+    with _safetensors_errors(path), _safetensors().safe_open(str(path), "pt") as file:
+        return dict(file.metadata() or {})
+
+
+def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    with _safetensors_errors(path):
+        tensors: dict[str, torch.Tensor] = _safetensors().torch.load_file(str(path))
+        return tensors
+
+
+@contextmanager
+def _safetensors_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # safetensors has its own kind
+        reason = f"{type(error).__name__}: {first_sentence(error)}"
+        raise UserError(f"{path} is damaged or no safetensors file", reason, "use another file") from None
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise UserError("safetensors is not installed", fix='pip install -e ".[export]"') from None
+    return safetensors
