@@ -32,6 +32,7 @@ from data.degrade import parse_degradation
 from data.loader import whole_loader
 from data.pairs import PairList
 from data.splits import find_pairs, shared_files
+from models.fetch import local_weights
 from models.layers import size_of
 from models.run import load_network
 from models.tiling import Tiling
@@ -61,7 +62,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     say = say_on(ranks.is_main)
 
     # ---- network
-    weights = Path(opt.weights) if opt.weights else run.saved_net(opt.load)
+    weights = local_weights(opt.weights) if opt.weights else run.saved_net(opt.load)
     net, how = load_network(vars(trained), weights)
     net.to(ranks.device)
     scale = size_of(net).scale

@@ -23,6 +23,7 @@ from data.datasets import ImageSpec, WholeDataset
 from data.degrade import parse_degradation
 from data.pairs import Source
 from data.splits import find_pairs, splits_present
+from models.fetch import local_weights
 from models.portable import OPSET, Portable, open_onnx, open_program, require, save_onnx, save_program
 from models.run import TrainedModel, load_network, load_run
 from models.tiling import Tiling
@@ -55,7 +56,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     require(*PACKAGES[opt.to])
     run = Run.named(opt.name)
     trained = opt if opt.model else saved_options(run)
-    weights = Path(opt.weights) if opt.weights else run.saved_net(opt.load)
+    weights = local_weights(opt.weights) if opt.weights else run.saved_net(opt.load)
     net, _ = load_network(vars(trained), weights)
     model = TrainedModel(net, vars(trained), torch.device("cpu"), Tiling())
     if opt.target == "darktable":

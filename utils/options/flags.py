@@ -59,7 +59,7 @@ def network_flags(model: str | None) -> list[Flag]:
     """Flags that build a network; `model` is the default."""
     return [
         common("--model", model, [*NETWORKS], "network"),
-        common("--weights", None, path, "initialise from this checkpoint (ours or third-party)"),
+        common("--weights", None, path, "checkpoint (ours or third-party), or https://...#sha256=..."),
         common("--width", None, number(int, 1, 4096), f"channels: {_of('width')}"),
         common("--depth", None, number(int, 1, 1000), f"blocks or layers: {_of('depth')}"),
         flag("--levels", None, number(int, 1, 8), f"resolutions: {_of('levels')}"),

@@ -12,6 +12,7 @@ from data.degrade import parse_degradation
 from data.pairs import Source
 from data.settings import MIN_EPOCH_STEPS, DataSettings
 from models import UNIT_RANGE, network_defaults
+from models.fetch import check_weights, weights_name
 from utils.options.flags import (
     EXPORT,
     EXPORT_HELP,
@@ -73,7 +74,7 @@ def parse_train(argv: Sequence[str]) -> Options:
         check_saved(saved, parser, run)
         before = {key: value for key, value in saved.items() if key in parser.defaults.keys() - NOT_SAVED}
     elif asked["weights"]:
-        _check_weights(asked["weights"])
+        check_weights(asked["weights"])
     changed = {key for key, value in typed.items() if key in before and value != before[key]}
     changed |= {"minutes"} & typed.keys()  # of a resumed run the same number means that much more time
     if resumes:
@@ -137,13 +138,13 @@ def _resolve_run(opt: Options, parser: Parser) -> None:
         opt.input_nc = opt.input_nc or 3
         opt.output_nc = opt.output_nc or opt.input_nc
         _resolve_network(opt, opt.changed)
-        opt.name = opt.name or re.sub(r"[^\w.\-=+]", "_", Path(opt.weights).stem)
+        opt.name = opt.name or re.sub(r"[^\w.\-=+]", "_", weights_name(opt.weights))
     elif flags := sorted((parser.group_names(*titles) - {"weights"}) & opt.changed):
         raise UserError(f"--{flags[0]} comes from the run", fix="leave it out, or give --model and --weights")
     elif not opt.name:
         raise UserError("which run?", fix="name a run, or --weights FILE with --model")
     if opt.weights:
-        _check_weights(opt.weights)
+        check_weights(opt.weights)
 
 
 def saved_options(run: Run) -> Options:
@@ -291,11 +292,6 @@ def _resolve_network(opt: Options, given: set[str]) -> None:
     mean, std = (0.0, 1.0) if opt.model in UNIT_RANGE else (0.5, 0.5)
     opt.mean = mean if opt.mean is None else opt.mean
     opt.std = std if opt.std is None else opt.std
-
-
-def _check_weights(file: str) -> None:
-    if not Path(file).is_file():
-        raise UserError(f"no such file [--weights {file}]", fix="such as checkpoints/RUN/best_net.pth")
 
 
 def _check_train(opt: Options) -> None:
