@@ -26,22 +26,21 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from data.datasets import ImageSpec, Whole, WholeDataset
 from data.degrade import parse_degradation
 from data.loader import whole_loader
 from data.splits import images_to_test
-from models import build_network, own_arguments
+from models.fetch import local_weights
 from models.layers import size_of
-from models.weights import load_weights
+from models.run import load_network
+from models.tiling import Tiling
 from utils.eval.evaluator import Evaluator, Prediction
 from utils.eval.folder import ResultsFolder, dataset_name, variant
 from utils.eval.lpips import open_lpips
 from utils.eval.metrics import Protocol
 from utils.eval.misfits import nothing_read, wrong_scale
 from utils.eval.summary import caveats, is_gray_on_colour
-from utils.eval.tiling import Tiling
 from utils.run.run import Run, versions
 from utils.system import distributed
 from utils.system.device import amp_enabled, peak_memory_mib, set_float32
@@ -62,8 +61,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     say = say_on(ranks.is_main)
 
     # ---- network
-    weights = find_weights(run, opt.weights, opt.load)
-    net, how = build_net(trained, weights)
+    weights = local_weights(opt.weights) if opt.weights else run.saved_net(opt.load)
+    net, how = load_network(vars(trained), weights)
     net.to(ranks.device)
     scale = size_of(net).scale
 
@@ -83,8 +82,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     protocol = Protocol(opt.psnr_channel, opt.crop_border, not opt.no_quantize)
     tiling, where = Tiling(opt.tile, opt.tile_overlap), f"{ranks.note}, {'bfloat16' if amp else 'float32'}"
     evaluator = Evaluator(
-        *(net, ranks.device, amp, *normalize, protocol, opt.metrics, tiling, opt.x8, say),
-        stopped=lambda: signals.stop,
+        *(net, ranks.device, amp, *normalize, tiling, opt.x8, say, lambda: signals.stop),
+        protocol=protocol,
+        metrics=opt.metrics,
     )
     lpips = open_lpips(ranks.device, say) if measured and "lpips" in opt.metrics else None
     to_gray = measured and is_gray_on_colour(pairs, *channels)
@@ -145,29 +145,6 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         say(f"stopped by {signal.Signals(signals.stop).name} after {count} of {len(pairs.pairs)} images")
         return 128 + signals.stop
     return 3 if failed else 0
-
-
-def find_weights(run: Run, weights: str | None, load: str) -> Path:
-    """The file of --weights, or the run's checkpoint of --load."""
-    tag = f"epoch_{int(load):04d}" if load.isdigit() else load
-    file = Path(weights) if weights else run.net(tag)
-    if not file.is_file():
-        found = sorted(path.name.removesuffix("_net.pth") for path in run.folder.glob("*_net.pth"))
-        tags = [str(int(tag[6:])) if tag.startswith("epoch_") else tag for tag in found]
-        fix = " or ".join(f"--load {tag}" for tag in tags[-4:]) or "train the run first"
-        raise UserError(
-            f"no such file: {file} [--load {load}]", f"the run has {', '.join(tags) or 'none'}", fix
-        )
-    return file
-
-
-def build_net(trained: Namespace, weights: Path) -> tuple[nn.Module, str]:
-    """(the network with these weights, on the CPU; how they were matched)."""
-    arguments = own_arguments(trained.model, vars(trained))
-    if "weights" in arguments:  # spandrel recognises the architecture by its weights
-        return build_network(trained.model, **arguments | {"weights": str(weights)}), ""
-    net = build_network(trained.model, **arguments)
-    return net, load_weights(net, weights)
 
 
 def predictions(evaluator: Evaluator, images: Iterable[Whole]) -> Iterator[Prediction]:

@@ -27,7 +27,6 @@ from argparse import Namespace
 from contextlib import ExitStack
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +37,7 @@ from data import check
 from data.training import TrainingData, open_data, split_batch
 from models import build_network, own_arguments
 from models.ema import EMA
+from models.fetch import local_weights
 from models.layers import size_of, sync_batchnorm
 from models.objectives import OBJECTIVES, Objective
 from models.weights import load_weights
@@ -194,17 +194,17 @@ def build_net(
 ) -> tuple[nn.Module, list[str]]:
     """The network with its initial weights, on the CPU, and lines that describe it."""
     torch.manual_seed(opt.seed)
+    weights = local_weights(opt.weights) if opt.weights and not resuming else None
     arguments = own_arguments(opt.model, options)
-    by_weights = "weights" in arguments  # spandrel recognises the architecture by its weights
-    if resuming and by_weights:  # the file that the run began with may be gone
-        arguments["weights"] = str(saved_run.net("latest"))
+    if "weights" in arguments:  # spandrel recognises the architecture by its weights
+        arguments["weights"] = str(weights or saved_run.net("latest"))  # the first file may be gone
     net = build_network(opt.model, **arguments)
     if size_of(net).scale != options["scale"]:
         what = f"the network upscales by {size_of(net).scale}, the pairs by {options['scale']}"
         raise UserError(f"{what} [--scale, --degrade]")
     notes = [f"network {opt.model}, {millions(net.parameters())} parameters"]
-    if opt.weights and not (resuming or by_weights):
-        how = load_weights(net, Path(opt.weights)) or "every tensor by its name"
+    if weights and "weights" not in arguments:
+        how = load_weights(net, weights) or "every tensor by its name"
         notes.append(f"weights {opt.weights}: {how}")
     return net, notes
 

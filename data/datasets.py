@@ -12,10 +12,11 @@ from torch.utils.data import Dataset
 
 from data.augment import AUGMENTATIONS, random_crop
 from data.degrade import Degradation
-from data.images import to_float
 from data.pairs import Pair, PairList
-from data.transforms import Array, preparation, to_batch
+from data.transforms import Array, preparation
+from utils.system.batch import to_batch
 from utils.system.errors import UserError
+from utils.system.pixels import to_float
 from utils.system.rng import stream
 
 FLOAT_BYTES = 4

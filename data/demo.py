@@ -9,7 +9,7 @@ import functools
 import numpy as np
 
 from data.degrade import scatter, smooth_field
-from data.images import to_bytes
+from utils.system.pixels import to_bytes
 
 Array = np.ndarray
 FAR = 1.0  # depth of the back wall; the camera is at 0

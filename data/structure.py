@@ -5,12 +5,12 @@ from itertools import islice
 import numpy as np
 
 from data.datasets import WholeDataset
-from data.images import to_float
 from data.scan import scan_headers
 from data.settings import DataSettings
 from data.splits import find_pairs
 from data.training import image_spec
 from data.transforms import Array, enlarge
+from utils.system.pixels import to_float
 
 BOX = 16  # side in pixels
 IMAGES = 8  # that are read, spread over the list

@@ -19,17 +19,17 @@ from data.cache import DeviceImages, SharedImages, plan_cache
 from data.datasets import ImageSpec, TrainDataset, Whole, WholeDataset, check_training_sizes
 from data.degrade import DEGRADATIONS, parse_degradation
 from data.demo import render_pair, render_scene
-from data.images import max_value
 from data.loader import default_workers, train_loader, whole_loader
 from data.pairs import Pair, PairList, Source
 from data.sampler import EpochSampler
 from data.scan import HeaderScan
 from data.splits import find_pairs
-from data.transforms import denormalize
 from tests.builders import ROOT, assert_same_state, error_of, image, planes
 from utils.eval.evaluator import input_baseline
 from utils.eval.metrics import Protocol
+from utils.system.batch import denormalize
 from utils.system.errors import UserError
+from utils.system.pixels import max_value
 
 Array = np.ndarray
 CPU = torch.device("cpu")

@@ -61,7 +61,7 @@ def network_flags(model: str | None) -> list[Flag]:
     """Flags that build a network; `model` is the default."""
     return [
         common("--model", model, [*NETWORKS], "network"),
-        common("--weights", None, path, "initialise from this checkpoint (ours or third-party)"),
+        common("--weights", None, path, "checkpoint (ours or third-party), or https://...#sha256=..."),
         common("--width", None, number(int, 1, 4096), f"channels: {_of('width')}"),
         common("--depth", None, number(int, 1, 1000), f"blocks or layers: {_of('depth')}"),
         flag("--levels", None, number(int, 1, 8), f"resolutions: {_of('levels')}"),
@@ -199,8 +199,29 @@ TEST: Table = {
         *WATCHING,
     ],
 }
+
+EXPORT: Table = {
+    "what to write": [
+        flag("--to", "onnx", ["onnx", "pt2", "safetensors"], "ONNX, a program of torch.export, or weights with metadata"),  # noqa: E501
+        flag("--half", False, SWITCH, "compute in float16, norms excepted"),
+        flag("--target", None, ["darktable"], "a folder with config.json for this program; one size, 768 768 by default"),  # noqa: E501
+        flag("--output", None, path, "file or folder (default: in the run's folder)"),
+    ],
+    "run": [
+        flag("--load", "best", str, "checkpoint: best, latest, or N (after epoch N)"),
+        flag("--dataroot", None, path, "images to compare on (default: the run's, else rendered ones)"),
+        RESULTS,
+        DEBUG,
+    ],
+    "network (for --weights without a run)": network_flags(None),
+}
 # fmt: on
 
+EXPORT_HELP = (
+    "python -m utils.export",
+    "Write a trained network for other programs: images in [0, 1] in and out.",
+)
+EXPORT_USAGE = "python -m utils.export RUN [flags]"
 TRAIN_EXAMPLES = """examples:
   train.py --dataroot demo --preset coarse --minutes 2
   train.py --dataroot datasets/mine --minutes 20 --gpu_ids 0

@@ -13,8 +13,18 @@ from data.pairs import Source
 from data.settings import MIN_EPOCH_STEPS, DataSettings
 from data.splits import Holdout
 from models import UNIT_RANGE, network_defaults
-from utils.options.flags import NETWORK_FLAGS, TEST, TEST_EXAMPLES, TRAIN, TRAIN_EXAMPLES
-from utils.options.parser import Parser
+from models.fetch import check_weights, weights_name
+from utils.options.flags import (
+    EXPORT,
+    EXPORT_HELP,
+    EXPORT_USAGE,
+    NETWORK_FLAGS,
+    TEST,
+    TEST_EXAMPLES,
+    TRAIN,
+    TRAIN_EXAMPLES,
+)
+from utils.options.parser import NATURAL, Parser
 from utils.options.presets import PRESETS
 from utils.run.run import Run
 from utils.system.errors import UserError
@@ -110,7 +120,7 @@ def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
         kept = parser.defaults.keys() - NOT_SAVED | {"held_out"}
         before = {key: value for key, value in saved.items() if key in kept}
     elif asked["weights"]:
-        _check_weights(asked["weights"])
+        check_weights(asked["weights"])
     changed = {key for key, value in typed.items() if key in before and value != before[key]}
     changed |= {"minutes"} & typed.keys()  # of a resumed run the same number means that much more time
     if resumes:
@@ -136,27 +146,53 @@ def parse_test(argv: Sequence[str]) -> Options:
     parser = test_parser()
     typed = parser.parse(argv)
     opt = Options(parser.defaults | typed, set(typed))
-    if not re.fullmatch(r"best|latest|\d+", opt.load):
-        raise UserError(f"bad checkpoint [--load {opt.load}]", fix="best, latest, or the number of an epoch")
-    network = {key for title in TEST if title.startswith("network") for key in parser.group_names(title)}
-    if opt.model:
-        if not (opt.weights and opt.dataroot):
-            raise UserError("--model needs --weights and --dataroot", fix="or name a run by --name")
-        opt.input_nc = opt.input_nc or 3
-        opt.output_nc = opt.output_nc or opt.input_nc
-        _resolve_network(opt, opt.changed)
-        opt.name = opt.name or re.sub(r"[^\w.\-=+]", "_", Path(opt.weights).stem)
-    elif flags := sorted((network - {"weights"}) & opt.changed):
-        raise UserError(f"--{flags[0]} comes from the run", fix="leave it out, or give --model and --weights")
-    elif not opt.name:
-        raise UserError("which run?", fix="--name RUN, or --weights FILE with --model")
+    if opt.model and not (opt.weights and opt.dataroot):
+        raise UserError("--model needs --weights and --dataroot", fix="or name a run by --name")
+    _resolve_run(opt, parser)
     if opt.tile and opt.tile_overlap >= opt.tile:
         raise UserError(
             f"--tile_overlap {opt.tile_overlap} is not smaller than --tile {opt.tile}", fix="lower it"
         )
-    if opt.weights:
-        _check_weights(opt.weights)
     return opt
+
+
+def parse_export(argv: Sequence[str]) -> Options:
+    """The options of `python -m utils.export`.
+
+    Raises:
+        UserError: a wrong flag or value, or flags that contradict each other.
+    """
+    parser = Parser(*EXPORT_HELP, EXPORT, EXPORT_USAGE)
+    parser.add_argument("name", nargs="?", metavar="RUN", help="run in checkpoints/")
+    parser.add_argument("--size", nargs=2, type=NATURAL, metavar=("H", "W"), help="export for one size")
+    typed = {key: value for key, value in parser.parse(argv).items() if value is not None}
+    opt = Options({"name": None, "size": None} | parser.defaults | typed, set(typed))
+    if opt.model and not opt.weights:
+        raise UserError("--model needs --weights", fix="or name a run")
+    _resolve_run(opt, parser)
+    if opt.target and opt.to != "onnx":
+        raise UserError(f"--target {opt.target} takes --to onnx", fix="drop one of them")
+    if opt.to == "safetensors" and (wrong := sorted({"size", "half"} & opt.changed)):
+        raise UserError(f"--{wrong[0]} has no effect on --to safetensors", fix="drop it")
+    return opt
+
+
+def _resolve_run(opt: Options, parser: Parser) -> None:
+    """Take the network from the run, or from --model and its flags; name what has only --weights."""
+    if not re.fullmatch(r"best|latest|\d+", opt.load):
+        raise UserError(f"bad checkpoint [--load {opt.load}]", fix="best, latest, or the number of an epoch")
+    titles = [title for title in parser.table if title.startswith("network")]
+    if opt.model:
+        opt.input_nc = opt.input_nc or 3
+        opt.output_nc = opt.output_nc or opt.input_nc
+        _resolve_network(opt, opt.changed)
+        opt.name = opt.name or re.sub(r"[^\w.\-=+]", "_", weights_name(opt.weights))
+    elif flags := sorted((parser.group_names(*titles) - {"weights"}) & opt.changed):
+        raise UserError(f"--{flags[0]} comes from the run", fix="leave it out, or give --model and --weights")
+    elif not opt.name:
+        raise UserError("which run?", fix="name a run, or --weights FILE with --model")
+    if opt.weights:
+        check_weights(opt.weights)
 
 
 def saved_options(run: Run) -> Options:
@@ -315,11 +351,6 @@ def _resolve_network(opt: Options, given: set[str]) -> None:
     mean, std = (0.0, 1.0) if opt.model in UNIT_RANGE else (0.5, 0.5)
     opt.mean = mean if opt.mean is None else opt.mean
     opt.std = std if opt.std is None else opt.std
-
-
-def _check_weights(file: str) -> None:
-    if not Path(file).is_file():
-        raise UserError(f"no such file [--weights {file}]", fix="such as checkpoints/RUN/best_net.pth")
 
 
 def _check_train(opt: Options) -> None:
