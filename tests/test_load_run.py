@@ -68,12 +68,9 @@ def test_outputs_are_those_of_test_py_bit_for_bit(cli: InProcess, kind: str) -> 
 def test_the_depth_of_the_image_is_that_of_the_output(
     cli: InProcess, dtype: Any, end: str, channels: int
 ) -> None:
-    from data.images import save_image
-
     run = write_trained(Path(), *tiny_flags("dncnn"), nc=(channels, channels))
     shown = image(33, 41, channels, dtype)
-    Path("photos").mkdir()
-    save_image(shown, Path(f"photos/a.{end}"))
+    save(shown, Path(f"photos/a.{end}"))
     measured(cli)
     output = load_run(run)(shown)
     assert output.dtype == dtype and np.array_equal(output, read_image(Path(f"out/a.{end}")))
