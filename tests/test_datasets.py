@@ -120,7 +120,8 @@ def test_noise_of_a_whole_image_depends_on_seed_and_index_alone() -> None:
 
 
 def load(dataset: TrainDataset, sampler: EpochSampler, batch: int, workers: int = 0) -> list[Any]:
-    options: dict[str, Any] = {"batch_size": batch, "workers": workers, "timeout_s": 60, "pin": False}
+    options: dict[str, Any] = {"batch_size": batch, "workers": workers, "batch_bytes": 10_000}
+    options |= {"timeout_s": 60, "pin": False}
     return list(train_loader(dataset, sampler, device=CPU, **options))
 
 

@@ -74,6 +74,7 @@ def differences(net: nn.Module, channels: int, way: str, file: Path, half: bool 
 # ---------------------------------------------------------------------------------- every network, any size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("model", OURS)
 def test_every_network_and_norm(tmp_path: Path, model: str, norm: str) -> None:
@@ -81,6 +82,7 @@ def test_every_network_and_norm(tmp_path: Path, model: str, norm: str) -> None:
     assert max(differences(net, 3, "onnx", tmp_path / "n.onnx")) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ["leaky", "silu"])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
@@ -94,6 +96,7 @@ def test_scales_channels_and_activations(tmp_path: Path, options: dict[str, int]
     assert max(differences(net, options.get("input_nc", 3), way, tmp_path / "n")) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "options"),
     [
@@ -109,6 +112,7 @@ def test_shapes_of_networks(tmp_path: Path, model: str, options: dict[str, Any])
     assert max(differences(net, 3, "onnx", tmp_path / "n.onnx")) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", OURS)
 def test_half_keeps_instance_norm_in_float32(tmp_path: Path, model: str) -> None:
     net = perturbed(network(model, norm="instance")).eval()
