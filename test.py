@@ -1,6 +1,6 @@
 """Measure a trained network: PSNR of every image at native size, beside the PSNR of its input.
 
-python test.py --name demo_resunet                                               # the run's own test split
+python test.py --name demo_resunet                                               # the run's own test images
 python test.py --name denoise --dataroot datasets/set12 --degrade noise:25       # clean images, noise added
 python test.py --name dehaze --dataroot my_photos                                # no targets: outputs only
 python test.py --name dehaze --dataroot photo.jpg --output clear.jpg             # one photo

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -50,6 +50,10 @@ class Listing(NamedTuple):
     names: list[str]
     remarks: tuple[str, ...] = ()
 
+    def paths(self, folder: Path) -> Iterator[tuple[str, Path]]:
+        """(name, path) of every image in `folder`."""
+        return ((name, folder / name) for name in self.names)
+
 
 # ------------------------------------------------------------------------------------------- listing images
 
@@ -94,15 +98,20 @@ def list_images(folder: Path) -> Listing:
 
 def kind_of(entry: "os.DirEntry[str]") -> str:
     """Return "folder", "file", or "special" for a FIFO, socket or device; a link to nothing is a "file"."""
-    try:
-        if entry.is_dir():
-            return "folder"
+    if _is_folder(entry):
+        return "folder"
+    with suppress(OSError):
         if not entry.is_file():
             entry.stat()
             return "special"
-    except OSError:
-        pass
     return "file"
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # such as a link to itself
+        return False
 
 
 def _is_new(folder: Path, seen: list[Path]) -> bool:
@@ -168,10 +177,10 @@ def subfolders(place: Path) -> list[Path]:
     if not place.is_dir():
         return []
     try:
-        entries = [entry for entry in os.scandir(place) if not is_system(entry.name)]
+        names = sorted(entry.name for entry in os.scandir(place) if _is_folder(entry))
     except OSError as error:
         raise UserError(f"{place} cannot be listed", error.strerror or "", "fix its permissions") from None
-    return [place / name for name in sorted(entry.name for entry in entries if kind_of(entry) == "folder")]
+    return [place / name for name in names if not is_system(name)]
 
 
 def splits_in(place: Path) -> dict[str, list[Path]]:

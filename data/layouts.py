@@ -26,7 +26,6 @@ from data.pairs import (
     Pair,
     PairList,
     Source,
-    file_key,
     input_alone,
     one_file,
     rendered,
@@ -136,7 +135,7 @@ def manifest(source: Source, split: str) -> PairList:
         found.append(Pair(name, input, target, row.get("target") or str(file)))
     reads = partial(one_file if source.degraded else two_files, source)
     scale = 1 if source.degraded else source.scale
-    remarks = (*_rows_of_no_split(path, lines, present), *_rows_again(path, found))
+    remarks = tuple(_rows_of_no_split(path, lines, present))
     return PairList("manifest", split, str(path), found, reads, scale, source.max_pixels, remarks)
 
 
@@ -156,15 +155,6 @@ def _rows_of_no_split(
         names = ", ".join(sorted({repr(name) for _, name in lost})[:5])
         where = _first_lines([line for line, _ in lost])
         yield f"{len(lost)} rows of {path} are of no split ({names}), not read: {where}"
-
-
-def _rows_again(path: Path, found: list[Pair]) -> Iterator[str]:
-    """The remark on rows that hold the files of an earlier one, however they are spelled."""
-    keys = [tuple(file_key(file) for file in (pair.input, pair.target) if file) for pair in found]
-    if len(first := dict(zip(reversed(keys), reversed(found), strict=True))) < len(found):
-        again = next(pair for key, pair in zip(keys, found, strict=True) if first[key] is not pair)
-        count = len(found) - len(first)
-        yield f"{count} rows of {path} hold the files of an earlier row, such as {again.name}"
 
 
 def manifest_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -203,7 +193,7 @@ def aligned(source: Source, split: str) -> PairList:
     """`ROOT/{train,val,test}/` with images of two halves side by side; A is the left half."""
     folder = split_folder(Path(source.root), split)
     listing = list_images(folder)
-    found = [Pair(name, folder / name, folder / name, name) for name in listing.names]
+    found = [Pair(name, path, path, name) for name, path in listing.paths(folder)]
     where, reads = f"{folder}, {source.direction}", partial(two_halves, source)
     return PairList("aligned", split, where, found, reads, 1, source.max_pixels, listing.remarks)
 
@@ -211,7 +201,7 @@ def aligned(source: Source, split: str) -> PairList:
 def clean(source: Source, split: str) -> PairList:
     """Clean images in `ROOT/` or `ROOT/{train,val,test}/`; `--degrade` makes the inputs."""
     folder, listing = images_in(split_folder(Path(source.root), split))
-    found = [Pair(name, folder / name, folder / name, name) for name in listing.names]
+    found = [Pair(name, path, path, name) for name, path in listing.paths(folder)]
     reads = partial(one_file, source)
     return PairList("clean", split, str(folder), found, reads, 1, source.max_pixels, listing.remarks)
 

@@ -75,17 +75,7 @@ def telling_words(names: Sequence[str]) -> tuple[str, str] | None:
     (('lr', 'hr'), ('noisy', 'gt'))
     >>> telling_words(["a_LR.png", "b.png"])
     """
-    for words in (*WORDS, *VAGUE_WORDS):
-        sides = set()
-        for name in names:
-            side = _side(name, words)
-            if side is None:
-                break
-            sides.add(side[0])
-        else:
-            if len(sides) == 2:
-                return words
-    return None
+    return next((words for words in (*WORDS, *VAGUE_WORDS) if _sides(names, words)), None)
 
 
 def match_words(names: Sequence[str]) -> dict[str, str] | None:
@@ -97,15 +87,25 @@ def match_words(names: Sequence[str]) -> dict[str, str] | None:
     Raises:
         UserError: all names have such a word, but some have no partner.
     """
-    words = telling_words(names)
-    if words is None:
+    names = sorted(names)
+    sides = next((sides for words in (*WORDS, *VAGUE_WORDS) if (sides := _sides(names, words))), None)
+    if sides is None:
         return None
     keyed: tuple[list[tuple[str, str]], ...] = ([], [])
-    for name in sorted(names):
-        side = _side(name, words)
-        assert side is not None
-        keyed[side[0]].append((side[1], name))
+    for name, (side, key) in zip(names, sides, strict=True):
+        keyed[side].append((key, name))
     return _match_keys(_unique(keyed[0], "input").items(), _unique(keyed[1], "target"))
+
+
+def _sides(names: Sequence[str], words: tuple[str, str]) -> list[tuple[int, str]]:
+    """What `_side` returns for each name; empty unless every name has a side, and both occur."""
+    found = []
+    for name in names:
+        side = _side(name, words)
+        if side is None:
+            return []
+        found.append(side)
+    return found if len({side for side, _ in found}) == 2 else []
 
 
 def _side(name: str, words: tuple[str, str]) -> tuple[int, str] | None:
@@ -113,18 +113,19 @@ def _side(name: str, words: tuple[str, str]) -> tuple[int, str] | None:
 
     The last word of a name counts more than those before it.
     """
-    folder, slash, stem = stem_of(name).rpartition("/")
-    parts = stem.split("_")
-    lower = [part.lower() for part in parts]
-    at = len(parts) - 1
-    if lower[at] not in words:
-        found = [] if words in VAGUE_WORDS else [i for i, part in enumerate(lower) if part in words]
-        if len(found) != 1:
-            return None
-        (at,) = found
-    if not (folder or len(parts) > 1):  # two photos called input.png and target.png
+    stem = stem_of(name)
+    before, _, last = stem.rpartition("_")
+    if before and last.lower() in words and "/" not in last:
+        return words.index(last.lower()), before
+    if words in VAGUE_WORDS:
         return None
-    return words.index(lower[at]), f"{folder}{slash}{'_'.join(parts[:at] + parts[at + 1 :])}"
+    folder, slash, file = stem.rpartition("/")
+    parts = file.split("_")
+    at = [i for i, part in enumerate(parts) if part.lower() in words]
+    if len(at) != 1 or not (folder or len(parts) > 1):  # or two photos called input.png and target.png
+        return None
+    word = parts.pop(at[0])
+    return words.index(word.lower()), f"{folder}{slash}{'_'.join(parts)}"
 
 
 def stem_of(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -98,6 +99,18 @@ def group_by_file(pairs: list[Pair]) -> list[Pair]:
             pair = pair if groups[path] == pair.group else pair._replace(group=groups[path])
         grouped.append(pair)
     return grouped
+
+
+def repeated(pairs: list[Pair]) -> list[str]:
+    """Return the names of the pairs whose files are those of an earlier pair; `pairs` by `group_by_file`."""
+    count = Counter(pair.group for pair in pairs)
+    seen, again = set(), []
+    for pair in pairs:
+        if pair.input and count[pair.group] > 1:
+            key = pair.group, file_key(pair.input)
+            again += [pair.name] if key in seen else []
+            seen.add(key)
+    return again
 
 
 def file_key(path: Path) -> object:

@@ -7,11 +7,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from data.folders import SPLITS, held_by, images_in, split_folder, splits_of, subfolders
+from data.folders import SPLITS, first_five, held_by, images_in, split_folder, splits_of, subfolders
 from data.images import SUFFIXES, header
 from data.layouts import LAYOUTS, manifest_rows, manifest_splits
 from data.matching import VAGUE_WORDS, telling_words
-from data.pairs import PairList, Source, group_by_file
+from data.pairs import PairList, Source, group_by_file, repeated
 from data.places import named_in_split, pair_places, refuse_unknown_roles, training_command
 from utils.system.errors import UserError
 from utils.system.rng import Purpose, stream
@@ -147,6 +147,11 @@ def find_pairs(source: Source, split: str, need_targets: bool = False) -> PairLi
     with garbage_collection_paused():
         pairs = LAYOUTS[name](source, split)
         pairs = pairs._replace(pairs=group_by_file(pairs.pairs))
+        if again := repeated(pairs.pairs):
+            remark = (
+                f"{len(again)} pairs of {pairs.where} hold the files of an earlier one: {first_five(again)}"
+            )
+            pairs = pairs._replace(remarks=(*pairs.remarks, remark))
     if not pairs.pairs:
         fix = f"supported suffixes: {', '.join(SUFFIXES)}"
         raise UserError(f"no images in {pairs.where}", "; ".join(pairs.remarks), fix)

@@ -454,7 +454,7 @@ def test_a_row_twice_is_said(cli: InProcess, kind: str) -> None:
     rows = [f"{f.input},{f.target}" for f in files]
     target = str(files[1].target) if kind == "same" else spelled(kind, files[1].target)
     Path("t.csv").write_text("\n".join(["input,target", *rows, f"{files[1].input},{target}"]))
-    remark = "1 rows of t.csv hold the files of an earlier row, such as set/train/input/1.png"
+    remark = "1 pairs of t.csv hold the files of an earlier one: set/train/input/1.png"
     assert remark in cli.train("--manifest", "t.csv", *STEP).err
     code, report = check("t.csv")
     assert code == 2 and remark in report
