@@ -131,7 +131,7 @@ TRAIN: Table = {
     "optimisation": [
         common("--batchSize --batch_size", 1, NATURAL, "images per step, over all processes"),
         common("--lr", 0.0002, POSITIVE, "learning rate"),
-        common("--optimizer", "adam", [*OPTIMIZERS], "optimizer"),
+        flag("--optimizer", "adam", [*OPTIMIZERS], "optimizer"),
         flag("--beta1", 0.5, MOMENTUM, "of adam, adamw, muon"),
         flag("--beta2", 0.999, DECAY, "of adam, adamw, muon"),
         flag("--momentum", 0.9, MOMENTUM, "of sgd, rmsprop, muon"),

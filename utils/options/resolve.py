@@ -190,7 +190,7 @@ def _resolve_run(opt: Options, parser: Parser) -> None:
     elif flags := sorted((parser.group_names(*titles) - {"weights"}) & opt.changed):
         raise UserError(f"--{flags[0]} comes from the run", fix="leave it out, or give --model and --weights")
     elif not opt.name:
-        raise UserError("which run?", fix="name a run, or --weights FILE with --model")
+        raise UserError("which run?", fix="--name RUN, or --weights FILE with --model")
     if opt.weights:
         check_weights(opt.weights)
 
