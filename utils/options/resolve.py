@@ -31,6 +31,7 @@ from utils.system.errors import UserError
 
 FIXED_GROUPS = ("data", "network")  # a resumed run keeps these, and
 FIXED = {"batchSize", "seed", "preset"}
+CHANGEABLE = {"max_pixels", "crop_size"}  # what an image that stopped the run may need
 COARSE_SHARE = 0.5  # between noise, rain, blur (measured: 0.00 to 0.27) and haze, colour (0.69 to 0.96)
 PLACES = {"dataroot", "input_dir", "target_dir"}  # the data may be moved: their fingerprint is compared
 NOT_SAVED = {"epoch", "resume", "dry_run", "check_data", "data_changed"}  # asked of one command, not of a run
@@ -125,7 +126,7 @@ def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
     changed |= {"minutes"} & typed.keys()  # of a resumed run the same number means that much more time
     if resumes:
         rendered = any(each["dataroot"].startswith("demo") for each in (before, asked))
-        fixed = parser.group_names(*FIXED_GROUPS) - {"max_pixels"} | FIXED
+        fixed = parser.group_names(*FIXED_GROUPS) - CHANGEABLE | FIXED
         _refuse_another_run(run, changed & (fixed if rendered else fixed - PLACES), before)
     elif typed.get("data_changed"):
         raise UserError("--data_changed is for a run that continues", fix="add --resume, or leave it out")
