@@ -1,7 +1,7 @@
 """Train an image-to-image network and watch its PSNR.
 
 python train.py --dataroot demo --preset coarse --minutes 2                    # rendered images, no files
-python train.py --dataroot datasets/mine --preset fine --minutes 20            # a folder of pairs
+python train.py --dataroot datasets/mine --minutes 20                          # a folder of pairs
 torchrun --nproc_per_node 2 train.py --dataroot datasets/mine --batchSize 16   # two processes
 python train.py --resume --name mine_resunet                                   # continue where it stopped
 """
@@ -14,20 +14,19 @@ import time
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends it without a traceback
 
-from utils.options import data_settings, describe, parse_or_exit, parse_train, source_of
+from utils.options import data_settings, describe, parse_or_exit, parse_train
 from utils.system.streams import fix_streams
 
 STARTED = time.monotonic()  # --minutes counts from here
 if __name__ == "__main__":
     fix_streams()
-    opt = parse_or_exit(parse_train)  # --help and wrong flags exit here, before torch is imported
+    opt = parse_or_exit(parse_train, in_group=True)  # --help and wrong flags exit here, without torch
 
 import math
 from argparse import Namespace
 from contextlib import ExitStack
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,26 +34,26 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from data import check
-from data.splits import splits_present
 from data.training import TrainingData, open_data, split_batch
 from models import build_network, own_arguments
 from models.ema import EMA
+from models.fetch import local_weights
 from models.layers import size_of, sync_batchnorm
 from models.objectives import OBJECTIVES, Objective
 from models.weights import load_weights
 from models.wrappers import bare
 from utils.eval.evaluator import Evaluator, MeanPSNR, mean_psnr
 from utils.eval.metrics import Protocol, mean_train_psnr
-from utils.optim.horizon import Deadline, EpochWork, Horizon
+from utils.optim.horizon import Deadline, EpochWork, Horizon, set_length
 from utils.optim.optimizers import OPTIMIZERS, freeze
-from utils.optim.schedules import Schedule
+from utils.optim.schedules import build_schedule
 from utils.optim.turns import build_turns
 from utils.run.checkpoint import Best, Checkpoints, restore_newest
 from utils.run.meter import Meter
+from utils.run.origin import Origin, computation
 from utils.run.run import Run, versions
 from utils.run.status import Status
 from utils.system import distributed, tensorfile
-from utils.system.atomic import disk_errors
 from utils.system.device import peak_memory_mib, seed, set_up_device
 from utils.system.distributed import Ranks, all_reduce_max, ddp_sync
 from utils.system.errors import UserError, run_script
@@ -73,7 +72,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
     # ---- where it runs
     distributed.relaunch_if_many(opt.gpu_ids)
-    ranks = distributed.init(opt.gpu_ids, opt.timeout)
+    ranks = distributed.init(opt.gpu_ids, opt.timeout, opt.shared_flags())
     cleanup.callback(distributed.shutdown)
     saved_run = Run.named(opt.name)
     run = Run.temporary(cleanup) if opt.dry_run else saved_run
@@ -98,30 +97,30 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     objective, optimizers = build_objective(opt, model, trained, ranks, amp)
 
     # ---- the state of the run: one list of parts, which is saved and restored
-    horizon, best = Horizon(data.sampler.steps_per_epoch), Best()
-    parts = {"net": net, "ema": ema, "objective": objective, "horizon": horizon, "best": best}
-    parts |= {f"optimizer_{name}": optimizer for name, optimizer in optimizers.items()}
+    horizon, best = Horizon(data.sampler.steps_per_epoch), Best(data.val_digest)
+    origin = Origin(saved_run, data.files, computation(ranks, amp), say, **opt.identity())
+    parts = {"origin": origin, "net": net, "ema": ema, "objective": objective, "horizon": horizon}
+    parts |= {"best": best} | {f"optimizer_{name}": optimizer for name, optimizer in optimizers.items()}
     if resuming and ranks.is_main:
         run.acquire(cleanup)  # before the state is read: another process may still be saving one
     resumed = restore_newest(saved_run, parts, opt.epoch, horizon, say) if resuming else None
     set_length(horizon, opt)
-    decays = opt.decay_epoch, opt.step_size, opt.milestones, opt.gamma, opt.warmup
-    turns = build_turns(objective.turns(), optimizers, Schedule(opt.schedule, opt.lr, horizon, *decays))
+    turns = build_turns(objective.turns(), optimizers, build_schedule(opt, horizon))
 
     # ---- the run's folder, log and visdom page
-    cleanup.enter_context(disk_errors(run.folder))
+    cleanup.enter_context(run.writing())
     if ranks.is_main:
-        run.open(cleanup, options, horizon.step, None if opt.epoch or opt.dry_run else resumed)
-    visdom = ("off" if opt.dry_run else opt.visdom), opt.visdom_server, opt.visdom_port
-    log = open_log(cleanup, run if ranks.is_main else None, horizon.step, visdom, opt.tensorboard, say)
-    status.write("running")
+        run.open(cleanup, options | {"run_id": origin.run_id}, data.files, None if opt.epoch else resumed)
+    checkpoints = Checkpoints(run, parts, ema.net, status, opt.save_minutes, opt.keep, ranks)
+    notes += [checkpoints.begin(horizon.step, best, resumed), *(turn.lr_change for turn in turns if resuming)]
+    log = open_log(cleanup, run if ranks.is_main else None, horizon.step, opt, say)
     notes += [f"device  {ranks.note}, {'bfloat16' if amp else 'float32'}", f"run     {run.folder}, {horizon}"]
     say("\n".join(filter(None, [describe(opt), *data.describe(), *notes])))
 
     # ---- the loop
     cleanup.enter_context(oom_errors(horizon.describe))
-    checkpoints = Checkpoints(run, parts, ema.net, status, opt.save_minutes, opt.keep, ranks.is_main)
-    evaluator = Evaluator(ema.net, ranks.device, amp, opt.mean, opt.std, Protocol(**data.protocol), say=say)
+    protocol = Protocol(max_value=data.max_value)
+    evaluator = Evaluator(ema.net, ranks.device, amp, opt.mean, opt.std, say=say, protocol=protocol)
     predict = partial(predict_first, evaluator, data)
     work = EpochWork(data.load_batch, predict, len(data.val_indices), data.decoding_steps)
     deadline = Deadline(opt.minutes, STARTED, horizon, ranks, work, checkpoints)
@@ -139,9 +138,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
                 log.validation(found, best.update(found, horizon.step), best, horizon)
         if ended and not stop:
             horizon.closed_at = horizon.step
-        if ended or stop or horizon.step == 0 or signals.take_save() or checkpoints.due:
+        if ended or stop or signals.take_save() or checkpoints.due(horizon.step):
             signals.disarm_kill_timer()
-            checkpoints.save(horizon.step, best.is_at(horizon.step), horizon.kept_epoch(opt.save_freq))
+            checkpoints.save(horizon.step, best, horizon.kept_epoch(opt.save_freq))
         if stop or horizon.done:
             break
 
@@ -180,7 +179,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
                 progress.show(describe_step(values, turns[0].lr, horizon.steps_left * opt.batchSize))
             for turn in turns:
                 turn.scheduler.step()
-            if stop or horizon.done or signals.save or checkpoints.due:
+            if stop or horizon.done or signals.save or checkpoints.due(horizon.step):
                 break  # ranks may differ in the last two: a save has no collective operation
 
     progress.close()
@@ -196,17 +195,19 @@ def build_net(
 ) -> tuple[nn.Module, list[str]]:
     """The network with its initial weights, on the CPU, and lines that describe it."""
     torch.manual_seed(opt.seed)
+    weights = local_weights(opt.weights) if opt.weights and not resuming else None
     arguments = own_arguments(opt.model, options)
-    by_weights = "weights" in arguments  # spandrel recognises the architecture by its weights
-    if resuming and by_weights:  # the file that the run began with may be gone
-        arguments["weights"] = str(saved_run.net("latest"))
+    if "weights" in arguments:  # spandrel recognises the architecture by its weights
+        arguments["weights"] = str(weights or saved_run.net("latest"))  # the first file may be gone
     net = build_network(opt.model, **arguments)
     if size_of(net).scale != options["scale"]:
         what = f"the network upscales by {size_of(net).scale}, the pairs by {options['scale']}"
         raise UserError(f"{what} [--scale, --degrade]")
-    how = load_weights(net, Path(opt.weights)) if opt.weights and not (resuming or by_weights) else ""
     notes = [f"network {opt.model}, {millions(net.parameters())} parameters"]
-    return net, notes + [f"weights {opt.weights}: {how}"] * bool(how)
+    if weights and "weights" not in arguments:
+        how = load_weights(net, weights) or "every tensor by its name"
+        notes.append(f"weights {opt.weights}: {how}")
+    return net, notes
 
 
 def build_objective(
@@ -220,18 +221,6 @@ def build_objective(
         turn.name: build(turn.parameters, opt.lr, betas, opt.momentum, opt.weight_decay)
         for turn in objective.turns()
     }
-
-
-def set_length(horizon: Horizon, opt: Namespace) -> None:
-    """Set the length of the run; a resumed run with --minutes keeps the length that it has."""
-    if not opt.minutes:
-        horizon.set_length(opt.n_epochs, opt.max_steps, opt.warmup)
-    elif "minutes" in opt.changed:
-        horizon.total = None
-    if horizon.done and not horizon.epoch_ended:  # else its last validation is still missing
-        fix = "give a new --minutes" if opt.minutes else "raise --n_epochs or --max_steps"
-        raise UserError(f"{opt.name} is finished: it has all its {horizon.total} steps", fix=fix)
-    horizon.stop_after = horizon.step + 2 if opt.dry_run else None
 
 
 def validate(evaluator: Evaluator, data: TrainingData, ranks: Ranks, signals: Signals) -> MeanPSNR | None:
@@ -268,10 +257,9 @@ def finish(
     status.write("done", 0)
     if best.psnr is not None:
         say(f"best {best.describe()}")
-    where = opt.dataroot if "test" in splits_present(source_of(vars(opt))) else "FOLDER"
     degraded = ["--degrade", opt.degrade] if opt.degrade else []
     say(f"weights {run.net('best')}, {clock(time.monotonic() - STARTED)} in all")
-    say(f"next    {shlex.join(['python', 'test.py', *run.name_flag(), '--dataroot', where, *degraded])}")
+    say(f"next    {shlex.join(['python', 'test.py', *run.name_flag(), *degraded])}")
     return 0
 
 

@@ -20,7 +20,7 @@ from data.datasets import ImageSpec, WholeDataset, too_small
 from data.degrade import Degradation, parse_degradation
 from data.folders import first_five
 from data.images import Header, open_regular
-from data.pairs import PairList, Source
+from data.pairs import MAX_SCALE, PairList, Source
 from data.ranges import Ranges
 from data.scan import HeaderScan, pair_headers, summarize
 from data.splits import find_pairs, splits_present
@@ -28,7 +28,7 @@ from utils.eval.evaluator import input_baseline
 from utils.eval.metrics import Protocol
 from utils.options import parse_or_exit, source_of
 from utils.options.flags import DEBUG, data_flags
-from utils.options.parser import COUNT, NATURAL, Parser, flag
+from utils.options.parser import COUNT, NATURAL, Parser, flag, number
 from utils.system.errors import UserError, run_script
 from utils.system.streams import fix_streams
 from utils.vis.console import Progress, say_on
@@ -69,6 +69,7 @@ def check_data(
             problems.append(f"{split}: {error.what}: {error.why}".rstrip(": "))
             continue
         say(pairs.describe())
+        problems += [f"{split}: {remark}" for remark in pairs.remarks]
         if pairs.layout == "demo":
             continue
         channels = channels or channels_of(pairs)
@@ -208,7 +209,7 @@ def parse_check(argv: Sequence[str]) -> argparse.Namespace:
     flags = [
         *data_flags(None),
         flag("--direction", "AtoB", ["AtoB", "BtoA"], "which half or folder is the input"),
-        flag("--scale", None, NATURAL, "target size / input size"),
+        flag("--scale", None, number(int, 1, MAX_SCALE), "target size / input size"),
         flag("--crop_size", None, NATURAL, "of training: smaller training images are a problem"),
         flag("--seed", 0, COUNT, "of the degradation"),
         DEBUG,

@@ -5,10 +5,11 @@ from typing import NamedTuple
 import numpy as np
 
 from data.datasets import Whole
-from data.images import OutOfRange, max_value
+from data.images import OutOfRange
 from data.pairs import PairList
 from data.scan import spread
 from utils.system.errors import UserError
+from utils.system.pixels import max_value
 
 Array = np.ndarray
 SIDES = ("inputs", "targets")

@@ -3,19 +3,21 @@
 import math
 import sys
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
 from data.cache import CachePlan, plan_cache
 from data.datasets import ImageSpec, TrainDataset, WholeDataset, check_training_sizes
+from data.fingerprint import Files, digest, fingerprint
 from data.loader import LoaderIterator, default_workers, train_loader, whole_loader
+from data.pairs import Source
 from data.ranges import Ranges, sample_ranges
 from data.sampler import EpochSampler
 from data.scan import HeaderScan, scan_headers
 from data.settings import CHANNELS, DataSettings
-from data.splits import find_pairs, train_val_split
-from utils.system.distributed import Ranks
+from data.splits import Division, divide, find_pairs
+from utils.system.distributed import Ranks, check_same
 from utils.system.errors import UserError
 
 
@@ -42,6 +44,8 @@ class TrainingData:
         val_count: validation images over all processes; `val_indices` are those of this one.
     """
 
+    source: Source
+    division: Division
     scan: HeaderScan
     ranges: Ranges
     spec: ImageSpec
@@ -62,19 +66,39 @@ class TrainingData:
             "scale": self.train_set.scale,
             "repeat": self.train_set.repeat,
             "from_files": [key for key, strict in zip(CHANNELS, self.spec.strict, strict=True) if strict],
-            "data": [self.train_set.pairs.describe(), self.val_set.pairs.describe()],
+            "data": [part.describe() for part in self.division.parts.values()],
+            "held_out": self.division.held_out,
         }
 
     def describe(self) -> list[str]:
-        """Lines: the pairs and what is cached, what the headers say, and what may be wrong."""
-        both = "; ".join(each.pairs.describe() for each in (self.train_set, self.val_set))
-        remarks = [f"beware  {remark}" for remark in [*self.scan.remarks(), *self.ranges.remarks()]]
-        return [f"data    {both}; {self.cache.describe()}", f"        {self.scan.describe()}", *remarks]
+        """The pairs and what is cached; what the headers say; how images are loaded; what may be wrong."""
+        parts = self.division.parts.values()
+        both = "; ".join(part.describe() for part in parts)
+        remarks = [remark for part in parts for remark in part.remarks]
+        remarks += [*self.scan.remarks(), *self.ranges.remarks()]
+        notes = [self.batches.note, *(f"warning {remark}" for remark in remarks)]
+        lines = [f"data    {both}; {self.cache.describe()}", f"        {self.scan.describe()}", *notes]
+        return [line for line in lines if line]
 
     @property
-    def protocol(self) -> dict[str, float | None]:
-        """How outputs are compared with targets of these files: arguments of `Protocol`."""
-        return {"max_value": self.ranges.full_scales[1]}
+    def max_value(self) -> float | None:
+        """Full scale of the targets, of --max_value."""
+        return self.ranges.full_scales[1]
+
+    @cached_property
+    def files(self) -> Files:
+        """The fingerprint of all images of the run, held-out ones included."""
+        return fingerprint(self.source, *self.division.parts.values())
+
+    @property
+    def listing(self) -> str:
+        """Names and sizes of all files, one a line."""
+        return "\n".join(f"{name}, {size} bytes" for name, (size, _) in self.files.items())
+
+    @property
+    def val_digest(self) -> str:
+        """The same for the same validation images: validations on others cannot be compared."""
+        return digest(fingerprint(self.source, self.val_set.pairs))
 
     @property
     def decoding_steps(self) -> int:
@@ -90,14 +114,16 @@ def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
     """Find the pairs, hold out the validation images, and build the loaders of this process.
 
     Raises:
-        UserError: no pairs, pairs that do not match, or sizes that cannot be trained on.
+        UserError: no pairs, pairs that do not match, sizes that cannot be trained on, or processes with
+            other files.
     """
     pairs = find_pairs(settings.source, "train", need_targets=True)
     scan, ranges = scan_headers(pairs), Ranges(settings.source.max_value, settings.source.degraded)
     sample_ranges(pairs, ranges, stop=not settings.skip_unreadable)
     if any(ranges.full_scales):  # such images are kept with 16 bits
         scan = scan._replace(depth=max(16, scan.depth))
-    train_pairs, val_pairs = train_val_split(pairs, settings.source, settings.val_share, settings.seed)
+    division = divide(pairs, settings.source, settings.holdout)
+    train_pairs, val_pairs = division.parts["train"], division.parts["val"]
     spec, count = image_spec(settings, scan), len(train_pairs.pairs)
     cache = plan_cache(settings.cache, ranks.device, scan, spec, count, len(val_pairs.pairs))
     train_set = TrainDataset(
@@ -124,6 +150,7 @@ def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
         sampler,
         batch_size=per_process,
         workers=workers,
+        batch_bytes=per_process * train_set.sample_bytes(scan.sizes),
         device=ranks.device,
         timeout_s=settings.timeout_s,
         pin=not on_device,
@@ -135,9 +162,12 @@ def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
     val_indices = range(ranks.rank, val_count, ranks.world)  # not padded: each image once over all processes
     skip = partial(print, file=sys.stderr) if settings.skip_unreadable else None
     val_images = whole_loader(val_set, val_indices, skip=skip)
-    return TrainingData(
-        scan, ranges, spec, cache, train_set, sampler, batches, val_set, val_count, val_indices, val_images
+    sets = train_set, sampler, batches, val_set
+    data = TrainingData(
+        settings.source, division, scan, ranges, spec, cache, *sets, val_count, val_indices, val_images
     )
+    check_same(ranks, {"data": data.listing})
+    return data
 
 
 def split_batch(batch: dict[str, Any], parts: int, reduction: str, ranks: Ranks) -> list[dict[str, Any]]:

@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data.save import encode
-from models import NETWORKS, build_network, network_defaults
+from models import NETWORKS, build_network, network_defaults, own_arguments
+from utils.options import parse_train
 from utils.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -402,6 +403,31 @@ def strict_json(text: str) -> Any:
         raise AssertionError(f"{name} is not JSON")
 
     return json.loads(text, parse_constant=refuse)
+
+
+def write_trained(root: Path, *flags: str, name: str = "run", nc: tuple[int, int] = (3, 3)) -> Path:
+    """A run's folder in `root`/checkpoints as train.py with these flags leaves it, with random weights.
+
+    Args:
+        nc: channels of input and output.
+    """
+    options = vars(parse_train(["--dataroot", "demo:2:32", "--name", name, *flags]))
+    options |= {"input_nc": nc[0], "output_nc": nc[1], "scale": options["scale"] or 1}
+    torch.manual_seed(0)
+    net = build_network(options["model"], **own_arguments(options["model"], options))
+    folder = write_run(root / "checkpoints" / name, options)
+    write_weights(perturbed(net), folder / "best_net.pth")
+    return folder
+
+
+def perturbed(net: nn.Module, scale: float = 0.02) -> nn.Module:
+    """`net` with noise on its weights and running statistics, so that layers that start at 0 or 1 count."""
+    generator = torch.Generator().manual_seed(1)
+    for key, value in net.state_dict().items():
+        if value.is_floating_point():
+            noise = torch.randn(value.shape, generator=generator) * scale
+            value += noise.abs() if key.endswith("running_var") else noise
+    return net
 
 
 class Outline(HTMLParser):

@@ -18,7 +18,7 @@ RISKS = {
     6: "NaN and Inf",
     7: "loader processes die",
     8: "images are corrupt",
-    9: "images are decompression bombs",
+    9: "files that unpack to gigabytes",
     10: "pairs differ in size",
     11: "names do not pair",
     12: "hostile names",
@@ -39,10 +39,14 @@ RISKS = {
     27: "signals to a whole group, or ignored from the start",
     28: "something is missing on the machine",
     29: "saved files were edited",
+    30: "a layout is taken without evidence",
+    31: "files are left out in silence",
     32: "pixels are read otherwise than stored",
     33: "a file that is no regular file",
     34: "results of two tests mix",
     35: "a test is interrupted or cannot write",
+    36: "resumed on other data, or from another state",
+    37: "processes of a run disagree",
 }
 ON_GPU = (16, 21)  # need a GPU; imitated here
 

@@ -295,8 +295,9 @@ def test_demo_has_nothing_wrong(spec: str | None) -> None:
 def test_halves_side_by_side(tmp_path: Path) -> None:
     save(picture(1, (64, 24)), tmp_path / "train/1.png")
     save(picture(2, (63, 24)), tmp_path / "train/2.png")
-    assert "2.png has an odd width" in problem(Source(str(tmp_path)))
-    said = check(Source(str(tmp_path)))[1]
+    source = Source(str(tmp_path), layout="aligned")
+    assert "2.png has an odd width" in problem(source)
+    said = check(source)[1]
     left, right = np.split(picture(1, (64, 24)), 2, axis=1)
     assert lines_with("headers of 1 pairs: 32 x 24; 1 RGB 8 bit", said)
     assert lines_with(f"PSNR {peak_signal_noise_ratio(right, left):.2f} dB", said)

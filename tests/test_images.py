@@ -14,14 +14,7 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from data.images import (
-    MAX_PIXELS,
-    from_float,
-    header,
-    max_value,
-    read_image,
-    to_float,
-)
+from data.images import MAX_PIXELS, header, read_image
 from data.save import LOSSY, output_suffix
 from data.transforms import preparation
 from models import build_network, own_arguments
@@ -30,6 +23,7 @@ from tests.builders import FAST, TINY_NET, pixels, png_chunk, png_file, save
 from tests.cli import InProcess
 from utils.run.run import Run
 from utils.system.errors import UserError
+from utils.system.pixels import from_float, max_value, to_float
 
 imagecodecs = pytest.importorskip("imagecodecs")
 tifffile = pytest.importorskip("tifffile")

@@ -32,7 +32,7 @@ DEFAULTS = {"x8": False, "precision": "float32", "seen": "", "complete": True}  
 EQUAL_DB = 0.01  # two means over the same images differ by less, on any machine
 IGNORED_OPTIONS = {  # how a run was displayed or resumed, not what it is
     *("name", "versions", "results_dir", "visdom", "visdom_server", "visdom_port", "tensorboard"),
-    *("debug", "resume", "epoch", "dry_run"),
+    *("debug", "resume", "epoch", "dry_run", "data_changed", "run_id"),
 }
 
 

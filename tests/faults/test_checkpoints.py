@@ -313,7 +313,7 @@ def test_a_damaged_state_is_skipped_for_the_one_before(cli: InProcess, tmp_path:
 
 @pytest.mark.risk(4)
 def test_one_flipped_bit_anywhere_is_seen(cli: InProcess, cases: Cases) -> None:
-    path = cli.train(*THREE).run / "latest_state.pth"
+    path = cli.train(*THREE, "--width", "16").run / "latest_state.pth"
     whole, sound = path.read_bytes(), tensorfile.load(path)
     bits, harmless = 8 * len(whole), 0
     for flip in range(200):

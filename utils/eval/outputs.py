@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from data.images import SUFFIXES, from_full_range
+from data.images import SUFFIXES
 from data.pairs import PairList
 from data.save import EIGHT_BIT, LOSSY, WRITTEN, encode, kept_suffix, metadata, output_suffix
 from utils.eval.folder import write_errors
 from utils.system.errors import UserError
+from utils.system.pixels import from_full_range
 
 Array = np.ndarray
 

@@ -5,6 +5,7 @@ taken.
 """
 
 import math
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -168,3 +169,9 @@ class Schedule:
         position = {"last_epoch": step, "_last_lr": [reached] * len(optimizer.param_groups)}
         scheduler.load_state_dict(scheduler.state_dict() | position)
         return scheduler
+
+
+def build_schedule(opt: Namespace, horizon: "Horizon") -> Schedule:
+    """The schedule that the options ask for."""
+    decays = opt.decay_epoch, opt.step_size, opt.milestones, opt.gamma, opt.warmup
+    return Schedule(opt.schedule, opt.lr, horizon, *decays)

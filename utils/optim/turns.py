@@ -24,7 +24,11 @@ class Spec(Protocol):
 
 
 class Turn(NamedTuple):
-    """One of the optimizers that step after all gradients are computed; a plain run has one."""
+    """One of the optimizers that step after all gradients are computed; a plain run has one.
+
+    Args:
+        came_to: the learning rate that the optimizer had, which in a resumed run is that of its state.
+    """
 
     name: str
     module: nn.Module
@@ -32,11 +36,18 @@ class Turn(NamedTuple):
     losses: Callable[[dict[str, Any]], dict[str, Tensor]]
     optimizer: Optimizer
     scheduler: LRScheduler
+    came_to: float
 
     @property
     def lr(self) -> float:
         """Learning rate of the step that comes next, or, before the scheduler steps, that was just taken."""
         return float(self.scheduler.get_last_lr()[0])
+
+    @property
+    def lr_change(self) -> str:
+        """A line about a resumed run that continues at another learning rate, else ""."""
+        now, before = f"{self.lr:.2e}", f"{self.came_to:.2e}"
+        return f"lr      {now} now; the run had come to {before}" if now != before else ""
 
 
 def build_turns(specs: Sequence[Spec], optimizers: Mapping[str, Optimizer], schedule: Schedule) -> list[Turn]:
@@ -48,6 +59,9 @@ def build_turns(specs: Sequence[Spec], optimizers: Mapping[str, Optimizer], sche
     turns = []
     for spec in specs:
         optimizer = optimizers[spec.name]
+        came_to = optimizer.param_groups[0]["lr"]
         scheduler = schedule.scheduler(optimizer)
-        turns.append(Turn(spec.name, spec.module, spec.parameters, spec.losses, optimizer, scheduler))
+        turns.append(
+            Turn(spec.name, spec.module, spec.parameters, spec.losses, optimizer, scheduler, came_to)
+        )
     return turns

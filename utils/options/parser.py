@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -241,15 +242,23 @@ class _ShowHelp(argparse.Action):
         sys.exit()
 
 
-def parse_or_exit(parse: Callable[[Sequence[str]], Any]) -> Any:
-    """Parse the command line of this process; a UserError ends it with its message and exit code."""
+def parse_or_exit(parse: Callable[[Sequence[str]], Any], in_group: bool = False) -> Any:
+    """Parse the command line of this process; a UserError ends it with its message and exit code.
+
+    Args:
+        in_group: whether other processes may wait for this one, and have to hear of the error.
+    """
     try:
         return parse(sys.argv[1:])
     except UserError as error:
         failure = error
     except OSError as error:  # such as a file name of 300 letters
         failure = UserError(f"bad argument: {error.strerror}", str(error.filename)[:80], "give another path")
-    print(failure, file=sys.stderr)
+    print(failure, file=sys.stderr, flush=True)
+    if in_group and "WORLD_SIZE" in os.environ:
+        from utils.system.distributed import report_refusal  # imports torch
+
+        report_refusal(failure)
     sys.exit(failure.code)
 
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from utils.optim.horizon import Horizon
 from utils.run.run import Run
 from utils.run.status import Status
 from utils.system import tensorfile
+from utils.system.distributed import Ranks, check_same
 from utils.system.errors import UserError
 
 FORMAT = 2  # of a state file; older ones are upgraded when they are read
@@ -52,11 +54,21 @@ class Best:
         psnr, psnr_input: of the outputs and of the inputs, in dB; None before the first validation, and in a
             run that does not validate.
         step: after how many optimizer steps.
+        weights: the digest of the weights; None where it is not known.
+
+    Args:
+        images: a digest of the validation images; a best of other images is forgotten.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, images: str = "") -> None:
+        self.images = images
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the best: the next validation is the best so far."""
         self.psnr: float | None = None
         self.psnr_input: float | None = None
+        self.weights: str | None = None
         self.step = 0
 
     def update(self, found: MeanPSNR | None, step: int) -> bool:
@@ -80,13 +92,22 @@ class Best:
         """Such as "val PSNR 21.56 dB (input 12.45, +9.11) at step 1200"."""
         if self.psnr is None or self.psnr_input is None:
             return "nothing validated"
-        return f"val PSNR {beside_input(self.psnr, self.psnr_input)} at step {self.step}"
+        worse = ", worse than its input" if self.psnr < self.psnr_input else ""
+        return f"val PSNR {beside_input(self.psnr, self.psnr_input)} at step {self.step}{worse}"
 
     def state_dict(self) -> dict[str, Any]:
-        return {"psnr": self.psnr, "psnr_input": self.psnr_input, "step": self.step}
+        return {
+            "psnr": self.psnr,
+            "psnr_input": self.psnr_input,
+            "step": self.step,
+            "weights": self.weights,
+            "images": self.images,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.psnr, self.psnr_input, self.step = state["psnr"], state["psnr_input"], state["step"]
+        if state.get("images", self.images) == self.images:  # older versions saved none
+            self.psnr, self.psnr_input, self.step = state["psnr"], state["psnr_input"], state["step"]
+            self.weights = state.get("weights")
 
 
 class Checkpoints:
@@ -98,7 +119,7 @@ class Checkpoints:
         status: is kept up to date.
         every_minutes: between two saves within an epoch.
         keep: how many epoch states stay (0: all).
-        enabled: false on all processes but the first.
+        ranks: the first process saves.
 
     Attributes:
         seconds: how long the last save took; 0 before the first.
@@ -112,20 +133,36 @@ class Checkpoints:
         status: Status,
         every_minutes: float,
         keep: int,
-        enabled: bool,
+        ranks: Ranks,
     ):
         self.run, self.parts, self.net, self.status = run, parts, net, status
-        self.every_s, self.keep, self.enabled = 60 * every_minutes, keep, enabled
+        self.every_s, self.keep, self.ranks = 60 * every_minutes, keep, ranks
         self.seconds = 0.0
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), -1
 
-    @property
-    def due(self) -> bool:
-        """Whether the last save is too long ago."""
-        return time.monotonic() - self.saved_at > self.every_s
+    def due(self, step: int) -> bool:
+        """Whether the last save is too long ago, and of an earlier step."""
+        return step > self.saved_step and time.monotonic() - self.saved_at > self.every_s
 
-    def save(self, step: int, best: bool = False, epoch: int = 0) -> None:
-        """Save as `latest`, and the weights as `best` if `best`, and all as `epoch_<epoch>` if not 0.
+    def begin(self, step: int, best: Best, resumed: Path | None) -> str:
+        """Save before the first step, also in a resumed run: what a later state wrote is dropped only now.
+
+        Args:
+            resumed: the state that the run continues from; None for a new run.
+
+        Returns:
+            A line where `best_net.pth` was not that of `best`, else "".
+
+        Raises:
+            OSError, UserError: as `save`; also where the processes continue from different steps.
+        """
+        note = recover_best(self.run, best, step, resumed) if self.ranks.is_main and resumed else ""
+        self.save(step, best)
+        check_same(self.ranks, {"the step to continue from": str(step)})
+        return note
+
+    def save(self, step: int, best: Best, epoch: int = 0) -> None:
+        """Save as `latest`, as `epoch_<epoch>` if not 0, and the weights as `best` if they are.
 
         Raises:
             OSError: the disk is full or read-only; older complete files are kept.
@@ -133,21 +170,71 @@ class Checkpoints:
         """
         began = time.monotonic()
         self.status.step = step
-        if self.enabled:
+        if self.ranks.is_main:
             self.run.check_held()
             weights = self.net.state_dict()
-            if best:
-                tensorfile.save(weights, self.run.net("best"))
+            if best.is_at(step):
+                best.weights = tensorfile.digest(weights)
             state: dict[str, Any] = {"format": FORMAT, "step": step}
             state |= {name: part.state_dict() for name, part in self.parts.items()}
             self.run.keep_previous()
             for tag in ["latest"] + ([f"epoch_{epoch:04d}"] if epoch else []):
                 tensorfile.save(weights, self.run.net(tag))
                 tensorfile.save(state, self.run.state(tag))
+            if best.is_at(step):  # after the state: a run that is killed here writes it when it resumes
+                tensorfile.save(weights, self.run.net("best"))
             self.run.drop_old_states(self.keep)
             self.status.write("running")
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), step
         self.seconds = self.saved_at - began
+
+
+def recover_best(run: Run, best: Best, step: int, resumed: Path) -> str:
+    """Let `best_net.pth` and `best` agree before a run continues after `step` steps; returns what was done.
+
+    Best weights of a later step are kept under another name. Those of `best` come back from any file that has
+    them; where none has, `best` is forgotten.
+    """
+    file = run.net("best")
+    if resumed.parent != run.folder:  # a dry run has a folder of its own
+        return ""
+    held = digest_in(file)
+    older = best.weights is None and best.step and resumed == run.state("latest")  # saved no digest
+    if held == best.weights or older:
+        return ""
+    notes = []
+    at = step_of_best(run, held) if held else 0
+    if at is None or at > best.step:
+        aside = run.net(f"best_step_{at or 'unknown'}")
+        aside = run.net(f"{aside.stem.removesuffix('_net')}_{held}") if aside.exists() else aside
+        file.replace(aside)
+        notes = [f"{file.name} of {f'step {at}' if at else 'another step'} is now {aside.name}"]
+    if not best.is_at(step) and best.step:
+        sources = (path for path in sorted(run.folder.glob("*_net.pth")) if digest_in(path) == best.weights)
+        if source := next(sources, None) if best.weights else None:
+            tensorfile.save(tensorfile.load(source), file)
+            notes.append(f"that of step {best.step} comes from {source.name}")
+        else:
+            notes.append(f"that of step {best.step} is gone, so the next validation sets a new one")
+            best.forget()
+    return f"note    {'; '.join(notes)}" if notes else ""
+
+
+def digest_in(path: Path) -> str | None:
+    """The digest of the weights in a file; None for no file, or a damaged one."""
+    with suppress(UserError):
+        return tensorfile.digest(tensorfile.load(path))
+    return None
+
+
+def step_of_best(run: Run, weights: str) -> int | None:
+    """The step whose best weights have this digest, by the states of the run; None if none knows it."""
+    for path in run.states():
+        with suppress(UserError):
+            best = read_state(path)["best"]
+            if best.get("weights", weights) == weights:
+                return int(best["step"])
+    return None
 
 
 def restore(state: dict[str, Any], parts: Mapping[str, Stateful]) -> None:
@@ -238,4 +325,4 @@ def upgrade(state: dict[str, Any]) -> dict[str, Any]:
         if horizon["total"] >= 10**9:  # a run with --minutes whose length was not measured yet
             horizon["total"] = None
         state = state | {"horizon": horizon, "objective": {}, "optimizer_G": state["optimizer"]}
-    return state
+    return {"origin": {}} | state  # older states do not tell where they come from

@@ -78,20 +78,52 @@ def report_lost_sink(name: str, error: Exception) -> None:
     tqdm.write(f"{name}: no further output ({why}); training continues", file=sys.stderr)
 
 
-def cut_log(path: Path, step: int) -> list[dict[str, Any]]:
-    """Remove the records after `step`, and an incomplete last line; return the others."""
-    kept = [record for record in read_log(path) if record["step"] <= step]
-    text = "".join(json.dumps(record) + "\n" for record in kept)
-    write_text(text, path)
+def cut_log(path: Path, step: int, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
+    """Remove the records after `step` and the lines that are no records; return the others.
+
+    Args:
+        say: prints how many whole lines were no records, if there are any.
+    """
+    records, bad = parse_log(path)
+    if bad:
+        say(f"note    {path}: {bad} {'line is no record' if bad == 1 else 'lines are no records'}, left out")
+    kept = [record for record in records if record["step"] <= step]
+    write_text("".join(json.dumps(record) + "\n" for record in kept), path)
     return kept
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log, without an incomplete last line."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+    """The records of a log; lines that are no records are skipped."""
+    return parse_log(path)[0]
+
+
+def parse_log(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """(records, number of whole lines that are no records); an incomplete last line counts as neither."""
+    lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]
+    found = [parse_record(line) for line in lines]
+    bad = sum(record is None for record, line in zip(found[:-1], lines, strict=False) if line.strip())
+    return [record for record in found if record is not None], bad
+
+
+def parse_record(line: bytes) -> dict[str, Any] | None:
+    """A line as a record, an object of numbers with an integer `step`; None if it is something else.
+
+    NaN and Infinity become None, as in what is logged.
+
+    >>> parse_record(b'{"step": 2, "loss": NaN}'), parse_record(b'{"step": "2"}'), parse_record(b"[2")
+    ({'step': 2, 'loss': None}, None, None)
+    """
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or type(step := record.get("step")) is not int or not is_finite(step):
+        return None
+    if not all(value is None or isinstance(value, int | float) for value in record.values()):
+        return None
+    return {key: value if is_finite(value) else None for key, value in record.items()}
+
+
+def is_finite(value: float | None) -> bool:
+    """Whether a value is a number that a float can hold."""
+    return value is not None and abs(value) <= sys.float_info.max

@@ -14,8 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from utils.run.log import cut_log
-from utils.system.atomic import write_text
+from utils.system.atomic import disk_errors, write_text
 from utils.system.errors import UserError
 from utils.system.jsonfile import read_object
 
@@ -35,6 +34,7 @@ class Run:
         self.name = folder.name
         self.options_file = folder / "options.json"
         self.status_file = folder / "status.json"
+        self.data_file = folder / "data.json"
         self.log = folder / "log.jsonl"
         self.tensorboard = folder / "tb"
         self.grid = folder / "val_grid.png"
@@ -63,6 +63,22 @@ class Run:
     def net(self, tag: str) -> Path:
         """Weights of `latest`, `best` or `epoch_0010`."""
         return self.folder / f"{tag}_net.pth"
+
+    def saved_net(self, load: str) -> Path:
+        """The weights that `--load` names: best, latest, or the number of an epoch.
+
+        Raises:
+            UserError: no such file (lists those that exist).
+        """
+        tag = f"epoch_{int(load):04d}" if load.isdigit() else load
+        file = self.net(tag)
+        if not file.is_file():
+            found = sorted(path.name.removesuffix("_net.pth") for path in self.folder.glob("*_net.pth"))
+            tags = [str(int(tag[6:])) if tag.startswith("epoch_") else tag for tag in found]
+            fix = " or ".join(f"--load {tag}" for tag in tags[-4:]) or "train the run first"
+            what = f"no such file: {file} [--load {load}]"
+            raise UserError(what, f"the run has {', '.join(tags) or 'none'}", fix)
+        return file
 
     def state(self, tag: str) -> Path:
         """Everything that a resume needs, at `latest` or `epoch_0010`."""
@@ -106,9 +122,13 @@ class Run:
     # ------------------------------------------------------------------------------------------- opening it
 
     def open(
-        self, cleanup: ExitStack, options: Mapping[str, Any], step: int, resumed_from: Path | None
+        self,
+        cleanup: ExitStack,
+        options: Mapping[str, Any],
+        files: Mapping[str, Any],
+        resumed_from: Path | None,
     ) -> None:
-        """Create and lock the folder (unless it is locked), write its options, cut its log back to `step`.
+        """Create and lock the folder (unless it is locked); write its options and its data's fingerprint.
 
         Args:
             resumed_from: the state that a resumed run continues from; a newer, damaged one is set aside.
@@ -129,7 +149,7 @@ class Run:
             if resumed_from not in (None, latest) and latest.is_file():
                 latest.replace(latest.with_name(f"{latest.name}.damaged"))
             write_text(json.dumps(options, indent=2), self.options_file)
-            cut_log(self.log, step)
+            write_text(json.dumps(files), self.data_file)
 
     @contextmanager
     def _creating(self) -> Iterator[None]:
@@ -157,6 +177,17 @@ class Run:
         if not self.is_held():
             what = f"the run's folder {self.folder} was removed or replaced during training"
             raise UserError(what, "nothing more was written into it", "train it again", code=1)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Errors of the disk in this block as UserErrors; also that of a folder that is gone."""
+        with disk_errors(self.folder):
+            try:
+                yield
+            except FileNotFoundError:
+                if self.locked:
+                    self.check_held()
+                raise
 
     def lock(self) -> IO[str]:
         """Lock the run for this process, until the file is closed or the process ends in any way.

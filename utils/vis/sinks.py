@@ -44,7 +44,7 @@ def training_points(record: dict[str, Any]) -> list[tuple[str, str, float, float
     return [
         (window, curve, record[x], math.nan if record[key] is None else record[key])
         for window, key, curve, x in axes
-        if key in record
+        if key in record and x in record
     ]
 
 

@@ -1,6 +1,7 @@
 """What a training run logs and shows while it runs: scalars, validations, comparison grids."""
 
 import math
+from argparse import Namespace
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 from utils.eval.evaluator import MeanPSNR
 from utils.optim.horizon import Horizon
 from utils.run.checkpoint import Best, beside_input
-from utils.run.log import Logger
+from utils.run.log import Logger, cut_log
 from utils.run.run import Run
 from utils.system.compat import save_image
 from utils.vis.grids import comparison_grid, side_by_side
@@ -49,20 +50,20 @@ def open_log(
     cleanup: ExitStack,
     run: Run | None,
     step: int,
-    visdom: tuple[str, str, int],
-    tensorboard: bool,
+    opt: Namespace,
     say: Callable[[str], None],
 ) -> TrainingLog:
-    """Open the log of a run, which `cleanup` closes.
+    """Cut the log of a run back to `step`, and open it; `cleanup` closes it.
 
     Args:
         run: None on all processes but the first.
-        step: the step at which the run starts; the log must have been cut back to it.
-        visdom: the mode (auto, start, off), the server and the port.
+        step: the step at which the run starts; its state must have been saved.
+        opt: with the options of visdom and TensorBoard; a dry run shows nothing on a page.
     """
     if run is None:
         return TrainingLog(Logger(None, []), None, say)
-    mode, server, port = visdom
-    plot = open_plot(mode, run.name, TRAINING, server, port, say)
-    logger = cleanup.enter_context(closing(open_logger(run, step, plot, tensorboard)))
+    mode = "off" if opt.dry_run else opt.visdom
+    cut_log(run.log, step, say)
+    plot = open_plot(mode, run.name, TRAINING, opt.visdom_server, opt.visdom_port, say)
+    logger = cleanup.enter_context(closing(open_logger(run, step, plot, opt.tensorboard)))
     return TrainingLog(logger, run.grid, say)
