@@ -461,7 +461,7 @@ def write_scaled(root: Path, scales: dict[str, tuple[Any, float]], count: int = 
 LOW: dict[str, tuple[dict[str, tuple[Any, float]], str, str]] = {  # files, words, the flag that is offered
     "12 in 16": (
         {"input": (np.uint16, 4095), "target": (np.uint16, 4095)},
-        "of 65535 (16 bit)",
+        "inputs reach 4095 of 65535 (16 bit), targets reach 4095",
         "--max_value 4095",
     ),
     "10 in 16, targets only": (
@@ -530,6 +530,7 @@ SCALED: dict[str, tuple[dict[str, tuple[Any, float]], str]] = {
     "masks": ({"input": (np.uint8, 255), "target": (np.uint8, 1)}, "auto,1"),
     "100 levels": ({"input": (np.uint8, 255), "target": (np.uint8, 100)}, "255,100"),
     "two scales": ({"input": (np.uint16, 1023), "target": (np.uint16, 9999)}, "1023,9999"),
+    "float inputs": ({"input": (np.float32, 4095), "target": (np.uint16, 4095)}, "4095"),
     "float 255": ({"input": (np.float32, 255), "target": (np.float32, 255)}, "255"),
     "float of metres": ({"input": (np.uint8, 255), "target": (np.float32, 7.5)}, "auto,7.5"),
 }
@@ -557,13 +558,11 @@ def test_max_value_is_the_full_scale_of_figures_and_outputs(
     for i, row in enumerate(ended.rows):
         given, target = (stored[side][i] / full for side, full in (("input", low), ("target", high)))
         output = output_of(ended, row["name"])
-        if np.dtype(scales["input"][0]).kind == "u":
-            assert output.max() <= high and output.dtype == (np.uint8 if high <= 255 else np.uint16)
+        assert output.dtype == (np.float32 if not integers else np.uint8 if high <= 255 else np.uint16)
+        assert output.max() <= high
         assert float(row["psnr_input"]) == pytest.approx(psnr(given, target), abs=1e-3)
-        if np.dtype(scales["input"][0]).kind == "u" and integers:
-            assert float(row["psnr"]) == pytest.approx(psnr(output / high, target), abs=1e-6)
-        else:
-            assert float(row["psnr"]) == pytest.approx(psnr(np.clip(output / high, 0, 1), target), abs=2e-2)
+        exact = 1e-6 if integers else 1e-4
+        assert float(row["psnr"]) == pytest.approx(psnr(output / high, target), abs=exact)
     assert "no problems found" in cli.train(*SET, "--max_value", flag, "--check_data", name="").err
 
 
@@ -621,6 +620,28 @@ def test_a_test_takes_the_scale_of_the_run_or_another_one(tmp_path: Path, cli: I
     write_set(tmp_path / "photos", splits=["test"], count=2, channels=1)
     assert "has 8 bits a channel" in cli.test("--dataroot", "photos", code=3).err
     assert len(cli.test("--dataroot", "photos", "--max_value", "auto").rows) == 2
+
+
+@pytest.mark.risk(32)
+@pytest.mark.parametrize(
+    ("flag", "dtype"), [("auto,4095", np.uint16), ("auto,1", np.float32), ("auto,7.5", np.float32)]
+)
+def test_outputs_without_targets_are_on_the_scale_of_the_targets(
+    tmp_path: Path, cli: InProcess, flag: str, dtype: Any
+) -> None:
+    """As integers where they have the levels for it; the same network gives the same share of full scale."""
+    scale = float(flag.split(",")[1])
+    kind = np.float32 if scale == 7.5 else np.uint16 if scale > 255 else np.uint8
+    write_scaled(tmp_path / "set", {"input": (np.uint8, 255), "target": (kind, scale)})
+    cli.train(*SET, "--max_value", flag)
+    write_set(tmp_path / "photos", "inputs", splits=[""], count=2, channels=1)
+    on_scale = cli.test("--dataroot", "photos")
+    found = [output_of(on_scale, f"{i}.png") for i in range(2)]
+    plain = cli.test("--dataroot", "photos", "--max_value", "auto")
+    for i, output in enumerate(found):
+        assert output.dtype == dtype
+        share = output_of(plain, f"{i}.png") / 255
+        assert np.abs(output / scale - share).max() <= 0.51 / min(255, scale if dtype == np.uint16 else 255)
 
 
 # --------------------------------------------------------------------------------- smaller than the crop

@@ -20,17 +20,15 @@ class ScoredOutput:
 
     Args:
         height, width: of the whole output.
-        dtype: of the output's file: uint8, uint16 or float32; with a max_value of the protocol, integers
-            are stretched over uint16.
+        dtype: of the input's file, and so of the output's: uint8, uint16 or float32; see `output_dtype`.
         target: `(height, width, C)` of any depth; None: only store.
     """
 
     def __init__(
         self, height: int, width: int, dtype: np.dtype, target: Array | None, protocol: Protocol, ssim: bool
     ):
-        if protocol.max_value and quant_levels(dtype):
-            dtype = np.dtype(np.uint16)
-        self.height, self.width, self.dtype, self.target = height, width, dtype, target
+        self.height, self.width, self.target = height, width, target
+        self.dtype = output_dtype(dtype, target, protocol.max_value)
         self.protocol, self.ssim = protocol, ssim
         self.array: Array | None = None  # (height, width, C), allocated by the first band
         self.scored: list[Score] = []
@@ -90,6 +88,19 @@ def input_baseline(
         expected = to_tensor(target[strip])
         score.update(to_tensor(image[strip]).expand_as(expected), expected)
     return score.compute()
+
+
+def output_dtype(dtype: np.dtype, target: Array | None, full_scale: float | None) -> np.dtype:
+    """Return the dtype of an output in memory: that of the input; with --max_value, as the targets have.
+
+    Integers of 0 to full scale are uint16 here, stretched over its range. Without a target, a full scale of
+    less than 255 is written as floats: so few levels may be less than the network tells apart.
+    """
+    if not full_scale:
+        return dtype
+    integers = quant_levels(dtype) and full_scale >= 255 if target is None else quant_levels(target.dtype)
+    whole = float(full_scale).is_integer() and full_scale <= 65535
+    return np.dtype(np.uint16 if integers and whole else np.float32)
 
 
 def levels_of(target: Array, protocol: Protocol) -> int | None:
