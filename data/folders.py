@@ -78,40 +78,35 @@ def list_images(folder: Path) -> Listing:
     while waiting:
         inner = waiting.pop()
         try:
-            kinds = {entry.name: kind_of(entry) for entry in os.scandir(folder / inner)}
+            entries = [(entry.name, kind_of(entry)) for entry in os.scandir(folder / inner)]
         except OSError as error:
             closed.append(f"{folder / inner} cannot be listed: {error.strerror}")
             continue
         inside = []
-        for name, kind in sorted(kinds.items()):
+        for name, kind in entries:
             if is_system(name):
                 continue
             if kind == "folder":
-                inside += [f"{inner}{name}/"] if _is_new(folder / inner / name, seen) else []
+                inside.append(f"{inner}{name}/")
             elif kind == "special":
                 special.append(inner + name)
             else:
                 (names if name.lower().endswith(SUFFIXES) else others).append(inner + name)
-        waiting += reversed(inside)
+        waiting += reversed([path for path in sorted(inside) if _is_new(folder / path, seen)])
     return Listing(sorted(names), (*_not_read(folder, others), *_not_regular(folder, special), *closed))
 
 
 def kind_of(entry: "os.DirEntry[str]") -> str:
     """Return "folder", "file", or "special" for a FIFO, socket or device; a link to nothing is a "file"."""
-    if _is_folder(entry):
-        return "folder"
-    with suppress(OSError):
-        if not entry.is_file():
-            entry.stat()
-            return "special"
-    return "file"
-
-
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
-        return entry.is_dir()
+        if entry.is_file():
+            return "file"
+        if entry.is_dir():
+            return "folder"
+        entry.stat()
+        return "special"
     except OSError:  # such as a link to itself
-        return False
+        return "file"
 
 
 def _is_new(folder: Path, seen: list[Path]) -> bool:
@@ -177,7 +172,7 @@ def subfolders(place: Path) -> list[Path]:
     if not place.is_dir():
         return []
     try:
-        names = sorted(entry.name for entry in os.scandir(place) if _is_folder(entry))
+        names = sorted(entry.name for entry in os.scandir(place) if kind_of(entry) == "folder")
     except OSError as error:
         raise UserError(f"{place} cannot be listed", error.strerror or "", "fix its permissions") from None
     return [place / name for name in names if not is_system(name)]
