@@ -41,6 +41,8 @@ RISKS = {
     29: "saved files were edited",
     34: "results of two tests mix",
     35: "a test is interrupted or cannot write",
+    36: "resumed on other data, or from another state",
+    37: "processes of a run disagree",
 }
 ON_GPU = (16, 21)  # need a GPU; imitated here
 

@@ -273,6 +273,21 @@ def test_a_resume_that_waits_for_the_lock_continues_from_what_was_saved_last(wor
 
 
 @pytest.mark.risk(24)
+@pytest.mark.parametrize(
+    "flags", [("--repeat", "1", "--val_share", "0.3"), ("--repeat", "1"), ("--save_minutes", "0.0001")]
+)
+def test_a_folder_that_is_moved_away_ends_the_run_at_the_next_file(
+    work: Workplace, flags: tuple[str, ...]
+) -> None:
+    """Which is the grid of a validation, or a state."""
+    job = work.start("train.py", *LONG, *flags)
+    job.until_step(3)
+    job.run.rename(work.folder / "elsewhere")
+    assert job.wait(1).refused("was removed or replaced", code=1)
+    assert not job.run.exists()
+
+
+@pytest.mark.risk(24)
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_folder_that_was_removed_is_not_written_into(work: Workplace, replaced: bool) -> None:
     job = work.start("train.py", *LONG, "--seed", "1")
