@@ -87,7 +87,7 @@ def parse_train(argv: Sequence[str]) -> Options:
         before = {key: value for key, value in saved.items() if key in parser.defaults.keys() - NOT_SAVED}
     elif asked["weights"]:
         _check_weights(asked["weights"])
-    changed = {key for key, value in typed.items() if key in before and value != before[key]}
+    changed = {key for key in typed.keys() & before.keys() if not _same_value(key, typed[key], before[key])}
     changed |= {"minutes"} & typed.keys()  # of a resumed run the same number means that much more time
     if resumes:
         rendered = any(each["dataroot"].startswith("demo") for each in (before, asked))
@@ -255,6 +255,13 @@ def describe(opt: Options) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------- checks
+
+
+def _same_value(key: str, one: Any, other: Any) -> bool:
+    """Whether two values of an option mean the same; a place may be spelled in several ways."""
+    if key in PLACES and one and other:
+        return os.path.realpath(one) == os.path.realpath(other)
+    return bool(one == other)
 
 
 def _refuse_another_run(run: Run, changed: set[str], before: Mapping[str, Any]) -> None:
