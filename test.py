@@ -1,6 +1,6 @@
 """Measure a trained network: PSNR of every image at native size, beside the PSNR of its input.
 
-python test.py --name demo_resunet                                               # the run's own test split
+python test.py --name demo_resunet                                               # the run's own test images
 python test.py --name denoise --dataroot datasets/set12 --degrade noise:25       # clean images, noise added
 python test.py --name dehaze --dataroot my_photos                                # no targets: outputs only
 python test.py --name dehaze --dataroot photo.jpg --output clear.jpg             # one photo
@@ -13,7 +13,7 @@ import sys
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends it without a traceback
 
-from utils.options import parse_or_exit, parse_test, saved_options, source_of, source_to_test
+from utils.options import holdout_of, parse_or_exit, parse_test, saved_options, source_of, source_to_test
 from utils.system.streams import fix_streams
 
 if __name__ == "__main__":
@@ -26,23 +26,21 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from data.datasets import ImageSpec, Whole, WholeDataset
 from data.degrade import parse_degradation
 from data.loader import whole_loader
-from data.pairs import PairList
-from data.splits import find_pairs, shared_files
-from models import build_network, own_arguments
+from data.splits import images_to_test
+from models.fetch import local_weights
 from models.layers import size_of
-from models.weights import load_weights
+from models.run import load_network
+from models.tiling import Tiling
 from utils.eval.evaluator import Evaluator, Prediction
 from utils.eval.folder import ResultsFolder, dataset_name, variant
 from utils.eval.lpips import open_lpips
 from utils.eval.metrics import Protocol
 from utils.eval.misfits import nothing_read, wrong_scale
 from utils.eval.summary import caveats, is_gray_on_colour
-from utils.eval.tiling import Tiling
 from utils.run.run import Run, versions
 from utils.system import distributed
 from utils.system.device import amp_enabled, peak_memory_mib, set_float32
@@ -63,17 +61,17 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     say = say_on(ranks.is_main)
 
     # ---- network
-    weights = find_weights(run, opt.weights, opt.load)
-    net, how = build_net(trained, weights)
+    weights = local_weights(opt.weights) if opt.weights else run.saved_net(opt.load)
+    net, how = load_network(vars(trained), weights)
     net.to(ranks.device)
     scale = size_of(net).scale
 
     # ---- data: the run's own unless --dataroot names other images
     degrade = parse_degradation(opt.degrade) if opt.degrade else None
     source = source_to_test(opt, trained, scale)
-    pairs = find_pairs(source, opt.split)
+    run_source = None if opt.model else source_of(vars(trained))
+    pairs = images_to_test(source, opt.split, run_source, holdout_of(vars(trained)))
     measured = pairs.layout == "demo" or all(pair.target for pair in pairs.pairs)
-    seen = seen_in_training(pairs, opt, trained) if measured and not opt.model else ""
     channels, normalize = (trained.input_nc, trained.output_nc), (trained.mean, trained.std)
     dataset = WholeDataset(pairs, ImageSpec(*channels, None, degrade, *normalize, opt.seed))
     if measured and dataset.scale != scale:
@@ -84,8 +82,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     protocol = Protocol(opt.psnr_channel, opt.crop_border, not opt.no_quantize)
     tiling, where = Tiling(opt.tile, opt.tile_overlap), f"{ranks.note}, {'bfloat16' if amp else 'float32'}"
     evaluator = Evaluator(
-        *(net, ranks.device, amp, *normalize, protocol, opt.metrics, tiling, opt.x8, say),
-        stopped=lambda: signals.stop,
+        *(net, ranks.device, amp, *normalize, tiling, opt.x8, say, lambda: signals.stop),
+        protocol=protocol,
+        metrics=opt.metrics,
     )
     lpips = open_lpips(ranks.device, say) if measured and "lpips" in opt.metrics else None
     to_gray = measured and is_gray_on_colour(pairs, *channels)
@@ -97,11 +96,13 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     recorder = Recorder(cleanup, folder, run.name, pairs, measured, opt.output, live, say)
     say(f"run     {weights}, {trained.model}" + (f" ({how})" if how else ""))
     say(f"data    {pairs.describe()}" + (f", degraded by {opt.degrade}" if degrade else ""))
-    say(f"device  {where}")
+    say("\n".join([*(f"warning {remark}" for remark in pairs.remarks), f"device  {where}"]))
 
     # ---- predict, measure, save, image by image; what ends this early leaves results marked incomplete
     failed: list[UserError] = []
     images = whole_loader(dataset, workers=opt.num_workers, skip=failed.append)
+    if images.note:
+        say(images.note)
     broken = None
     try:
         for image in signals.until_stopped(predictions(evaluator, images)):
@@ -127,9 +128,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         },
         **{"split": pairs.split, "data": pairs.describe(), "degrade": opt.degrade, "seed": opt.seed},
         **{"scale": scale, "protocol": protocol.describe(), "x8": opt.x8},
-        **{"tile": opt.tile, "tile_overlap": opt.tile_overlap, "device": where, "seen": seen},
+        **{"tile": opt.tile, "tile_overlap": opt.tile_overlap, "device": where, "seen": pairs.seen},
         "precision": "bfloat16" if amp else "float32",
-        "caveats": caveats(None if opt.model or not measured else trained.size, seen, to_gray),
+        "caveats": caveats(None if opt.model or not measured else trained.size, pairs.seen, to_gray),
         "notes": evaluator.notes + [f"failed, in no figure: {error.what}" for error in failed],
         "failed": len(failed),
         "peak_mib": round(peak_memory_mib(ranks.device)),
@@ -144,39 +145,6 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         say(f"stopped by {signal.Signals(signals.stop).name} after {count} of {len(pairs.pairs)} images")
         return 128 + signals.stop
     return 3 if failed else 0
-
-
-def find_weights(run: Run, weights: str | None, load: str) -> Path:
-    """The file of --weights, or the run's checkpoint of --load."""
-    tag = f"epoch_{int(load):04d}" if load.isdigit() else load
-    file = Path(weights) if weights else run.net(tag)
-    if not file.is_file():
-        found = sorted(path.name.removesuffix("_net.pth") for path in run.folder.glob("*_net.pth"))
-        tags = [str(int(tag[6:])) if tag.startswith("epoch_") else tag for tag in found]
-        fix = " or ".join(f"--load {tag}" for tag in tags[-4:]) or "train the run first"
-        raise UserError(
-            f"no such file: {file} [--load {load}]", f"the run has {', '.join(tags) or 'none'}", fix
-        )
-    return file
-
-
-def build_net(trained: Namespace, weights: Path) -> tuple[nn.Module, str]:
-    """(the network with these weights, on the CPU; how they were matched)."""
-    arguments = own_arguments(trained.model, vars(trained))
-    if "weights" in arguments:  # spandrel recognises the architecture by its weights
-        return build_network(trained.model, **arguments | {"weights": str(weights)}), ""
-    net = build_network(trained.model, **arguments)
-    return net, load_weights(net, weights)
-
-
-def seen_in_training(pairs: PairList, opt: Namespace, trained: Namespace) -> str:
-    """How the run has seen these images: "trained on", "validated on" or ""; refuses the former unasked."""
-    known = shared_files(pairs, source_of(vars(trained)), "train")
-    if known and opt.split != "train" and not pairs.seen:
-        fix = "name other images by --dataroot, or say --split train"
-        raise UserError(f"{known} of these files are what the run was trained on", pairs.where, fix)
-    own = {"train": "trained on", "val": "validated on"} if known or not opt.dataroot else {}
-    return pairs.seen or own.get(opt.split, "")
 
 
 def predictions(evaluator: Evaluator, images: Iterable[Whole]) -> Iterator[Prediction]:

@@ -1,7 +1,7 @@
 """Train an image-to-image network and watch its PSNR.
 
 python train.py --dataroot demo --preset coarse --minutes 2                    # rendered images, no files
-python train.py --dataroot datasets/mine --preset fine --minutes 20            # a folder of pairs
+python train.py --dataroot datasets/mine --minutes 20                          # a folder of pairs
 torchrun --nproc_per_node 2 train.py --dataroot datasets/mine --batchSize 16   # two processes
 python train.py --resume --name mine_resunet                                   # continue where it stopped
 """
@@ -14,7 +14,7 @@ import time
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends it without a traceback
 
-from utils.options import data_settings, describe, parse_or_exit, parse_train, source_of
+from utils.options import data_settings, describe, parse_or_exit, parse_train
 from utils.system.streams import fix_streams
 
 STARTED = time.monotonic()  # --minutes counts from here
@@ -27,7 +27,6 @@ from argparse import Namespace
 from contextlib import ExitStack
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,10 +34,10 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from data import check
-from data.splits import splits_present
 from data.training import TrainingData, open_data, split_batch
 from models import build_network, own_arguments
 from models.ema import EMA
+from models.fetch import local_weights
 from models.layers import size_of, sync_batchnorm
 from models.objectives import OBJECTIVES, Objective
 from models.weights import load_weights
@@ -195,17 +194,17 @@ def build_net(
 ) -> tuple[nn.Module, list[str]]:
     """The network with its initial weights, on the CPU, and lines that describe it."""
     torch.manual_seed(opt.seed)
+    weights = local_weights(opt.weights) if opt.weights and not resuming else None
     arguments = own_arguments(opt.model, options)
-    by_weights = "weights" in arguments  # spandrel recognises the architecture by its weights
-    if resuming and by_weights:  # the file that the run began with may be gone
-        arguments["weights"] = str(saved_run.net("latest"))
+    if "weights" in arguments:  # spandrel recognises the architecture by its weights
+        arguments["weights"] = str(weights or saved_run.net("latest"))  # the first file may be gone
     net = build_network(opt.model, **arguments)
     if size_of(net).scale != options["scale"]:
         what = f"the network upscales by {size_of(net).scale}, the pairs by {options['scale']}"
         raise UserError(f"{what} [--scale, --degrade]")
     notes = [f"network {opt.model}, {millions(net.parameters())} parameters"]
-    if opt.weights and not (resuming or by_weights):
-        how = load_weights(net, Path(opt.weights)) or "every tensor by its name"
+    if weights and "weights" not in arguments:
+        how = load_weights(net, weights) or "every tensor by its name"
         notes.append(f"weights {opt.weights}: {how}")
     return net, notes
 
@@ -257,10 +256,9 @@ def finish(
     status.write("done", 0)
     if best.psnr is not None:
         say(f"best {best.describe()}")
-    where = opt.dataroot if "test" in splits_present(source_of(vars(opt))) else "FOLDER"
     degraded = ["--degrade", opt.degrade] if opt.degrade else []
     say(f"weights {run.net('best')}, {clock(time.monotonic() - STARTED)} in all")
-    say(f"next    {shlex.join(['python', 'test.py', *run.name_flag(), '--dataroot', where, *degraded])}")
+    say(f"next    {shlex.join(['python', 'test.py', *run.name_flag(), *degraded])}")
     return 0
 
 

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from data.datasets import ImageSpec, ImageStore
-from data.images import DTYPES, to_float
+from data.images import DTYPES
 from data.scan import HeaderScan
 from utils.system.device import free_memory
 from utils.system.distributed import processes_here
+from utils.system.pixels import to_float
 
 Array = np.ndarray
 MAX_FREE_MEMORY_SHARE_AUTO, MAX_FREE_MEMORY_SHARE = 0.25, 0.5  # of the free memory; other modes than auto
@@ -221,10 +222,10 @@ def plan_cache(
 
 
 def _allocatable(size: int) -> bool:
-    """Whether the system allows shared memory of `size` bytes; takes none of it."""
+    """Whether the system allows shared images of `size` bytes, and their lock; takes none of it."""
     try:
-        SharedBytes(max(1, size))
-    except OSError:
+        SharedImages(1, size)
+    except (OSError, ImportError):
         return False
     return True
 

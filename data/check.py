@@ -19,20 +19,22 @@ from typing import NamedTuple
 from data.datasets import ImageSpec, WholeDataset
 from data.degrade import Degradation, parse_degradation
 from data.folders import first_five
-from data.pairs import PairList, Source
+from data.images import open_regular
+from data.pairs import MAX_SCALE, PairList, Source
 from data.scan import HeaderScan, pair_headers
 from data.splits import find_pairs, splits_present
 from utils.eval.evaluator import input_baseline
 from utils.eval.metrics import Protocol
 from utils.options import parse_or_exit, source_of
 from utils.options.flags import DEBUG, data_flags
-from utils.options.parser import COUNT, NATURAL, Parser, flag
+from utils.options.parser import COUNT, Parser, flag, number
 from utils.system.errors import UserError, run_script
 from utils.system.streams import fix_streams
 from utils.vis.console import Progress, say_on
 
 Say = Callable[[str], None]
 MAX_PAIRS_FOR_CHANNELS = 500
+HASHED_BYTES = 2**20  # at a time
 
 
 class Finding(NamedTuple):
@@ -62,6 +64,7 @@ def check_data(source: Source, degrade: Degradation | None, seed: int, say: Say)
             problems.append(f"{split}: {error.what}: {error.why}".rstrip(": "))
             continue
         say(pairs.describe())
+        problems += [f"{split}: {remark}" for remark in pairs.remarks]
         if pairs.layout == "demo":
             continue
         channels = channels or channels_of(pairs)
@@ -166,7 +169,11 @@ def shared_between_splits(paths: dict[str, dict[str, list[str]]]) -> list[str]:
 
 
 def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while block := file.read(HASHED_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def parse_check(argv: Sequence[str]) -> argparse.Namespace:
@@ -174,7 +181,7 @@ def parse_check(argv: Sequence[str]) -> argparse.Namespace:
     flags = [
         *data_flags(None),
         flag("--direction", "AtoB", ["AtoB", "BtoA"], "which half or folder is the input"),
-        flag("--scale", None, NATURAL, "target size / input size"),
+        flag("--scale", None, number(int, 1, MAX_SCALE), "target size / input size"),
         flag("--seed", 0, COUNT, "of the degradation"),
         DEBUG,
     ]

@@ -12,11 +12,14 @@ from torch.utils.data import Dataset
 
 from data.augment import AUGMENTATIONS, random_crop
 from data.degrade import Degradation
-from data.images import to_float
 from data.pairs import Pair, PairList
-from data.transforms import Array, preparation, to_batch
+from data.transforms import Array, preparation
+from utils.system.batch import to_batch
 from utils.system.errors import UserError
+from utils.system.pixels import to_float
 from utils.system.rng import stream
+
+FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,12 @@ class TrainDataset(Dataset[dict[str, Any]]):
         names, images = zip(*samples, strict=True)
         sides = [to_batch(side, self.spec.mean, self.spec.std) for side in zip(*images, strict=True)]
         return {"name": list(names), **dict(zip(("input", "target"), sides, strict=False))}
+
+    def sample_bytes(self, sizes: Sequence[tuple[int, int]]) -> int:
+        """Bytes of the largest sample in a batch; `sizes`: (width, height) of the targets."""
+        side = self.crop_size or self.spec.size
+        pixels = side * side if side else max(width * height for width, height in sizes)
+        return FLOAT_BYTES * pixels * (self.spec.input_nc + self.spec.target_nc)
 
     def _sample(self, epoch: int, index: int) -> tuple[str, list[Any]]:
         """(name, images `(H, W, C)` of any depth), cropped, augmented and degraded."""

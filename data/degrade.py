@@ -15,8 +15,8 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from data.images import to_bytes, to_float
 from utils.system.errors import UserError
+from utils.system.pixels import to_bytes, to_float
 
 Array = np.ndarray
 Action = Callable[[Array, np.random.Generator], Array]

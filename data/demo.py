@@ -9,11 +9,12 @@ import functools
 import numpy as np
 
 from data.degrade import scatter, smooth_field
-from data.images import to_bytes
+from utils.system.pixels import to_bytes
 
 Array = np.ndarray
 FAR = 1.0  # depth of the back wall; the camera is at 0
 HAZY_VERSIONS = 3  # of each scene, as in RESIDE
+MAX_SCENES, MAX_SIZE = 100_000, 2048
 
 
 @functools.lru_cache(maxsize=512)

@@ -4,42 +4,48 @@ Pillow decodes. Files that it would silently truncate to 8 bits (16-bit and floa
 their header and decoded by imagecodecs (PNG) and tifffile (TIFF), the extra `[tiff]`.
 """
 
-import struct
+import os
+import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
+from data.headers import (
+    Unsupported,
+    channels_of,
+    depth_of,
+    orientation_of,
+    portable_scale,
+    refuse_unknown_tiff,
+    refuse_unsupported,
+)
 from utils.system.errors import UserError
+from utils.system.pixels import max_value, to_full_range
 
 Array = np.ndarray
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".webp", ".tif", ".tiff"),
+    *(".gif", ".pbm", ".pgm", ".ppm", ".pnm"),
+)
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 MAX_PIXELS = 2**27
 Image.MAX_IMAGE_PIXELS = None  # `opened` refuses large images, Pillow would only warn
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**26  # bytes of text or profile in a PNG
 
-BITS, PHOTOMETRIC, SAMPLE_FORMAT, ORIENTATION = (
-    258,
-    262,
-    339,
-    0x0112,
-)  # TIFF tags; the last one is also an EXIF tag
-BLACK_IS_ZERO, RGB = 1, 2  # values of PHOTOMETRIC
-UNSIGNED, FLOAT, UNDEFINED = 1, 3, 4  # values of SAMPLE_FORMAT; 2 is signed
 DTYPES = {8: np.uint8, 16: np.uint16, 32: np.float32}  # by bits per channel
-
-# Register TIFF variants whose headers Pillow refuses to read: float RGB, and 16-bit gray with alpha. Their
-# pixels are decoded by tifffile.
-for _order in (TiffImagePlugin.II, TiffImagePlugin.MM):
-    for _extra in ((), (0,), (1,), (2,)):
-        _float, _gray = (_order, RGB, (3,), 1), (_order, BLACK_IS_ZERO, (1,), 1)
-        _mode = "RGBA" if _extra else "RGB"
-        TiffImagePlugin.OPEN_INFO.setdefault((*_float, (32,) * len(_mode), _extra), (_mode, _mode))
-        if _extra:
-            TiffImagePlugin.OPEN_INFO.setdefault((*_gray, (16, 16), _extra), ("LA", "LA"))
+SPECIAL = {  # what opens like a file
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
 
 
 class Header(NamedTuple):
@@ -50,6 +56,7 @@ class Header(NamedTuple):
     channels: int  # 1 or 3, as `read_image` returns
     depth: int  # bits per channel: 8, 16 or 32 (float)
     mode: str  # Pillow's
+    orientation: int = 1  # of EXIF, 1 to 8; 1: the file stores the image upright
 
     @property
     def kind(self) -> str:
@@ -57,90 +64,54 @@ class Header(NamedTuple):
         return f"{self.mode} {'float' if self.depth == 32 else f'{self.depth} bit'}"
 
 
-# ------------------------------------------------------------------------------------------ depth and range
-
-
-def max_value(dtype: Any) -> float:
-    """Return the value of full brightness: 255, 65535, or 1 for float images.
-
-    >>> max_value(np.uint16)
-    65535.0
-    """
-    kind = np.dtype(dtype)
-    return float(np.iinfo(kind).max) if kind.kind == "u" else 1.0
-
-
-def quant_levels(dtype: Any) -> int | None:
-    """Return the largest value of an integer dtype; None for floats, which are not quantized.
-
-    >>> quant_levels(np.uint8), quant_levels(np.float32)
-    (255, None)
-    """
-    return None if np.dtype(dtype).kind == "f" else int(max_value(dtype))
-
-
-def to_float(image: Array, dtype: Any = np.float32) -> Array:
-    """Convert an image of any depth to [0, 1], as float32; pass float64 for exact figures.
-
-    Float images are copied, not clamped.
-
-    >>> to_float(np.array([0, 51, 255], np.uint8)).tolist()
-    [0.0, 0.20000000298023224, 1.0]
-    """
-    scaled = image.astype(dtype)
-    scaled /= scaled.dtype.type(max_value(image.dtype))
-    return scaled
-
-
-def from_float(image: Array, dtype: Any) -> Array:
-    """Clamp float values to [0, 1] and round them to the levels of `dtype`, as a file stores them; NaN is 0.
-
-    >>> from_float(np.array([-1, 0.5, 2, np.nan]), np.uint8).tolist()
-    [0, 128, 255, 0]
-    """
-    clamped = np.nan_to_num(image.clip(0, 1))
-    levels = quant_levels(dtype)
-    if levels:  # in float64, as the scores are: float32 would round some ties the other way
-        clamped = np.rint(clamped.astype(np.float64) * levels)
-    return clamped.astype(dtype)
-
-
-def to_bytes(image: Array) -> Array:
-    """Convert a float image in [0, 1] to uint8: clamp, round half to even.
-
-    >>> to_bytes(np.array([-1, 0.1, 0.5, 2])).tolist()
-    [0, 26, 128, 255]
-    """
-    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
-
-
 # ----------------------------------------------------------------------------------------------- reading
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading; a FIFO, socket, device or folder is an error instead of a hang.
+
+    Raises:
+        UserError: it is no regular file.
+        OSError: it cannot be opened.
+    """
+    _refuse_special(path, path.stat())  # before it is opened: opening alone may have effects
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        _refuse_special(path, os.fstat(number))  # it may have been replaced in between
+    except UserError:
+        os.close(number)
+        raise
+    return os.fdopen(number, "rb")
+
+
+def _refuse_special(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = SPECIAL.get(stat.S_IFMT(found.st_mode), "something else")
+        raise UserError(
+            f"{path} is not a regular file", f"it is {kind}", "remove it, or copy the image there"
+        )
+
+
 @contextmanager
-def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile]:
     """Open a file and check its header; convert all errors of decoders, here or in the block, to UserError.
 
     Raises:
-        UserError: unreadable, more than `max_pixels` pixels, or a depth other than 8 bit, 16 bit or float.
+        UserError: no regular file, unreadable, more than `max_pixels` pixels; or what would be lost: a depth
+            other than 8 bit, 16 bit or float, bands beyond colour and alpha, pages beyond the first.
     """
     try:
         # a stream, not a path: Pillow memory-maps uncompressed TIFFs, and then ignores their orientation
-        with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as file:
+        with open_regular(path) as stream, _identified(stream) as file:
             if file.width * file.height > max_pixels:
                 size = f"{file.width} x {file.height} pixels, at most {max_pixels}"
                 raise UserError(f"{path} is too large", size, "raise --max_pixels, or remove the file")
-            try:
-                depth = depth_of(file)
-            except ValueError as error:
-                fix = "convert it to 8 bit, 16 bit or float"
-                raise UserError(f"{path} has an unsupported depth", str(error), fix) from None
-            if depth > 8 and photometric_of(file) not in (BLACK_IS_ZERO, RGB):
-                found = f"photometric interpretation {photometric_of(file)}"  # CMYK, white is zero
-                raise UserError(f"{path} is neither gray nor RGB", found, "convert it to gray or RGB")
+            refuse_unsupported(file)
             yield file
     except UserError:
         raise
+    except Unsupported as error:
+        raise UserError(f"{path} {error.what}", error.why, error.fix) from None
     except Exception as error:  # decoders raise many kinds
         what = str(error).replace("\n", " ")
         raise UserError(
@@ -148,39 +119,78 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
         ) from None
 
 
+def _identified(stream: BinaryIO) -> ImageFile:
+    try:
+        return Image.open(stream, formats=FORMATS)
+    except UnidentifiedImageError:
+        refuse_unknown_tiff(stream)
+        raise
+
+
 def header(path: Path, max_pixels: int = MAX_PIXELS) -> Header:
     """Read the header of a file without decoding pixels; raises UserError as `opened` does."""
     with opened(path, max_pixels) as file:
-        width, height = file.size
-        if file.format != "TIFF" and orientation_of(file, path) >= 5:  # Pillow rotates TIFFs itself
+        (width, height), orientation = file.size, orientation_of(file)
+        if file.format != "TIFF" and orientation >= 5:  # Pillow rotates TIFFs itself
             width, height = height, width
-        return Header(width, height, channels_of(file), depth_of(file), file.mode)
+        return Header(width, height, channels_of(file), depth_of(file), file.mode, orientation)
 
 
-def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Array:
-    """Decode an image to `(H, W, C)`, C 1 or 3.
+def decode(path: Path, max_pixels: int = MAX_PIXELS) -> Array:
+    """Decode an image to `(H, W, C)`, C 1 or 3, with the values of the file.
 
     Palettes and CMYK become RGB, alpha is dropped, and EXIF rotation is applied.
 
     Raises:
-        UserError: as `opened` does; a float image outside [0, 1]; 16-bit colour without the extra `[tiff]`.
+        UserError: as `opened` does; 16-bit colour without the extra `[tiff]`.
     """
     with opened(path, max_pixels) as file:
-        depth, orientation = depth_of(file), orientation_of(file, path)
+        depth, orientation = depth_of(file), orientation_of(file)
         if _by_pillow(file):
             orientation = 1 if file.format == "TIFF" else orientation  # Pillow rotates TIFFs itself
             image = _array_of(_to_8_bit(file) if depth == 8 else file)
         else:
-            image = _read_deep(path, file.format or "")
+            image = _read_portable(file) if file.format == "PPM" else _read_deep(path, file.format or "")
         image = image if image.ndim == 3 else image[:, :, None]
         image = image[:, :, : 1 if image.shape[2] <= 2 else 3].astype(DTYPES[depth], copy=False)
-        if depth == 32 and not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
-            found = f"minimum {image.min():g}, maximum {image.max():g}"
-            raise UserError(f"{path} has values outside [0, 1]", found, "scale float images to [0, 1]")
         return upright(image, orientation)
 
 
-def _by_pillow(file: Image.Image) -> bool:
+class OutOfRange(UserError):
+    """Pixels that are less than 0, or more than full scale."""
+
+
+def read_image(path: Path, max_pixels: int = MAX_PIXELS, full_scale: float | None = None) -> Array:
+    """Decode an image to `(H, W, C)`, C 1 or 3, that uses the full range of its dtype.
+
+    Args:
+        full_scale: of --max_value, the value of full brightness in the file, see `to_full_range`.
+
+    Raises:
+        UserError: as `decode` does; values outside 0 to full scale (OutOfRange).
+    """
+    image = decode(path, max_pixels)
+    if image.dtype.kind == "f" or full_scale:
+        check_range(image, path, full_scale)
+    return to_full_range(image, full_scale)
+
+
+def check_range(image: Array, path: Path, full_scale: float | None) -> None:
+    """Raise OutOfRange for values below 0, above full scale, or not finite; or a scale the dtype lacks."""
+    integer, most = image.dtype.kind == "u", full_scale or 1
+    if integer and not (most <= max_value(image.dtype) and float(most).is_integer()):
+        what = f"{path} has {8 * image.dtype.itemsize} bits a channel [--max_value {most:g}]"
+        fix = f"a whole number up to {max_value(image.dtype):g}, or auto: full scale of the file"
+        raise OutOfRange(what, f"no value of it can be {most:g}", fix)
+    low, high = image.min(), image.max()
+    if not (np.isfinite(image).all() and low >= 0 and high <= most):
+        given = f" [--max_value {most:g}]" if full_scale else ""
+        fix = "give the value of full brightness by --max_value, or scale float images to [0, 1]"
+        found = f"minimum {low:g}, maximum {high:g}"
+        raise OutOfRange(f"{path} has values outside [0, {most:g}]{given}", found, fix)
+
+
+def _by_pillow(file: ImageFile) -> bool:
     """Whether Pillow decodes at full depth; it swaps the bytes of compressed big-endian floats twice."""
     if file.mode == "F":
         swapped = file.tag_v2.prefix == TiffImagePlugin.MM  # type: ignore[attr-defined]
@@ -202,11 +212,28 @@ def _array_of(image: Image.Image) -> Array:
     return whole
 
 
-def _to_8_bit(file: Image.Image) -> Image.Image:
+def _to_8_bit(file: ImageFile) -> Image.Image:
     wanted = "L" if channels_of(file) == 1 else "RGB"
     if file.mode == "P":  # the palette may have an alpha per colour
         return file.convert("RGBA").convert(wanted)
     return file if file.mode == wanted else file.convert(wanted)
+
+
+def _read_portable(file: ImageFile) -> Array:
+    """Decode a PGM or PPM of more than 8 bits to `(H, W, C)`, which Pillow would reduce to 8 in colour."""
+    (kind, _, offset, _), scale = file.tile[0], portable_scale(file)
+    stream: Any = file.fp
+    stream.seek(offset)
+    count = file.height * file.width * channels_of(file)
+    if kind == "ppm_plain":  # numbers in ASCII
+        words = re.sub(rb"#[^\r\n]*", b"", stream.read()).split()[:count]
+        stored = np.array([int(word) for word in words])
+    else:
+        stored = np.frombuffer(stream.read(2 * count), ">u2")
+    if len(stored) < count or stored.min() < 0 or stored.max() > scale:
+        raise ValueError(f"{len(stored)} of {count} values, or values above {scale}")
+    image = stored.reshape(file.height, file.width, -1)
+    return image if scale == 65535 else np.rint(image * (65535 / scale))
 
 
 def _read_deep(path: Path, kind: str) -> Array:
@@ -220,12 +247,13 @@ def _read_deep(path: Path, kind: str) -> Array:
             "it has more than 8 bits a channel in colour, or big-endian compressed floats",
             'pip install -e ".[tiff]"',
         ) from None
-    if kind == "PNG":
-        return np.asarray(imagecodecs.png_decode(path.read_bytes()))
-    with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages.first
-        image = np.asarray(page.asarray())
-        return np.moveaxis(image, 0, 2) if page.axes.startswith("S") else image
+    with open_regular(path) as stream:
+        if kind == "PNG":
+            return np.asarray(imagecodecs.png_decode(stream.read()))
+        with tifffile.TiffFile(stream, name=path.name) as tiff:
+            page = tiff.pages.first
+            image = np.asarray(page.asarray())
+            return np.moveaxis(image, 0, 2) if page.axes.startswith("S") else image
 
 
 def upright(image: Array, orientation: int) -> Array:
@@ -237,98 +265,3 @@ def upright(image: Array, orientation: int) -> Array:
     if orientation in (2, 3, 6, 7):
         image = image[:, ::-1]
     return image
-
-
-def orientation_of(file: Image.Image, path: Path) -> int:
-    """Return the EXIF orientation, 1 to 8, without decoding pixels (PngImageFile.getexif would)."""
-    found = Image.Image.getexif(file).get(ORIENTATION)
-    if found is None and file.format == "PNG":
-        exif = Image.Exif()
-        exif.load(_png_exif(path))
-        found = exif.get(ORIENTATION)
-    return found if found is not None and found in range(1, 9) else 1
-
-
-def _png_exif(path: Path) -> bytes:
-    """Return the eXIf chunk of a PNG, which may follow the pixels; empty if there is none."""
-    with path.open("rb", buffering=0) as file:
-        file.seek(8)
-        while len(head := file.read(8)) == 8:
-            length, name = struct.unpack(">I4s", head)
-            if name == b"eXIf":
-                body = file.read(length)
-                if len(body) < length:
-                    raise EOFError("the file ends within its eXIf chunk")
-                return body
-            file.seek(length + 4, 1)
-    return b""
-
-
-def photometric_of(file: Image.Image) -> int:
-    """Return the photometric interpretation of a TIFF; RGB for other formats."""
-    return file.tag_v2.get(PHOTOMETRIC, BLACK_IS_ZERO) if file.format == "TIFF" else RGB  # type: ignore[attr-defined]
-
-
-def channels_of(file: Image.Image) -> int:
-    """Return 1 for gray images and 3 for all others, from the header."""
-    gray = file.mode in ("1", "L", "LA", "F", "I") or file.mode.startswith("I;16")
-    return 1 if gray or "LA;16B" in raw_modes(file) else 3  # Pillow calls 16-bit gray with alpha RGBA
-
-
-def raw_modes(file: Image.Image) -> list[str]:
-    """Return Pillow's names of the pixel formats in the file; empty once it is decoded."""
-    return [str(tile[3]) for tile in getattr(file, "tile", ())]
-
-
-def depth_of(file: Image.Image) -> int:
-    """Return the bits per channel from the header: 8 (or fewer), 16 or 32 (float).
-
-    Raises:
-        ValueError: another depth.
-    """
-    if file.format != "TIFF":
-        deep = file.mode.startswith("I;16") or any("16" in mode for mode in raw_modes(file))
-        return 16 if file.format == "PNG" and deep else 8
-    tags = file.tag_v2  # type: ignore[attr-defined]
-    bits, formats = max(tags.get(BITS, (1,))), set(tags.get(SAMPLE_FORMAT, (1,)))
-    if formats == {FLOAT}:
-        return 32
-    if bits not in (*range(9), 16) or not formats <= {UNSIGNED, UNDEFINED}:
-        raise ValueError(f"mode {file.mode}, {bits} bits per channel, sample format {min(formats)}")
-    return max(bits, 8)
-
-
-# ----------------------------------------------------------------------------------------------- writing
-
-
-def save_image(image: Array, path: Path) -> None:
-    """Write `(H, W, C)` of any depth in the format of the suffix of `path`.
-
-    Raises:
-        UserError: 16-bit or float colour without the extra `[tiff]`.
-    """
-    flat = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    if image.dtype == np.uint8 or image.shape[2] == 1:
-        Image.fromarray(flat).save(path)
-        return
-    try:
-        import imagecodecs
-        import tifffile
-    except ImportError:
-        raise UserError(f"{path} needs more than Pillow", fix='pip install -e ".[tiff]"', code=1) from None
-    if path.suffix.lower() == ".png":
-        path.write_bytes(imagecodecs.png_encode(flat.copy()))  # a copy: strides of 1 x 1 images
-    else:
-        tifffile.imwrite(path, flat, photometric="rgb", compression="zlib")
-
-
-def output_suffix(name: str, dtype: Any) -> str:
-    """Return the suffix of an output file: TIFF for TIFF and float images, else PNG.
-
-    >>> [output_suffix("a.JPG", np.uint8), output_suffix("a.tiff", np.uint16), output_suffix("a.png", float)]
-    ['.png', '.tiff', '.tif']
-    """
-    suffix = Path(name).suffix
-    if suffix.lower() in (".tif", ".tiff"):
-        return suffix
-    return ".tif" if np.dtype(dtype).kind == "f" else ".png"

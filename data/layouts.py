@@ -5,82 +5,128 @@ A layout is a function `(source, split) -> PairList`. Listing decodes no pixels.
 
 import csv
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from data.folders import (
     FOLDERS,
+    SPLITS,
     first_five,
     held_by,
     images_in,
     list_images,
-    named_folder,
-    pair_folders,
+    no_split,
     split_folder,
+    split_of,
 )
-from data.matching import match_endings, match_names
-from data.pairs import Pair, PairList, Source, input_alone, one_file, rendered, two_files, two_halves
+from data.matching import match_names, match_words
+from data.pairs import (
+    Pair,
+    PairList,
+    Source,
+    input_alone,
+    one_file,
+    rendered,
+    two_files,
+    two_halves,
+)
+from data.places import Places, named_folders, outside, pair_places
 from utils.system.errors import UserError
 
 
 def pairs(source: Source, split: str) -> PairList:
-    """`ROOT/{train,val,test}/{input,target}`, other names in FOLDERS, or `--input_dir` and `--target_dir`."""
+    """`ROOT/{train,val,test}/{input,target}`, other names and scenes as `places` finds them, or
+    `--input_dir` and `--target_dir`."""
+    places = places_of(source, split)
+    inputs: dict[str, Path] = {}
+    targets: dict[str, Path] = {}
+    remarks: tuple[str, ...] = ()
+    for before, folders in places.items():
+        for side, folder in zip((inputs, targets), folders, strict=True):
+            listing = list_images(folder)
+            side |= {before + name: folder / name for name in listing.names}
+            remarks += listing.remarks
+    if "" not in places:
+        remarks += outside(split_folder(Path(source.root), split), places)
+    with explained_by(remarks):
+        names = match_names(inputs, targets, source.pair_by)
+    found = [Pair(a, inputs[a], targets[b], b) for a, b in sorted(names.items())]
+    first, second = next(iter(places.values()))
+    where = f"{first} -> {second.name if second.parent == first.parent else second}"
+    where += f" and {len(places) - 1} more scenes" * (len(places) > 1)
+    reads = partial(two_files, source)
+    return PairList("pairs", split, where, found, reads, source.scale, source.max_pixels, remarks)
+
+
+def places_of(source: Source, split: str) -> Places:
+    """The input and target folders of a split, by flags or by names, in the order of `--direction`."""
     root = Path(source.root)
     if source.input_dir and source.target_dir:
-        first = named_folder(root, split, source.input_dir, "input_dir")
-        second = named_folder(root, split, source.target_dir, "target_dir")
-    elif source.input_dir:
+        first = named_folders(root, split, source.input_dir, "input_dir")
+        second = named_folders(root, split, source.target_dir, "target_dir")
+        if lone := first.keys() ^ second.keys():
+            why = f"{first_five(before.rstrip('/') or str(root) for before in lone)} hold only one of them"
+            what = f"--input_dir {source.input_dir} and --target_dir {source.target_dir} do not fit together"
+            raise UserError(what, why, "give folders that lie alike")
+        return {before: (folder, second[before]) for before, folder in first.items()}
+    if source.input_dir:
         raise UserError("--layout pairs with --input_dir needs --target_dir", fix="give both")
-    else:
-        folders = pair_folders(root, split)
-        if folders is None:
-            known = ", ".join(f"{a}/{b}" for a, b in FOLDERS)
-            raise UserError(
-                f"no pair of folders under {split_folder(root, split)}",
-                f"it holds {held_by(split_folder(root, split))}",
-                f"give --input_dir and --target_dir, or rename the folders to one of {known}",
-            )
-        first, second = folders if source.direction == "AtoB" else reversed(folders)
-    names = match_names(list_images(first), list_images(second), source.pair_by)
-    found = [Pair(a, first / a, second / b, b) for a, b in sorted(names.items())]
-    where = f"{first} -> {second.name if second.parent == first.parent else second}"
-    return PairList("pairs", split, where, found, partial(two_files, source), source.scale, source.max_pixels)
+    found = pair_places(source, split)
+    if not found:
+        known = ", ".join(f"{a}/{b}" for a, b in FOLDERS)
+        folder = split_folder(root, split)
+        raise UserError(
+            f"no pair of folders under {folder}",
+            f"it holds {held_by(folder)}",
+            f"give --input_dir and --target_dir, or rename the folders to one of {known}",
+        )
+    return found if source.direction == "AtoB" else {before: (b, a) for before, (a, b) in found.items()}
+
+
+@contextmanager
+def explained_by(remarks: Sequence[str]) -> Iterator[None]:
+    """Add what was not read to an error of this block."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(error.what, "; ".join([error.why, *remarks]), error.fix) from None
 
 
 def suffix(source: Source, split: str) -> PairList:
-    """Both images of a pair in one folder, with endings in ENDINGS: `x_LR.png` and `x_HR.png`."""
+    """Both images of a pair in one folder, told apart by WORDS in their names: `x_LR.png` and `x_HR.png`."""
     folder = split_folder(Path(source.root), split)
-    names = match_endings(list_images(folder))
-    if names is None:
-        raise UserError(f"no pairs such as x_LR.png and x_HR.png in {folder}", f"it holds {held_by(folder)}")
+    listing = list_images(folder)
+    with explained_by(listing.remarks):
+        names = match_words(listing.names)
+        if names is None:
+            what = f"no pairs such as x_LR.png and x_HR.png in {folder}"
+            raise UserError(what, f"it holds {held_by(folder)}", "rename them, or give another --layout")
     if source.direction == "BtoA":
         names = {target: input for input, target in names.items()}
     found = [Pair(a, folder / a, folder / b, b) for a, b in sorted(names.items())]
     reads = partial(two_files, source)
-    return PairList("suffix", split, str(folder), found, reads, source.scale, source.max_pixels)
+    more = source.scale, source.max_pixels, listing.remarks
+    return PairList("suffix", split, str(folder), found, reads, *more)
 
 
 def manifest(source: Source, split: str) -> PairList:
     """A CSV file with the columns `input` and `target` (with `--degrade` only `target`), optionally `split`.
 
-    Paths are relative to its folder. Without a column `split` every row belongs to every split.
+    Paths are relative to its folder. Without values of `split` every row belongs to every split.
     """
     path = Path(source.root)
     lines = manifest_rows(path)
-    rows = [row for _, row in lines]
     needed = "target" if source.degraded else "input"
-    holes = [line for line, row in lines if not row.get(needed)]
-    if holes:
+    if holes := [line for line, row in lines if not row.get(needed)]:
         raise UserError(f"{path} lacks values of '{needed}'", _first_lines(holes), "fill the column")
-    present = sorted({row["split"] for row in rows if row.get("split")})
+    present = manifest_splits(lines)
     if present and split not in present:
-        raise UserError(
-            f"{path} has no split '{split}'", f"it has {', '.join(present)}", "choose one of these"
-        )
-    found = []
-    for row in rows:
-        if present and row.get("split") != split:
+        raise no_split(path, split, present)
+    found: list[Pair] = []
+    for _, row in lines:
+        if present and split_of(row["split"]) != split:
             continue
         target = path.parent / row["target"] if row.get("target") else None
         input = target if source.degraded else path.parent / row["input"]
@@ -89,7 +135,26 @@ def manifest(source: Source, split: str) -> PairList:
         found.append(Pair(name, input, target, row.get("target") or str(file)))
     reads = partial(one_file if source.degraded else two_files, source)
     scale = 1 if source.degraded else source.scale
-    return PairList("manifest", split, str(path), found, reads, scale, source.max_pixels)
+    remarks = tuple(_rows_of_no_split(path, lines, present))
+    return PairList("manifest", split, str(path), found, reads, scale, source.max_pixels, remarks)
+
+
+def manifest_splits(lines: list[tuple[int, dict[str, str]]]) -> list[str]:
+    """The splits of the rows of a manifest, in the order of SPLITS; unknown names if none is known."""
+    named = {row.get("split", "").strip() for _, row in lines} - {""}
+    known = {split_of(name) for name in named}
+    return [split for split in SPLITS if split in known] or sorted(named)
+
+
+def _rows_of_no_split(
+    path: Path, lines: list[tuple[int, dict[str, str]]], present: list[str]
+) -> Iterator[str]:
+    """The remark on rows that belong to no split, if others do."""
+    lost = [(line, row["split"]) for line, row in lines if present and split_of(row["split"]) is None]
+    if lost:
+        names = ", ".join(sorted({repr(name) for _, name in lost})[:5])
+        where = _first_lines([line for line, _ in lost])
+        yield f"{len(lost)} rows of {path} are of no split ({names}), not read: {where}"
 
 
 def manifest_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -99,10 +164,13 @@ def manifest_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         UserError: not a CSV file, no column `input` or `target`, or rows of different lengths.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("not a regular file")
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
+            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
             rows = [(reader.line_num, row) for row in reader]
-            columns = set(reader.fieldnames or ())
+            columns = set(reader.fieldnames)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read", str(error), "give a CSV file with a header line") from None
     if not columns & {"input", "target"}:
@@ -124,27 +192,35 @@ def _first_lines(numbers: list[int]) -> str:
 def aligned(source: Source, split: str) -> PairList:
     """`ROOT/{train,val,test}/` with images of two halves side by side; A is the left half."""
     folder = split_folder(Path(source.root), split)
-    found = [Pair(name, folder / name, folder / name, name) for name in list_images(folder)]
+    listing = list_images(folder)
+    found = [Pair(name, path, path, name) for name, path in listing.paths(folder)]
     where, reads = f"{folder}, {source.direction}", partial(two_halves, source)
-    return PairList("aligned", split, where, found, reads, max_pixels=source.max_pixels)
+    return PairList("aligned", split, where, found, reads, 1, source.max_pixels, listing.remarks)
 
 
 def clean(source: Source, split: str) -> PairList:
     """Clean images in `ROOT/` or `ROOT/{train,val,test}/`; `--degrade` makes the inputs."""
-    folder, names = images_in(split_folder(Path(source.root), split))
-    found = [Pair(name, folder / name, folder / name, name) for name in names]
+    folder, listing = images_in(split_folder(Path(source.root), split))
+    found = [Pair(name, path, path, name) for name, path in listing.paths(folder)]
     reads = partial(one_file, source)
-    return PairList("clean", split, str(folder), found, reads, max_pixels=source.max_pixels)
+    return PairList("clean", split, str(folder), found, reads, 1, source.max_pixels, listing.remarks)
 
 
 def inputs(source: Source, split: str) -> PairList:
     """Inputs without targets, in a folder or as one image; test.py writes outputs but no metrics."""
     root = Path(source.root)
-    place = named_folder(root, split, source.input_dir, "input_dir") if source.input_dir else None
-    folder, names = images_in(place or split_folder(root, split))
-    found = [Pair(name, folder / name, None, name) for name in names]
-    reads = partial(input_alone, source)
-    return PairList("inputs", split, str(folder), found, reads, max_pixels=source.max_pixels)
+    if source.input_dir:
+        places = named_folders(root, split, source.input_dir, "input_dir")
+    else:
+        places = {"": split_folder(root, split)}
+    found, remarks = list[Pair](), tuple[str, ...]()
+    for before, place in places.items():
+        folder, listing = images_in(place)
+        found += [Pair(before + name, folder / name, None, before + name) for name in listing.names]
+        remarks += listing.remarks
+    where, reads = str(next(iter(places.values()))), partial(input_alone, source)
+    where += f" and {len(places) - 1} more scenes" * (len(places) > 1)
+    return PairList("inputs", split, where, found, reads, 1, source.max_pixels, remarks)
 
 
 def demo(source: Source, split: str) -> PairList:
@@ -152,21 +228,22 @@ def demo(source: Source, split: str) -> PairList:
 
     The test split has other scenes, one eighth as many. Each scene has several strengths of haze.
     """
-    from data.demo import HAZY_VERSIONS
+    from data.demo import HAZY_VERSIONS, MAX_SCENES, MAX_SIZE
 
-    shape = re.fullmatch(r"demo(?::(\d+):(\d+))?", source.root)
+    shape = re.fullmatch(r"demo(?::(\d{1,9}):(\d{1,9}))?", source.root)
     scenes, size = (
         (int(value or default) for value, default in zip(shape.groups(), (160, 160), strict=True))
         if shape
         else (0, 0)
     )
-    if scenes < 1 or size < 16:
+    if not (1 <= scenes <= MAX_SCENES and 16 <= size <= MAX_SIZE):
+        bounds = f"1 to {MAX_SCENES} SCENES and a SIZE of 16 to {MAX_SIZE} pixels"
         raise UserError(
-            f"invalid demo data [--dataroot {source.root}]",
-            fix="use demo or demo:SCENES:SIZE, with SIZE of at least 16",
+            f"invalid demo data [--dataroot {source.root[:40]}]",
+            fix=f"use demo or demo:SCENES:SIZE, {bounds}",
         )
     if split not in ("train", "test"):
-        raise UserError(f"demo has no split '{split}'", "it has train, test")
+        raise no_split(Path("demo"), split, ["train", "test"])
     first, count = (
         (0, scenes) if split == "train" else (1_000_000, max(1, scenes // 8))
     )  # disjoint numbers: no test scene is trained on

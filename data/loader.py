@@ -10,9 +10,16 @@ from torch.utils.data import DataLoader
 from data.datasets import TrainDataset, WholeDataset
 from data.sampler import EpochSampler
 from utils.system.errors import UserError, first_sentence
-from utils.system.workers import begin_worker, end_workers, signals_held
+from utils.system.workers import (
+    SHARED_MEMORY,
+    begin_worker,
+    end_workers,
+    shared_memory_free,
+    signals_held,
+)
 
 DEFAULT_GPU_WORKERS = 4
+PREFETCH = 2  # batches that a loader process prepares ahead
 WAITS = 10  # a loader process that does not answer is waited for so many times a tenth of --timeout
 
 
@@ -28,13 +35,16 @@ class LoaderIterator:
 
     Args:
         skip: called with each UserError of the dataset instead of raising it.
+        note: a line about how it loads, if there is something to say.
 
     Attributes:
         waited_s: total seconds spent waiting for batches.
     """
 
-    def __init__(self, loader: Iterable[Any], skip: Callable[[UserError], object] | None = None):
-        self.loader, self.skip = loader, skip
+    def __init__(
+        self, loader: Iterable[Any], skip: Callable[[UserError], object] | None = None, note: str = ""
+    ):
+        self.loader, self.skip, self.note = loader, skip, note
         self.waited_s = 0.0
 
     def __iter__(self) -> Iterator[Any]:
@@ -47,7 +57,7 @@ class LoaderIterator:
             except StopIteration:
                 return
             except (RuntimeError, OSError, EOFError) as error:  # a worker died or timed out
-                end_workers()  # one that hangs would not end by itself
+                end_workers()  # kills those that hang
                 raise UserError(
                     "a loader process died, or did not answer in time",
                     f"{type(error).__name__}: {first_sentence(error)}",
@@ -84,12 +94,26 @@ def default_workers(device: torch.device, on_device: bool) -> int:
     return 0 if device.type == "cpu" or on_device else DEFAULT_GPU_WORKERS
 
 
+def usable_workers(workers: int, batch_bytes: float) -> tuple[int, str]:
+    """(`workers`, "") if their batches fit into shared memory; else (0, a line that says why).
+
+    Args:
+        batch_bytes: of one batch; each loader process prepares PREFETCH of them ahead, and one is in use.
+    """
+    needed, free = (workers * PREFETCH + 1) * batch_bytes, shared_memory_free() if workers else 0.0
+    if not workers or needed < free:
+        return workers, ""
+    sizes = f"{free / 2**20:.1f} MiB free, {workers} processes need {needed / 2**20:.1f}"
+    return 0, f"loaders none but the main process: {SHARED_MEMORY} is too small ({sizes}) [--num_workers]"
+
+
 def train_loader(
     dataset: TrainDataset,
     sampler: EpochSampler,
     *,
     batch_size: int,
     workers: int,
+    batch_bytes: int,
     device: torch.device,
     timeout_s: float,
     pin: bool,
@@ -98,14 +122,17 @@ def train_loader(
 
     Args:
         batch_size: samples per batch of this process.
+        workers, batch_bytes: see `usable_workers`.
         timeout_s: seconds after which a loader process that does not answer is an error.
         pin: put batches into pinned memory, if `device` is a GPU.
     """
+    workers, note = usable_workers(workers, batch_bytes)
     loader = DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
         drop_last=True,
         collate_fn=no_collate,
         pin_memory=pin and device.type == "cuda",
@@ -114,7 +141,7 @@ def train_loader(
         worker_init_fn=begin_worker,
         generator=torch.Generator(),  # by default iterating draws from the global generator
     )
-    return LoaderIterator(loader)
+    return LoaderIterator(loader, note=note)
 
 
 def whole_loader(
@@ -125,6 +152,7 @@ def whole_loader(
     skip: Callable[[UserError], object] | None = None,
 ) -> LoaderIterator:
     """Iterate over full-size samples, one at a time; of all pairs by default."""
+    workers, note = usable_workers(workers, 0)  # arrays come through a pipe
     loader = DataLoader(
         dataset,
         batch_size=None,
@@ -134,4 +162,4 @@ def whole_loader(
         worker_init_fn=begin_worker,
         generator=torch.Generator(),
     )
-    return LoaderIterator(loader, skip)
+    return LoaderIterator(loader, skip, note)

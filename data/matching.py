@@ -3,23 +3,23 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from data.folders import first_five
 from utils.system.errors import UserError
 
-ENDINGS = (  # (input, target) endings of the stems of pairs in one folder; case is ignored
-    ("_lr", "_hr"),
-    ("_lq", "_gt"),
-    ("_input", "_target"),
-    ("_hazy", "_clear"),
-    ("_hazy", "_gt"),
-    ("_rain", "_norain"),
-    ("_noisy", "_clean"),
-    ("_blur", "_sharp"),
-    ("_low", "_high"),
-    ("_a", "_b"),
+WORDS = (  # (input, target): one of them is between `_` in every name of pairs in one folder; case is ignored
+    ("lr", "hr"),
+    ("lq", "gt"),
+    ("input", "target"),
+    ("hazy", "clear"),
+    ("hazy", "gt"),
+    ("rain", "norain"),
+    ("noisy", "clean"),
+    ("noisy", "gt"),
+    ("blur", "sharp"),
 )
+VAGUE_WORDS = (("low", "high"), ("a", "b"))  # at the end of a name; may as well tell two photos apart
 
 
 def match_names(inputs: Iterable[str], targets: Iterable[str], pair_by: str | None = None) -> dict[str, str]:
@@ -57,26 +57,75 @@ def match_names(inputs: Iterable[str], targets: Iterable[str], pair_by: str | No
     return {by_input[stem]: by_target[target] for stem, target in found.items() if target is not None}
 
 
-def match_endings(names: Iterable[str]) -> dict[str, str] | None:
-    """Map inputs to targets in one folder by endings (`x_LR.png` to `x_HR.png`); None if there are none.
+def any_match(inputs: Iterable[str], targets: Iterable[str]) -> bool:
+    """Whether any input has a target by the rules of `match_names`.
 
-    >>> match_endings(["a_HR.png", "a_LR.png"]), match_endings(["a.png", "b.png"])
+    >>> any_match(["a_1.png", "b.png"], ["a.png"]), any_match(["a.png"], ["b.png"])
+    (True, False)
+    """
+    by_target = {stem_of(name): name for name in targets}
+    stems = map(stem_of, inputs)
+    return any(stem in by_target or _longest_prefix(stem, by_target) for stem in stems)
+
+
+def telling_words(names: Sequence[str]) -> tuple[str, str] | None:
+    """Return the pair of WORDS or VAGUE_WORDS that tells the inputs from the targets; None if none does.
+
+    >>> telling_words(["a_LR.png", "a_HR.png"]), telling_words(["1_NOISY_010.png", "1_GT_010.png"])
+    (('lr', 'hr'), ('noisy', 'gt'))
+    >>> telling_words(["a_LR.png", "b.png"])
+    """
+    return next((words for words in (*WORDS, *VAGUE_WORDS) if _sides(names, words)), None)
+
+
+def match_words(names: Sequence[str]) -> dict[str, str] | None:
+    """Map inputs to targets in one folder by a word (`x_LR.png` to `x_HR.png`); None if no words tell.
+
+    >>> match_words(["a_HR.png", "a_LR.png"]), match_words(["a.png", "b.png"])
     ({'a_LR.png': 'a_HR.png'}, None)
 
     Raises:
-        UserError: all names have such endings, but some have no partner.
+        UserError: all names have such a word, but some have no partner.
     """
-    names = list(names)
-    stems = {name: stem_of(name).lower() for name in names}
-    for first, second in ENDINGS:
-        if not names or not all(stem.endswith((first, second)) for stem in stems.values()):
-            continue
-        inputs = {name for name in names if stems[name].endswith(first)}
-        if inputs and len(inputs) < len(names):
-            by_input = _unique(((stem_of(n)[: -len(first)], n) for n in sorted(inputs)), "input")
-            by_target = _unique(((stem_of(n)[: -len(second)], n) for n in names if n not in inputs), "target")
-            return _match_keys(by_input.items(), by_target)
-    return None
+    names = sorted(names)
+    sides = next((sides for words in (*WORDS, *VAGUE_WORDS) if (sides := _sides(names, words))), None)
+    if sides is None:
+        return None
+    keyed: tuple[list[tuple[str, str]], ...] = ([], [])
+    for name, (side, key) in zip(names, sides, strict=True):
+        keyed[side].append((key, name))
+    return _match_keys(_unique(keyed[0], "input").items(), _unique(keyed[1], "target"))
+
+
+def _sides(names: Sequence[str], words: tuple[str, str]) -> list[tuple[int, str]]:
+    """What `_side` returns for each name; empty unless every name has a side, and both occur."""
+    found = []
+    for name in names:
+        side = _side(name, words)
+        if side is None:
+            return []
+        found.append(side)
+    return found if len({side for side, _ in found}) == 2 else []
+
+
+def _side(name: str, words: tuple[str, str]) -> tuple[int, str] | None:
+    """(0 for an input or 1 for a target, the name without the word); None without exactly one such word.
+
+    The last word of a name counts more than those before it.
+    """
+    stem = stem_of(name)
+    before, _, last = stem.rpartition("_")
+    if before and last.lower() in words and "/" not in last:
+        return words.index(last.lower()), before
+    if words in VAGUE_WORDS:
+        return None
+    folder, slash, file = stem.rpartition("/")
+    parts = file.split("_")
+    at = [i for i, part in enumerate(parts) if part.lower() in words]
+    if len(at) != 1 or not (folder or len(parts) > 1):  # or two photos called input.png and target.png
+        return None
+    word = parts.pop(at[0])
+    return words.index(word.lower()), f"{folder}{slash}{'_'.join(parts)}"
 
 
 def stem_of(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from data.images import MAX_PIXELS, read_image
 from utils.system.errors import UserError
 
 Array = np.ndarray
+MAX_SCALE = 16  # target size / input size
 
 
 class Source(NamedTuple):
@@ -53,6 +55,7 @@ class PairList(NamedTuple):
         where: folder or file, for messages.
         read: returns (input, target) of a pair as arrays of `data.images`; can be pickled.
         scale: target size / input size.
+        remarks: what was found but is not read, a line each.
         seen: "trained on" or "validated on" where a run has seen these images, else empty.
     """
 
@@ -63,6 +66,7 @@ class PairList(NamedTuple):
     read: Callable[[Pair], tuple[Array, Array | None]]
     scale: int = 1
     max_pixels: int = MAX_PIXELS
+    remarks: tuple[str, ...] = ()
     seen: str = ""
 
     def describe(self) -> str:
@@ -80,6 +84,42 @@ class PairList(NamedTuple):
             else f"{folder(path.parent)}/{path.name}"
             for path in paths
         }
+
+
+def group_by_file(pairs: list[Pair]) -> list[Pair]:
+    """Give the pairs whose targets are one file, under any path or link, the group of the first of them."""
+    groups: dict[str, str] = {}  # by path
+    first: dict[object, str] = {}  # by file
+    grouped = []
+    for pair in pairs:
+        if file := pair.target or pair.input:
+            path = str(file)
+            if path not in groups:
+                groups[path] = first.setdefault(file_key(file), pair.group)
+            pair = pair if groups[path] == pair.group else pair._replace(group=groups[path])
+        grouped.append(pair)
+    return grouped
+
+
+def repeated(pairs: list[Pair]) -> list[str]:
+    """Return the names of the pairs whose files are those of an earlier pair; `pairs` by `group_by_file`."""
+    count = Counter(pair.group for pair in pairs)
+    seen, again = set(), []
+    for pair in pairs:
+        if pair.input and count[pair.group] > 1:
+            key = pair.group, file_key(pair.input)
+            again += [pair.name] if key in seen else []
+            seen.add(key)
+    return again
+
+
+def file_key(path: Path) -> object:
+    """Return what is equal for all paths and links of one file; of one that does not exist, its path."""
+    try:
+        found = path.stat()
+    except OSError:
+        return os.path.normpath(path)
+    return found.st_dev, found.st_ino
 
 
 # --------------------------------------------------------------------------------------------- reading a pair
@@ -103,10 +143,20 @@ def two_files(source: Source, pair: Pair) -> tuple[Array, Array | None]:
 
 
 def two_halves(source: Source, pair: Pair) -> tuple[Array, Array | None]:
-    """Read input and target from the two halves of one file."""
+    """Read input and target from the two halves of one file.
+
+    Raises:
+        UserError: an odd width; of a layout that was detected, a file that is not twice as wide as high.
+    """
     assert pair.input is not None
     both = read_image(pair.input, source.max_pixels)
     half = half_width(pair.input, both.shape[1])
+    if source.layout == "auto" and half != both.shape[0]:
+        raise UserError(
+            f"{pair.input} is not twice as wide as high, as other images beside it are",
+            f"{both.shape[1]} x {both.shape[0]} pixels",
+            "--layout aligned cuts every image in halves; or remove it",
+        )
     left, right = both[:, :half], both[:, half:]
     return (left, right) if source.direction == "AtoB" else (right, left)
 
@@ -131,13 +181,15 @@ def check_sizes(pair: Pair, input: tuple[int, ...], target: tuple[int, ...], sca
     if (input[0] * scale, input[1] * scale) == tuple(target):
         return
     factor, rest = divmod(target[0], input[0])
-    hint = f"add --scale {factor}" if not rest and input[1] * factor == target[1] else ""
+    fits = not rest and input[1] * factor == target[1]
+    hint = f"add --scale {factor}" if fits and 1 < factor <= MAX_SCALE else ""
     what = "the two images of a pair differ in size"
     if scale > 1:
         what = f"a target is not {scale} times the size of its input"
-        hint = f"--degrade sr:{scale} makes inputs from clean images" if factor == 1 else hint
+        hint = "drop --scale" if fits and factor == 1 else hint
     sizes = "{} is {} x {}, {} is {} x {}".format(pair.input, *input, pair.target, *target)
-    raise UserError(what, sizes, hint or "crop, resize or remove them")
+    fix = "crop, resize or remove them"
+    raise UserError(what, sizes, f"{hint} if all pairs are like this one; else {fix}" if hint else fix)
 
 
 def half_width(path: Path, width: int) -> int:

@@ -9,31 +9,46 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data.images import FORMATS, ORIENTATION
+from data.headers import ORIENTATION
+from data.images import FORMATS, open_regular
 from utils.system.errors import UserError
 
 Array = np.ndarray
-LOSSY = (".jpg", ".jpeg")
+TIFF = (".tif", ".tiff")
+LOSSY = (".jpg", ".jpeg", ".jfif", ".jpe")
 EIGHT_BIT = (*LOSSY, ".bmp", ".webp")  # suffixes of formats without 16 bits and floats
+WRITTEN = (".png", *TIFF, *EIGHT_BIT)  # suffixes of outputs; others are read only
 HOW: dict[str, dict[str, Any]] = {  # options of Pillow by suffix
-    ".jpg": {"quality": 95, "subsampling": 0},
-    ".jpeg": {"quality": 95, "subsampling": 0},
+    **{suffix: {"quality": 95, "subsampling": 0} for suffix in LOSSY},
     ".webp": {"lossless": True},
 }
 EXIF_IFD, GPS_IFD, EXIF_SIZE = 0x8769, 0x8825, (40962, 40963)  # EXIF tags; the last two: width, height
 DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, EXIF_IFD, GPS_IFD)  # of a TIFF's tags
 
 
+def output_suffix(name: str, dtype: Any) -> str:
+    """Return the suffix of an output without loss: TIFF for TIFF and float images, else PNG.
+
+    >>> [output_suffix("a.JPG", np.uint8), output_suffix("a.tiff", np.uint16), output_suffix("a.png", float)]
+    ['.png', '.tiff', '.tif']
+    """
+    suffix = Path(name).suffix
+    if suffix.lower() in TIFF:
+        return suffix
+    return ".tif" if np.dtype(dtype).kind == "f" else ".png"
+
+
 def kept_suffix(name: str, dtype: Any) -> str:
-    """Return the suffix of an output that keeps the format of its input where the format can hold it.
+    """Return the suffix of an output that keeps the format of its input where that can hold it.
 
     >>> [kept_suffix("a.JPG", np.uint8), kept_suffix("a.png", np.float32), kept_suffix("a.webp", np.uint16)]
     ['.JPG', '.tif', '.png']
+    >>> kept_suffix("palette.gif", np.uint8)
+    '.png'
     """
-    suffix, tiff = Path(name).suffix, Path(name).suffix.lower() in (".tif", ".tiff")
-    if np.dtype(dtype).kind == "f":
-        return suffix if tiff else ".tif"
-    return ".png" if np.dtype(dtype) != np.uint8 and suffix.lower() in EIGHT_BIT else suffix
+    suffix = Path(name).suffix
+    keeps = suffix.lower() in WRITTEN and np.dtype(dtype) == np.uint8
+    return suffix if keeps else output_suffix(name, dtype)
 
 
 def metadata(path: Path, image: Array) -> dict[str, Any]:
@@ -43,7 +58,7 @@ def metadata(path: Path, image: Array) -> dict[str, Any]:
         image: the output; a profile for another number of channels is left out.
     """
     try:
-        with Image.open(path, formats=FORMATS) as file:
+        with open_regular(path) as stream, Image.open(stream, formats=FORMATS) as file:
             profile, dpi = file.info.get("icc_profile"), file.info.get("dpi")
             exif = _exif(file, image)
     except Exception:  # a damaged EXIF block is not worth an output

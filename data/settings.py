@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from data.degrade import Degradation
 from data.pairs import Source
+from data.splits import Holdout
 
 MIN_EPOCH_STEPS = 500  # of a run with --minutes: every epoch ends with a validation and a save
 
@@ -17,7 +18,7 @@ class DataSettings:
         input_nc, target_nc, scale: None takes what the files have.
         batch_size: images per step, over all processes.
         repeat: passes over the pairs per epoch; None: as many as `min_epoch_steps` need.
-        val_share: of the targets to hold out; None: the val split where there is one, else 0.1.
+        holdout: what is held out of the training images for validation and testing.
         max_val_images: measure at most this many; None: all.
         cache, workers, timeout_s, skip_unreadable: as --cache, --num_workers, --timeout, --on_bad_image skip.
     """
@@ -36,7 +37,7 @@ class DataSettings:
     batch_size: int
     repeat: int | None
     min_epoch_steps: int
-    val_share: float | None
+    holdout: Holdout
     max_val_images: int | None
     cache: str
     workers: int | None

@@ -1,35 +1,49 @@
-"""Find the pairs of a split, and divide pairs into training and validation."""
+"""Find the pairs of a split, and divide pairs into training, validation and test."""
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from data.folders import (
-    SPLITS,
-    first_five,
-    held_by,
-    images_in,
-    pair_folders,
-    split_folder,
-    split_folders,
-    splits_of,
-)
-from data.images import SUFFIXES
-from data.layouts import LAYOUTS, manifest_rows
-from data.matching import match_endings
-from data.pairs import PairList, Source
+from data.folders import SPLITS, first_five, held_by, images_in, split_folder, splits_of, subfolders
+from data.images import SUFFIXES, header
+from data.layouts import LAYOUTS, manifest_rows, manifest_splits
+from data.matching import VAGUE_WORDS, telling_words
+from data.pairs import PairList, Source, group_by_file, repeated
+from data.places import named_in_split, pair_places, refuse_unknown_roles, training_command
 from utils.system.errors import UserError
-from utils.system.rng import stream
+from utils.system.rng import Purpose, stream
 
 DEFAULT_VAL_SHARE = 0.1
+MAX_HEADERS = 1000  # read to detect a layout
+
+
+class Holdout(NamedTuple):
+    """What a run holds out of its training images.
+
+    Args:
+        val_share: of the targets; None: the val split, or 0.1 without one.
+        test_share: of the targets; None: none.
+        seed: of the choice.
+        kept: the groups that the run held out when it was started, by split; None: choose them.
+    """
+
+    val_share: float | None = None
+    test_share: float | None = None
+    seed: int = 0
+    kept: Mapping[str, Sequence[str]] | None = None
+
+
+# --------------------------------------------------------------------------------------- detecting a layout
 
 
 def detect(source: Source, split: str) -> str:
     """Return the layout of a source, for `--layout auto`.
 
     Raises:
-        UserError: no layout fits.
+        UserError: no layout fits, or several do.
     """
     root = Path(source.root)
     if is_demo(source):
@@ -39,23 +53,51 @@ def detect(source: Source, split: str) -> str:
     if source.input_dir:
         return "pairs" if source.target_dir else "inputs"
     if source.degraded:
-        _refuse_pairs_as_clean(root, split)
+        _refuse_pairs_as_clean(source, split)
         return "clean"
-    if pair_folders(root, split):
+    if pair_places(source, split):
         return "pairs"
-    folder, names = images_in(split_folder(root, split))
-    flat = [name for name in names if "/" not in name]
-    if names and match_endings(names):
+    folder, listing = images_in(split_folder(root, split))
+    names = listing.names
+    if words := telling_words(names):
+        if words in VAGUE_WORDS:
+            raise _pairs_or_photos(folder, names, words)
         return "suffix"
-    if folder != root and flat and root.is_dir():
+    flat = [name for name in names if "/" not in name]
+    if folder != root and root.is_dir() and flat and all_double(folder, names, source.max_pixels):
         return "aligned"
     if names:
+        if not flat:
+            refuse_unknown_roles(source, split)
         return "inputs"
-    holds = first_five(path.name for path in folder.iterdir() if path.is_dir())
     raise UserError(
-        f"no pairs found [--dataroot {root}]",
-        f"{folder} holds {holds}",
+        f"no images found [--dataroot {root}]",
+        "; ".join([f"{folder} holds {held_by(folder)}", *listing.remarks]),
         "give the folder of one set, with its pairs in train/input and train/target (see the README)",
+    )
+
+
+def all_double(folder: Path, names: Sequence[str], max_pixels: int) -> bool:
+    """Whether images are exactly twice as wide as high, by at most MAX_HEADERS headers; those that cannot be
+    read do not count. The other images are checked when they are decoded."""
+    found = False
+    for name in names[:: -(-len(names) // MAX_HEADERS)]:
+        with suppress(UserError):  # it is reported when it is read
+            file = header(folder / name, max_pixels)
+            if file.width != 2 * file.height:
+                return False
+            found = True
+    return found
+
+
+def _pairs_or_photos(folder: Path, names: list[str], words: tuple[str, str]) -> UserError:
+    """The error of names whose ends make pairs in some data sets, and number photos in others."""
+    low, high = (next(n for n in names if Path(n).stem.lower().endswith(word)) for word in words)
+    return UserError(
+        f"{folder}: pairs in one folder, or photos that have nothing to do with each other?",
+        f"all names end with _{words[0]} or _{words[1]}, such as {low} and {high}",
+        "pairs: --layout suffix; photos without targets, for test.py: --layout inputs; "
+        "clean images: --degrade, such as --degrade noise:25",
     )
 
 
@@ -67,15 +109,16 @@ def is_manifest(source: Source) -> bool:
     return source.layout == "manifest" or Path(source.root).suffix.lower() == ".csv"
 
 
-def _refuse_pairs_as_clean(root: Path, split: str) -> None:
+def _refuse_pairs_as_clean(source: Source, split: str) -> None:
     """Refuse pairs as clean images, unless `--layout clean` asks for it."""
-    both = pair_folders(root, split)
-    if both:
-        raise UserError(
-            "--degrade makes inputs from clean images, but these are pairs",
-            f"{both[0]} and {both[1]}",
-            f"use --dataroot {both[1]}, or --layout clean to use both as clean images, or drop --degrade",
-        )
+    places = pair_places(source, split)
+    if places:
+        first, second = next(iter(places.values()))
+        ways = [f"use --dataroot {second}"] if len(places) == 1 else []
+        if len(splits_of(Path(source.root)).get(split, ())) < 2:
+            ways.append("add --layout clean to use both as clean images")
+        what = "--degrade makes inputs from clean images, but these are pairs"
+        raise UserError(what, f"{first} and {second}", ", or ".join([*ways, "drop --degrade"]))
 
 
 def find_pairs(source: Source, split: str, need_targets: bool = False) -> PairList:
@@ -100,18 +143,42 @@ def find_pairs(source: Source, split: str, need_targets: bool = False) -> PairLi
         fix = f"use --degrade sr:{source.scale}, which makes inputs from clean images; or drop --scale"
         raise UserError(f"--layout {name} has no targets of --scale {source.scale}", fix=fix)
     if name == "inputs" and need_targets:
-        raise UserError(
-            f"no targets found [--dataroot {source.root}]",
-            f"it holds {held_by(Path(source.root))}",
-            "give the folder of one set, with its pairs in train/input and train/target; or add --degrade",
-        )
+        raise _no_targets(source, split)
     with garbage_collection_paused():
         pairs = LAYOUTS[name](source, split)
+        pairs = pairs._replace(pairs=group_by_file(pairs.pairs))
+        if again := repeated(pairs.pairs):
+            remark = (
+                f"{len(again)} pairs of {pairs.where} hold the files of an earlier one: {first_five(again)}"
+            )
+            pairs = pairs._replace(remarks=(*pairs.remarks, remark))
     if not pairs.pairs:
-        raise UserError(f"no images in {pairs.where}", fix=f"supported suffixes: {', '.join(SUFFIXES)}")
+        fix = f"supported suffixes: {', '.join(SUFFIXES)}"
+        raise UserError(f"no images in {pairs.where}", "; ".join(pairs.remarks), fix)
     if need_targets and any(pair.target is None for pair in pairs.pairs) and name == "manifest":
         raise UserError(f"{pairs.where} has rows without a target", fix="fill the column 'target'")
     return pairs
+
+
+def _no_targets(source: Source, split: str) -> UserError:
+    """The error of images without targets, with the flags for what they may be."""
+    fix = (
+        "give the folder of one set, with its pairs in train/input and train/target; or list the pairs in a "
+    )
+    fix += "CSV file with the columns input,target: --manifest pairs.csv"
+    root = Path(source.root)
+    if not source.input_dir and root.is_dir():
+        folder = split_folder(root, split)
+        inner = subfolders(folder)
+        if len(inner) == 2:
+            fix = f"{training_command(root, *(each.name for each in inner))} if these two are pairs; or {fix}"
+        if len(inner) > 2:
+            fix = f"name two of its folders by --input_dir and --target_dir; or {fix}"
+        if len(inner) < 2:
+            fix += "; or make inputs of clean images by --degrade, such as --degrade noise:25"
+        if not inner:
+            fix += "; or --layout aligned, if every file holds input and target side by side"
+    return UserError(f"no targets found [--dataroot {source.root}]", f"it holds {held_by(root)}", fix)
 
 
 @contextmanager
@@ -132,42 +199,137 @@ def splits_present(source: Source) -> list[str]:
     if is_demo(source):
         return ["train", "test"]
     if is_manifest(source):
-        found = {row.get("split", "") for _, row in manifest_rows(root)}
+        found = manifest_splits(manifest_rows(root))
         return [split for split in SPLITS if split in found]
     if source.input_dir:
-        name = source.input_dir
-        return [s for s in SPLITS if any(folder.is_dir() for folder in split_folders(root, s, name))]
-    return splits_of(root)
+        return [split for split in SPLITS if named_in_split(root, split, source.input_dir)]
+    return list(splits_of(root))
 
 
-def shared_files(pairs: PairList, source: Source, split: str) -> int:
-    """Count the files of `pairs` that also belong to `split` of a source; 0 if that no longer exists."""
-    try:
-        return len(pairs.files() & find_pairs(source, split).files())
-    except UserError:
-        return 0
+# ----------------------------------------------------------------------- training, validation and test images
 
 
-def train_val_split(
-    listing: PairList, source: Source, share: float | None, seed: int
-) -> tuple[PairList, PairList]:
-    """(training, validation) pairs.
-
-    Never the test split: choosing a checkpoint on the test images is a leak.
+class Division(NamedTuple):
+    """The images of a train split by what a run does with them.
 
     Args:
-        share: of the targets to hold out of `listing`; None: the `val` split, or 0.1 without one.
+        parts: pairs by split: "train", "val", and "test" if a share is held out for testing.
+        held_out: groups of targets that were held out of the train split, by split.
     """
-    if share is None and "val" in splits_present(source):
-        return listing, find_pairs(source, "val", need_targets=True)
-    return hold_out(listing, DEFAULT_VAL_SHARE if share is None else share, seed)
+
+    parts: dict[str, PairList]
+    held_out: dict[str, list[str]]
 
 
-def hold_out(pairs: PairList, share: float, seed: int) -> tuple[PairList, PairList]:
-    """Split the targets, with all their inputs, into (training, validation); a share of 0 holds out none."""
-    groups = sorted({pair.group for pair in pairs.pairs})
-    count = min(max(1, round(share * len(groups))), len(groups) - 1) if share > 0 else 0
-    held = {groups[i] for i in stream(seed, "holdout").permutation(len(groups))[:count]}
+def divide(listing: PairList, source: Source, holdout: Holdout) -> Division:
+    """Divide the images of the train split into those of training, validation and testing.
+
+    Never uses the test split for validation: choosing a checkpoint on the test images is a leak.
+
+    Raises:
+        UserError: a share for testing, although the data have a test split.
+    """
+    present, kept = splits_present(source), holdout.kept or {}
+    train, parts, held_out, val_share = listing, dict[str, PairList](), {}, holdout.val_share
+    if val_share is None and "val" not in present:
+        val_share = DEFAULT_VAL_SHARE
+    if holdout.test_share:
+        if "test" in present:
+            fix = "leave --test_share out, or give the folder of one split by --dataroot"
+            raise UserError("--test_share holds out test images, but there is a test split", source.root, fix)
+        train, parts["test"] = hold_out(train, holdout.test_share, holdout.seed, "test", kept.get("test"))
+        held_out["test"] = groups_of(parts["test"])
+        val_share = val_share and val_share * len(groups_of(listing)) / len(
+            groups_of(train)
+        )  # of all targets
+    if val_share is None:
+        val = find_pairs(source, "val", need_targets=listing.layout != "inputs")
+    else:
+        train, val = hold_out(train, val_share, holdout.seed, "val", kept.get("val"))
+        held_out["val"] = groups_of(val)
+    seen = {"train": train._replace(seen="trained on"), "val": val._replace(seen="validated on")}
+    return Division(seen | parts, held_out)
+
+
+def hold_out(
+    pairs: PairList, share: float, seed: int, split: str = "val", kept: Sequence[str] | None = None
+) -> tuple[PairList, PairList]:
+    """Split the targets, with all their inputs, into (training, held out); a share of 0 holds out none.
+
+    Args:
+        split: what the images are held out for.
+        kept: the groups to hold out; None: choose them.
+    """
+    if kept is None:
+        groups = groups_of(pairs)
+        count = min(max(1, round(share * len(groups))), len(groups) - 1) if share > 0 else 0
+        purpose: Purpose = "holdout" if split == "val" else "test_holdout"
+        kept = [groups[i] for i in stream(seed, purpose).permutation(len(groups))[:count]]
+    held = set(kept)
     train = [pair for pair in pairs.pairs if pair.group not in held]
-    val = [pair for pair in pairs.pairs if pair.group in held]
-    return pairs._replace(pairs=train), pairs._replace(pairs=val, split="val", where="held out of train")
+    rest = [pair for pair in pairs.pairs if pair.group in held]
+    return pairs._replace(pairs=train), pairs._replace(
+        pairs=rest, split=split, where=f"{pairs.where}, held out of train", remarks=()
+    )
+
+
+def groups_of(pairs: PairList) -> list[str]:
+    """Return the groups of pairs, one for each target, sorted."""
+    return sorted({pair.group for pair in pairs.pairs})
+
+
+def same_data(one: Source, other: Source) -> bool:
+    """Whether two sources list the same pairs; one of them may make its inputs, or have another scale."""
+    alike = one._replace(root="", degraded=False, scale=1, max_pixels=1)
+    if alike != other._replace(root="", degraded=False, scale=1, max_pixels=1):
+        return False
+    return one.root == other.root or (
+        not (is_demo(one) or is_demo(other)) and os.path.realpath(one.root) == os.path.realpath(other.root)
+    )
+
+
+def images_to_test(source: Source, split: str, run: Source | None, holdout: Holdout) -> PairList:
+    """The images that test.py measures; `seen` says how the run has seen them.
+
+    Args:
+        run: where the images of the run come from; None: its weights are of unknown origin.
+
+    Raises:
+        UserError: as `find_pairs`; images that the run was trained on, unless `split` is "train".
+    """
+    if run is None:
+        return find_pairs(source, split)
+    pairs = images_of_run(source, split, holdout) if same_data(source, run) else find_pairs(source, split)
+    if pairs.seen or not pairs.pairs[0].target:  # nothing will be measured; or no files: the demo
+        return pairs
+    try:
+        parts = divide(find_pairs(run, "train"), run, holdout).parts
+    except UserError as error:  # such as data that were moved
+        remark = f"whether the run was trained on these images is unknown: {error.what}"
+        return pairs._replace(remarks=(*pairs.remarks, remark))
+    files = pairs.files()
+    known = {name: len(files & parts[name].files()) for name in ("train", "val")}
+    if known["train"] and split != "train":
+        fix = "name other images by --dataroot, or say --split train"
+        raise UserError(f"{known['train']} of these files are what the run was trained on", pairs.where, fix)
+    return pairs._replace(seen=next((parts[name].seen for name, count in known.items() if count), ""))
+
+
+def images_of_run(source: Source, split: str, holdout: Holdout) -> PairList:
+    """The images of a split of the data that a run was trained on.
+
+    A split that the data do not have is what the run held out of `train`; without test images, those of
+    validation.
+
+    Raises:
+        UserError: the run held out none.
+    """
+    present = splits_present(source)
+    for name in dict.fromkeys((split, "val")):
+        if name in present and name != "train":
+            return find_pairs(source, name)
+        part = divide(find_pairs(source, "train"), source, holdout).parts.get(name)
+        if part and part.pairs:
+            return part
+    why = f"the run held out none of {source.root}, which has {', '.join(present) or 'no splits'}"
+    raise UserError(f"no images of the split '{split}'", why, "--split train, or --dataroot FOLDER")

@@ -15,7 +15,7 @@ from data.pairs import Source
 from data.sampler import EpochSampler
 from data.scan import HeaderScan, scan_headers
 from data.settings import DataSettings
-from data.splits import find_pairs, train_val_split
+from data.splits import Division, divide, find_pairs
 from utils.system.distributed import Ranks, check_same
 from utils.system.errors import UserError
 
@@ -43,6 +43,7 @@ class TrainingData:
     """
 
     source: Source
+    division: Division
     scan: HeaderScan
     spec: ImageSpec
     cache: CachePlan
@@ -61,18 +62,22 @@ class TrainingData:
             "output_nc": self.spec.target_nc,
             "scale": self.train_set.scale,
             "repeat": self.train_set.repeat,
-            "data": [self.train_set.pairs.describe(), self.val_set.pairs.describe()],
+            "data": [part.describe() for part in self.division.parts.values()],
+            "held_out": self.division.held_out,
         }
 
     def describe(self) -> list[str]:
-        """Two lines: the pairs and what is cached, and what the headers say."""
-        both = "; ".join(each.pairs.describe() for each in (self.train_set, self.val_set))
-        return [f"data    {both}; {self.cache.describe()}", f"        {self.scan.describe()}"]
+        """The pairs and what is cached; what the headers say; how images are loaded; what is not read."""
+        parts = self.division.parts.values()
+        both = "; ".join(part.describe() for part in parts)
+        notes = [self.batches.note, *(f"warning {remark}" for part in parts for remark in part.remarks)]
+        lines = [f"data    {both}; {self.cache.describe()}", f"        {self.scan.describe()}", *notes]
+        return [line for line in lines if line]
 
     @cached_property
     def files(self) -> Files:
-        """The fingerprint of the training and validation images."""
-        return fingerprint(self.source, self.train_set.pairs, self.val_set.pairs)
+        """The fingerprint of all images of the run, held-out ones included."""
+        return fingerprint(self.source, *self.division.parts.values())
 
     @property
     def listing(self) -> str:
@@ -103,7 +108,8 @@ def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
     """
     pairs = find_pairs(settings.source, "train", need_targets=True)
     scan = scan_headers(pairs)
-    train_pairs, val_pairs = train_val_split(pairs, settings.source, settings.val_share, settings.seed)
+    division = divide(pairs, settings.source, settings.holdout)
+    train_pairs, val_pairs = division.parts["train"], division.parts["val"]
     spec, count = image_spec(settings, scan), len(train_pairs.pairs)
     cache = plan_cache(settings.cache, ranks.device, scan, spec, count, len(val_pairs.pairs))
     train_set = TrainDataset(
@@ -130,6 +136,7 @@ def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
         sampler,
         batch_size=per_process,
         workers=workers,
+        batch_bytes=per_process * train_set.sample_bytes(scan.sizes),
         device=ranks.device,
         timeout_s=settings.timeout_s,
         pin=not on_device,
@@ -142,7 +149,9 @@ def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
     skip = partial(print, file=sys.stderr) if settings.skip_unreadable else None
     val_images = whole_loader(val_set, val_indices, skip=skip)
     sets = train_set, sampler, batches, val_set
-    data = TrainingData(settings.source, scan, spec, cache, *sets, val_count, val_indices, val_images)
+    data = TrainingData(
+        settings.source, division, scan, spec, cache, *sets, val_count, val_indices, val_images
+    )
     check_same(ranks, {"data": data.listing})
     return data
 

@@ -13,6 +13,17 @@ from utils.system.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
+    from models.run import load_run as load_run
+
+
+def __getattr__(name: str) -> Any:
+    """`load_run`, which imports torch, on its first use."""
+    if name == "load_run":
+        from models.run import load_run
+
+        return load_run
+    raise AttributeError(f"module 'models' has no attribute {name!r}")
+
 
 def build_resnet(
     input_nc: int,
@@ -136,8 +147,12 @@ def network_defaults(model: str) -> dict[str, Any]:
 
 
 def own_arguments(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `build_network` for `model`, taken from a run's options (flag name -> value)."""
-    own = {flag: options[flag] for flag in network_defaults(model)}
+    """The arguments of `build_network` for `model`, taken from a run's options (flag name -> value).
+
+    A flag that an older run did not have, or that is None, takes the network's default.
+    """
+    own = network_defaults(model)
+    own |= {flag: options[flag] for flag in own if options.get(flag) is not None}
     channels = {"input_nc": options["input_nc"], "output_nc": options["output_nc"]}
     return own | channels | {"scale": options.get("scale") or 1, "residual": options.get("residual", False)}
 

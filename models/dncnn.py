@@ -2,7 +2,15 @@
 
 from torch import Tensor, nn
 
-from models.layers import SizeRequirements, act_layer, init_weights, norm_layer, pad_to, residual_base
+from models.layers import (
+    SizeRequirements,
+    act_layer,
+    crop_to,
+    init_weights,
+    norm_layer,
+    pad_to,
+    residual_base,
+)
 
 
 class DnCNN(nn.Module):
@@ -27,4 +35,4 @@ class DnCNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         residual = self.body(pad_to(x, self.size))
-        return residual_base(x, self.output_nc) - residual[..., :height, :width]
+        return residual_base(x, self.output_nc) - crop_to(residual, height, width)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -80,11 +81,39 @@ def pad_to(x: Tensor, size: SizeRequirements) -> Tensor:
     By reflection where the image is large enough, else by repeating the border.
     """
     height, width = x.shape[-2:]
+    if isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt):
+        return _pad_symbolic(x, size)
     down, right = (-(-max(n, size.minimum) // size.multiple) * size.multiple - n for n in (height, width))
     if not (down or right):
         return x
     mode = "reflect" if down < height and right < width else "replicate"
     return F.pad(x, (0, right, 0, down), mode=mode)
+
+
+def _pad_symbolic(x: Tensor, size: SizeRequirements) -> Tensor:
+    """`pad_to` while `torch.export` traces any height and width: no branch depends on them.
+
+    Padding is an index into the rows and columns.
+    """
+    units = -(-size.minimum // size.multiple)
+    reflected, repeated = [], []
+    for n in x.shape[-2:]:
+        count = (n + size.multiple - 1) // size.multiple  # positive: ONNX divides towards 0
+        padded = (torch.sym_max(count, units) if units > 1 else count) * size.multiple
+        at = torch.arange(padded, device=x.device)
+        reflected.append(torch.where(at < n, at, 2 * (n - 1) - at))
+        repeated.append(at.clamp(max=n - 1))
+    large_enough = (reflected[0] >= 0).all() & (reflected[1] >= 0).all()
+    rows, columns = (torch.where(large_enough, *pair) for pair in zip(reflected, repeated, strict=True))
+    return x.index_select(2, rows).index_select(3, columns)
+
+
+def crop_to(x: Tensor, height: int, width: int) -> Tensor:
+    """The top left part of `(N, C, H, W)`: what `pad_to` added is removed."""
+    if isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt):  # a slice would depend on them
+        rows, columns = (torch.arange(n, device=x.device) for n in (height, width))
+        return x.index_select(2, rows).index_select(3, columns)
+    return x[..., :height, :width]
 
 
 def residual_base(x: Tensor, channels: int) -> Tensor | float:

@@ -2,7 +2,15 @@
 
 from torch import Tensor, nn
 
-from models.layers import ResidualBlock, SizeRequirements, act_layer, init_weights, norm_layer, pad_to
+from models.layers import (
+    ResidualBlock,
+    SizeRequirements,
+    act_layer,
+    crop_to,
+    init_weights,
+    norm_layer,
+    pad_to,
+)
 
 
 class ResNet(nn.Module):
@@ -52,4 +60,4 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        return self.body(pad_to(x, self.size))[..., :height, :width]
+        return crop_to(self.body(pad_to(x, self.size)), height, width)

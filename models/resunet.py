@@ -7,7 +7,15 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from models.layers import ResidualBlock, SizeRequirements, init_weights, pad_to, residual_base, zero_weights
+from models.layers import (
+    ResidualBlock,
+    SizeRequirements,
+    crop_to,
+    init_weights,
+    pad_to,
+    residual_base,
+    zero_weights,
+)
 
 
 class ResUNet(nn.Module):
@@ -67,4 +75,4 @@ class ResUNet(nn.Module):
         x = self.encoders[-1](x)
         for up, decode in zip(reversed(self.ups), reversed(self.decoders), strict=True):
             x = decode(up(x) + skips.pop())
-        return base + self.head(x)[..., :height, :width]
+        return base + crop_to(self.head(x), height, width)

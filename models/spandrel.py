@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.layers import SizeRequirements, pad_to
+from models.layers import SizeRequirements, crop_to, pad_to
 from models.weights import read_weights
 from utils.system.errors import UserError
 
@@ -46,7 +46,7 @@ class SpandrelNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         output: Tensor = self.call(self.net, pad_to(x, self.size))
-        return output[..., : self.size.scale * height, : self.size.scale * width]
+        return crop_to(output, self.size.scale * height, self.size.scale * width)
 
 
 def recognise(file: str) -> Any:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.layers import SizeRequirements, act_layer, init_weights, norm_layer, pad_to
+from models.layers import SizeRequirements, act_layer, crop_to, init_weights, norm_layer, pad_to
 
 
 class UNet(nn.Module):
@@ -47,4 +47,4 @@ class UNet(nn.Module):
         skips.pop()
         for up in self.ups:
             x = torch.cat([up(x), skips.pop()], dim=1)
-        return self.head(x)[..., :height, :width]
+        return crop_to(self.head(x), height, width)

@@ -124,10 +124,17 @@ def unwrap(value: Any, depth: int = MAX_DEPTH) -> Unwrapped:
 
 
 def check_values(tensors: State, path: Path) -> None:
-    """Refuse sparse, quantised, complex and meta tensors, and values that are not finite in float32."""
+    """Refuse sparse, quantised, complex and meta tensors, and values that are not finite in float32.
+
+    A tensor larger than the file repeats a few values, to fill the memory of whoever computes with it.
+    """
+    size = path.stat().st_size
     for key, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
             raise UserError(f"{path}: {key} is no plain tensor", f"{tensor.dtype}, {tensor.layout}")
+        if tensor.numel() * tensor.element_size() > size:
+            what = f"{path}: {key} has more values than the file holds"
+            raise UserError(what, f"shape {tuple(tensor.shape)}, a file of {size} bytes")
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
             fix = "use another file of weights"
             raise UserError(f"{path}: {key} is not finite", "it contains NaN or Inf", fix)

@@ -19,7 +19,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from models import NETWORKS, build_network, network_defaults
+from data.save import encode
+from models import NETWORKS, build_network, network_defaults, own_arguments
+from utils.options import parse_train
 from utils.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,9 +102,15 @@ def _plain(image: Array) -> Array:
 
 
 def save(image: Array, path: Path, **options: Any) -> Path:
-    """Write `(H, W)`, `(H, W, 1)` or `(H, W, 3)` to a file; makes the folder."""
+    """Write `(H, W)`, `(H, W, 1)` or `(H, W, 3)` of any depth to a file; makes the folder.
+
+    `options` are Pillow's, for 8 bits and gray.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(_plain(image)).save(path, **options)
+    if image.dtype == np.uint8 or _plain(image).ndim == 2:
+        Image.fromarray(_plain(image)).save(path, **options)
+    else:
+        path.write_bytes(encode(image, path.suffix))
     return path
 
 
@@ -395,6 +403,31 @@ def strict_json(text: str) -> Any:
         raise AssertionError(f"{name} is not JSON")
 
     return json.loads(text, parse_constant=refuse)
+
+
+def write_trained(root: Path, *flags: str, name: str = "run", nc: tuple[int, int] = (3, 3)) -> Path:
+    """A run's folder in `root`/checkpoints as train.py with these flags leaves it, with random weights.
+
+    Args:
+        nc: channels of input and output.
+    """
+    options = vars(parse_train(["--dataroot", "demo:2:32", "--name", name, *flags]))
+    options |= {"input_nc": nc[0], "output_nc": nc[1], "scale": options["scale"] or 1}
+    torch.manual_seed(0)
+    net = build_network(options["model"], **own_arguments(options["model"], options))
+    folder = write_run(root / "checkpoints" / name, options)
+    write_weights(perturbed(net), folder / "best_net.pth")
+    return folder
+
+
+def perturbed(net: nn.Module, scale: float = 0.02) -> nn.Module:
+    """`net` with noise on its weights and running statistics, so that layers that start at 0 or 1 count."""
+    generator = torch.Generator().manual_seed(1)
+    for key, value in net.state_dict().items():
+        if value.is_floating_point():
+            noise = torch.randn(value.shape, generator=generator) * scale
+            value += noise.abs() if key.endswith("running_var") else noise
+    return net
 
 
 class Outline(HTMLParser):

@@ -32,10 +32,10 @@ import torch
 
 from tests.builders import CPU, ROOT, Outline, pixels, strict_json, words
 from utils.eval.results import read_csv
-from utils.options import parse_test, parse_train
+from utils.options import parse_export, parse_test, parse_train
 from utils.system.errors import UserError, run_script
 
-PARSERS = {"train.py": parse_train, "test.py": parse_test}
+PARSERS = {"train.py": parse_train, "test.py": parse_test, "utils.export": parse_export}
 STRICT = words(  # Python's flags; pyproject.toml says why these two warnings are no errors
     "-W error -W 'ignore:This process:DeprecationWarning' -W 'ignore:This DataLoader will create:UserWarning'"
 )

@@ -42,6 +42,9 @@ def wrap(name: str, wrapper: Callable[..., Any], patch: "pytest.MonkeyPatch | No
     Args:
         patch: undoes it; None in a process that a test starts.
     """
+    if patch:  # a script that is first imported later would keep the wrapper
+        for script in ("train", "test"):
+            importlib.import_module(script)
     module, _, path = SEAMS[name].partition(":")
     *owners, attribute = path.split(".")
     holder = functools.reduce(getattr, owners, importlib.import_module(module))

@@ -13,7 +13,7 @@ import data.scan
 import data.splits
 from data.check import check_data
 from data.degrade import parse_degradation
-from data.images import Header, save_image
+from data.images import Header
 from data.pairs import Source
 from tests.builders import (
     CPU,
@@ -115,7 +115,7 @@ def test_sizes_modes_and_depths_are_counted(tmp_path: Path) -> None:
             ("3.tif", 1, np.float32, 32),
             ("4.png", 3, np.uint8, 40),
         ):
-            save_image(image(24, width, channels, dtype, seed), tmp_path / "train" / side / name)
+            save(image(24, width, channels, dtype, seed), tmp_path / "train" / side / name)
     code, said = check(Source(str(tmp_path)))
     (line,) = lines_with("headers of", said)
     assert code == 0 and "headers of 4 pairs: 32 x 24 to 40 x 24;" in line
@@ -186,7 +186,7 @@ def test_colour_of_16_bits_without_its_decoder(tmp_path: Path, monkeypatch: pyte
     for i, side in enumerate(("input", "target")):
         (tmp_path / "train" / side).mkdir(parents=True)
         for j, dtype in enumerate((np.uint8, np.uint16, np.uint16)):
-            save_image(image(24, 32, 3, dtype, 3 * i + j), tmp_path / "train" / side / f"{j}.png")
+            save(image(24, 32, 3, dtype, 3 * i + j), tmp_path / "train" / side / f"{j}.png")
     source = Source(str(tmp_path))
     assert lines_with("2 RGB 16 bit", check(source)[1])
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
@@ -295,8 +295,9 @@ def test_demo_has_nothing_wrong(spec: str | None) -> None:
 def test_halves_side_by_side(tmp_path: Path) -> None:
     save(picture(1, (64, 24)), tmp_path / "train/1.png")
     save(picture(2, (63, 24)), tmp_path / "train/2.png")
-    assert "2.png has an odd width" in problem(Source(str(tmp_path)))
-    said = check(Source(str(tmp_path)))[1]
+    source = Source(str(tmp_path), layout="aligned")
+    assert "2.png has an odd width" in problem(source)
+    said = check(source)[1]
     left, right = np.split(picture(1, (64, 24)), 2, axis=1)
     assert lines_with("headers of 1 pairs: 32 x 24; 1 RGB 8 bit", said)
     assert lines_with(f"PSNR {peak_signal_noise_ratio(right, left):.2f} dB", said)

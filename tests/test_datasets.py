@@ -19,17 +19,17 @@ from data.cache import DeviceImages, SharedImages, plan_cache
 from data.datasets import ImageSpec, TrainDataset, Whole, WholeDataset, check_training_sizes
 from data.degrade import DEGRADATIONS, parse_degradation
 from data.demo import render_pair, render_scene
-from data.images import max_value
 from data.loader import default_workers, train_loader, whole_loader
 from data.pairs import Pair, PairList, Source
 from data.sampler import EpochSampler
 from data.scan import HeaderScan
 from data.splits import find_pairs
-from data.transforms import denormalize
 from tests.builders import ROOT, assert_same_state, error_of, image, planes
 from utils.eval.evaluator import input_baseline
 from utils.eval.metrics import Protocol
+from utils.system.batch import denormalize
 from utils.system.errors import UserError
+from utils.system.pixels import max_value
 
 Array = np.ndarray
 CPU = torch.device("cpu")
@@ -120,7 +120,8 @@ def test_noise_of_a_whole_image_depends_on_seed_and_index_alone() -> None:
 
 
 def load(dataset: TrainDataset, sampler: EpochSampler, batch: int, workers: int = 0) -> list[Any]:
-    options: dict[str, Any] = {"batch_size": batch, "workers": workers, "timeout_s": 60, "pin": False}
+    options: dict[str, Any] = {"batch_size": batch, "workers": workers, "batch_bytes": 10_000}
+    options |= {"timeout_s": 60, "pin": False}
     return list(train_loader(dataset, sampler, device=CPU, **options))
 
 

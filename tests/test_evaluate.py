@@ -15,15 +15,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data.datasets import Whole
+from models.ensemble import DIHEDRAL, dihedral_mean, transform, undo_transform
 from models.layers import SizeRequirements
+from models.tiling import Tiling
 from tests.builders import applied, figures, mean_of_eight, network, planes, psnr, shaken, strict_json, unit
-from utils.eval.ensemble import DIHEDRAL, dihedral_mean, transform, undo_transform
 from utils.eval.evaluator import Evaluator
 from utils.eval.metrics import Protocol, Score
 from utils.eval.results import Results, read_csv
 from utils.eval.scoring import ScoredOutput, input_baseline, to_tensor
 from utils.eval.summary import facts_in_words, headline, remarks
-from utils.eval.tiling import Tiling
 
 CPU = torch.device("cpu")
 Array = np.ndarray

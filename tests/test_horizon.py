@@ -168,7 +168,8 @@ def test_a_stall_and_slow_first_steps_do_not_change_the_estimate(clock: Clock) -
         slow = 10.0 if number < 8 else 0.1
         clock.now += 60.0 if number == 20 else slow + 0.02
         waited += 0.02
-        assert timer.step(waited) == (number == module.MIN_TIMED_STEPS - 1)
+        due = timer.step(waited) and not timer.too_early(math.inf)
+        assert due == (number == module.MIN_TIMED_STEPS - 1)
     assert timer.read() == pytest.approx((0.1, 0.02))
 
 
@@ -179,7 +180,8 @@ def test_a_tenth_of_the_steps_is_timed_within_bounds(total: int, timed: int) -> 
     timer, steps = StepTimer(on=True), 0
     while True:
         steps += 1
-        if timer.step(0) and timer.ready(total - steps, StepCost(0.1, 0)):
+        early = not timer.step(0) or timer.too_early(math.inf)
+        if not early and timer.ready(total - steps, StepCost(0.1, 0)):
             break
     assert steps == timed
 
@@ -225,6 +227,37 @@ def test_the_work_besides_the_steps_is_part_of_the_estimate(clock: Clock) -> Non
     each, end = 1 + 8 / 50, 8
     expected = horizon.step + (0.97 * (1000 - clock.now) - end) / each
     assert horizon.total == pytest.approx(expected, abs=3)
+
+
+@pytest.mark.parametrize("step_s", [1.5, 4.0, 9.0, 25.0])
+def test_steps_too_slow_to_be_timed_at_length_end_in_time(clock: Clock, step_s: float) -> None:
+    """60 s hold fewer than twice the steps that are timed otherwise: the third step tells the length."""
+    horizon, notes = Horizon(steps_per_epoch=500), []
+    deadline = deadline_of(60, horizon)
+    while not horizon.done:
+        horizon.advance()
+        clock.now += step_s
+        notes += filter(None, [deadline.step(0)])
+    assert 60 - 2 * step_s <= clock.now <= max(60, 4 * step_s)
+    assert ("cannot be met" in notes[0]) == (4 * step_s > 60)
+
+
+@pytest.mark.parametrize(("predict_s", "says"), [(1.0, False), (5.0, False), (80.0, True)])
+def test_minutes_that_cannot_be_met_are_named_at_once(clock: Clock, predict_s: float, says: bool) -> None:
+    """One validation of 5 images at the end of 60 s."""
+    horizon = Horizon(steps_per_epoch=500)
+
+    def predict() -> None:
+        clock.now += predict_s
+
+    work = EpochWork(load=lambda: None, predict=predict, images=5, decoding_steps=0)
+    deadline, notes = deadline_of(60, horizon), []
+    deadline.work = work
+    while not notes:
+        horizon.advance()
+        clock.now += 1.5
+        notes += filter(None, [deadline.step(0)])
+    assert horizon.step < 6 and ("cannot be met" in notes[0]) == says
 
 
 @pytest.mark.parametrize(("total", "stop_after"), [(40, None), (None, 2)])

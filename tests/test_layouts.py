@@ -11,7 +11,7 @@ from PIL import Image
 from data.matching import match_names
 from data.pairs import PairList, Source
 from data.scan import scan_headers
-from data.splits import detect, find_pairs, hold_out, train_val_split
+from data.splits import Holdout, detect, divide, find_pairs, hold_out
 from tests.builders import BLUE, RED, Colour, error_of, image, put, save
 from utils.system.errors import UserError
 
@@ -122,15 +122,15 @@ def test_direction_says_which_is_the_input(
     tmp_path: Path, layout: str, direction: str, first: Colour
 ) -> None:
     if layout == "pairs":
-        put(tmp_path / "train/A", "1.png", colour=RED)
-        put(tmp_path / "train/B", "1.png", colour=BLUE)
+        put(tmp_path / "train/A", "1.png", colour=RED, size=(6, 6))
+        put(tmp_path / "train/B", "1.png", colour=BLUE, size=(6, 6))
     else:
-        both = np.repeat(np.array([[RED, BLUE]], np.uint8), 8, axis=1)
+        both = np.repeat(np.array([[RED, BLUE]], np.uint8), 6, axis=1)
         save(both.repeat(6, axis=0), tmp_path / "train/1.png")
     listing = find(tmp_path, direction=direction)
     given, target = listing.read(listing.pairs[0])
     assert listing.layout == layout
-    assert target is not None and given.shape == target.shape == (6, 8, 3)
+    assert target is not None and given.shape == target.shape == (6, 6, 3)
     assert (given == first).all() and (target == (BLUE if first == RED else RED)).all()
 
 
@@ -146,7 +146,7 @@ def test_prefix_names_stay_matched_on_disk(tmp_path: Path) -> None:
 def test_an_aligned_image_of_odd_width_is_an_error_also_before_the_first_step(tmp_path: Path) -> None:
     put(tmp_path / "train", "1.png", size=(16, 6))
     put(tmp_path / "train", "2.png", size=(15, 6))
-    listing = find(tmp_path)
+    listing = find(tmp_path, layout="aligned")
     listing.read(listing.pairs[0])
     for error in (error_of(listing.read, listing.pairs[1]), error_of(scan_headers, listing)):
         assert "odd width" in error.what and "2.png" in error.what and "15" in error.why
@@ -249,7 +249,8 @@ def reside(root: Path, split: str, scenes: range) -> None:
 
 
 def split_off(root: Path | str, share: float | None = 0.1, seed: int = 0) -> tuple[PairList, PairList]:
-    return train_val_split(find(root), Source(str(root)), share, seed)
+    parts = divide(find(root), Source(str(root)), Holdout(share, seed=seed)).parts
+    return parts["train"], parts["val"]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.9])
@@ -321,8 +322,8 @@ def test_a_scan_finds_channels_and_sizes(
         for i, (size, mode) in enumerate(zip(sizes, modes.split(), strict=True)):
             put(tmp_path / "train" / side, f"{i}.png", size=size, mode=mode)
     assert scan_headers(find(tmp_path))[:4] == (*channels, 8, sizes)
-    put(tmp_path / "halves/train", "1.png", size=(16, 6), mode="L")
-    assert scan_headers(find(tmp_path / "halves"))[:4] == (1, 1, 8, [(8, 6)])
+    put(tmp_path / "halves/train", "1.png", size=(16, 8), mode="L")
+    assert scan_headers(find(tmp_path / "halves"))[:4] == (1, 1, 8, [(8, 8)])
 
 
 def test_a_pair_of_unequal_sizes_is_an_error_with_both_files(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Runs of the first edition still resume and test: a run folder of commit 05b8b72, seven steps long."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from tests import cli as scripts
-from tests.builders import ROOT
+from tests.builders import ROOT, put, tiny_flags, words
 from tests.cli import InProcess
 from utils.options.resolve import upgrade
 from utils.run.checkpoint import upgrade as upgrade_state
@@ -71,6 +72,34 @@ def test_an_older_run_is_tested(cli: InProcess, old_run: Path) -> None:
 def test_the_validation_images_stay(val_from: str, data: str, share: float | None) -> None:
     saved = {"val_from": val_from, "val_share": 0.2, "data": ["train: ...", data]}
     assert upgrade(saved)["val_share"] == share
+
+
+@pytest.mark.parametrize(
+    ("layout", "data", "kept"),
+    [
+        ("auto", "train: 9 images of 9 targets, aligned (set/train, AtoB)", "aligned"),
+        ("auto", "train: 9 images of 9 targets, suffix (set/train)", "suffix"),
+        ("auto", "train: 9 images of 9 targets, pairs (aligned (a/A -> B)", "auto"),
+        ("clean", "train: 9 images of 9 targets, clean (set/train)", "clean"),
+    ],
+)
+def test_a_layout_that_was_detected_more_freely_stays(layout: str, data: str, kept: str) -> None:
+    assert upgrade({"layout": layout, "data": [data, "val: ..."]})["layout"] == kept
+
+
+@pytest.mark.parametrize("layout", ["aligned", "suffix"])
+def test_a_run_of_a_layout_that_is_now_refused_resumes(cli: InProcess, layout: str) -> None:
+    names = (
+        [f"{i}_{side}.png" for i in range(4) for side in "ab"] if layout == "suffix" else ["1.png", "2.png"]
+    )
+    put(Path("set/train"), *names, size=(64, 24))
+    flags = (*words("--dataroot set --crop_size 16 --visdom off --gpu_ids -1"), *tiny_flags("resunet"))
+    run = cli.train(*flags, "--layout", layout, "--max_steps", "1").run
+    saved = scripts.options(run) | {"layout": "auto"}
+    (run / "options.json").write_text(json.dumps(saved))
+    cli.train("--resume", "--max_steps", "2")
+    assert scripts.step_of(run) == 2
+    assert cli.train(*flags, name="new", code=2).refused("--layout " + layout)
 
 
 def test_two_timeouts_are_one() -> None:

@@ -1,5 +1,6 @@
 """The command line: help on two levels, one parse, presets under flags, hints."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,42 @@ def test_older_names_of_a_flag_are_the_same_flag(one: tuple[str, ...], other: tu
 def test_the_bare_recipe_recommends_minutes(flags: tuple[str, ...], hinted: bool) -> None:
     lines = resolve.describe(parse_train(["--dataroot", "demo", *flags])).splitlines()
     assert [line.startswith("hint") and "--minutes" in line for line in lines].count(True) == hinted
+
+
+@pytest.mark.parametrize(
+    ("degrade", "preset", "share"),
+    [
+        ("", "coarse", (0.8, 1.0)),  # the demo's haze
+        ("gray", "coarse", (0.5, 1.0)),
+        ("noise:25", "fine", (0.002, 0.006)),  # independent noise: 1 / 256
+        ("blur:2", "fine", (0.0, 0.1)),
+        ("sr:2", "fine", (0.0, 0.1)),
+    ],
+)
+def test_minutes_alone_choose_the_preset_by_the_data(
+    degrade: str, preset: str, share: tuple[float, float]
+) -> None:
+    flags = ["--degrade", degrade] if degrade else []
+    opt = parse_train(["--dataroot", "demo:8:96", "--minutes", "5", *flags])
+    assert (opt.preset, opt.model) == (preset, "resunet") and opt.name == "demo_resunet"
+    (said,) = (line for line in resolve.describe(opt).splitlines() if line.startswith("preset"))
+    found = float(re.search(r"leaves ([\d.]+)%", said)[1]) / 100  # type: ignore[index]
+    assert share[0] <= found <= share[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "preset", "model"),
+    [
+        (("--preset", "coarse"), "coarse", "resunet"),
+        (("--model", "dncnn"), None, "dncnn"),
+        (("--preset", "coarse", "--model", "unet"), "coarse", "unet"),
+    ],
+)
+def test_a_preset_or_model_that_was_typed_is_kept(
+    flags: tuple[str, ...], preset: str | None, model: str
+) -> None:
+    opt = parse_train(["--dataroot", "demo:8:96", "--degrade", "noise:25", "--minutes", "5", *flags])
+    assert (opt.preset, opt.model, opt.reason) == (preset, model, "")
 
 
 # ------------------------------------------------------------------------------------------------------ hints

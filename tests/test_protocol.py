@@ -393,16 +393,25 @@ def test_results_elsewhere_a_folder_without_targets_and_one_file(
 def test_the_training_images_are_an_error(tmp_path: Path, cli: InProcess) -> None:
     write_clean("clean", 6)
     noise = ("--degrade", "noise:25")
-    cli.train("--dataroot", "clean", *noise, *SR[2:], *ONE)
-    (tmp_path / "alias").symlink_to(tmp_path / "clean")
+    trained = cli.train("--dataroot", "clean", *noise, *SR[2:], *ONE)
     save(photo(20, 24, seed=1), Path("one/a.png"))
     shutil.copy("one/a.png", "clean/late.png")
-    for root in ("clean", "alias", "clean/0.png", str(tmp_path / "clean")):
+    (held_out,) = options(trained.run)["held_out"]["val"]
+    used = next(path for path in sorted((tmp_path / "clean").iterdir()) if path.name != held_out)
+    (tmp_path / "alias").symlink_to(tmp_path / "clean")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/other.png").symlink_to(used)
+    for root in ("more", f"clean/{used.name}", f"alias/{used.name}", "more/other.png"):
         error = cli.test("--dataroot", root, *noise, code=2)
-        assert "trained on" in error.what and "--split train" in error.fix
+        assert "1 of these files are what the run was trained on" in error.what
+        assert "--split train" in error.fix
     assert not (tmp_path / "results").exists()
     allowed = cli.test(*noise, "--split", "train")
-    assert allowed.summary["split"] == "train" and len(allowed.rows) == 7
+    assert allowed.summary["split"] == "train" and len(allowed.rows) == 6
+    for root in ("clean", "alias", str(tmp_path / "clean"), f"clean/{held_out}"):
+        allowed = cli.test("--dataroot", root, *noise)
+        assert [row["name"] for row in allowed.rows] == [held_out]
+        assert allowed.summary["seen"] == "validated on"
     assert len(cli.test(*noise, "--dataroot", "one").rows) == 1
 
 

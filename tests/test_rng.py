@@ -11,6 +11,7 @@ from utils.system.rng import PURPOSES, stream
 POSITIONS = {
     "whole": [(image,) for image in (1, 2, 3, 4)],
     "holdout": [()],
+    "test_holdout": [()],
     "order": [(epoch,) for epoch in range(6)],
     "sample": [(epoch, index) for epoch in range(6) for index in range(6)],
 }

@@ -74,7 +74,8 @@ def test_clean_images_with_degradation_and_no_leak(work: Workplace) -> None:
     write_set(work.folder / "other", "clean", 3, splits=[""], channels=1, seed=20)
     degrade = ("--degrade", "noise:25")
     work.train("--dataroot", "clean", *degrade, *TINY_NET, *FAST, "--n_epochs", "2")
-    assert work.test(*degrade, code=2).refused("trained on")
+    assert work.test(*degrade).summary["seen"] == "validated on"
+    assert work.test(*degrade, "--dataroot", "clean/0.png", code=2).refused("trained on")
     first, second = (work.test("--dataroot", "other", *degrade).out for _ in range(2))
     assert first == second and "(input 20." in first
 
@@ -84,8 +85,9 @@ def test_aligned_val_split(work: Workplace) -> None:
     write_set(work.folder / "facades", "aligned", names=names, splits=("train", "val"))
     flags = ("--dataroot", "facades", "--direction", "BtoA", "--val_share", "0.2")
     assert "held out of train" in work.train(*flags, *TINY_NET, *FAST, "--n_epochs", "1").err
-    assert "6 images" in work.test("--split", "val").out
-    assert work.test(code=2).refused("no split 'test'", "train, val")
+    for flags in ((), ("--split", "val")):  # the folder, which the run did not use
+        done = work.test(*flags)
+        assert "6 images" in done.out and done.summary["seen"] == ""
 
 
 def test_csv_is_plain_csv_below_its_comment(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import pytest
 from data.datasets import ImageSpec, TrainDataset, WholeDataset
 from data.degrade import parse_degradation
 from data.folders import FOLDERS
-from data.matching import ENDINGS, match_endings, match_names
+from data.matching import WORDS, match_names, match_words
 from data.pairs import PairList, Source
 from data.scan import scan_headers
-from data.splits import detect, find_pairs, hold_out, shared_files, splits_present, train_val_split
+from data.splits import Holdout, detect, divide, find_pairs, hold_out, images_to_test, splits_present
 from tests.builders import BLUE, RED, Colour, error_of, image, put, save
 from utils.system.errors import UserError
 
@@ -38,6 +38,11 @@ def assert_colours(listing: PairList, first: Colour, second: Colour | None) -> N
     given, target = listing.read(listing.pairs[0])
     assert (given == first).all()
     assert target is None if second is None else target is not None and (target == second).all()
+
+
+def train_and_val(source: Source) -> tuple[PairList, PairList]:
+    parts = divide(find_pairs(source, "train"), source, Holdout()).parts
+    return parts["train"], parts["val"]
 
 
 def error_in(source: Source, split: str = "train", need_targets: bool = False) -> UserError:
@@ -150,7 +155,7 @@ def test_the_same_own_paths_are_never_train_and_val(
     monkeypatch.chdir(tmp_path)
     put(tmp_path, "root/val/unused.png", *(f"{n}/{i}.png" for n in ("foggy", "sunny") for i in range(10)))
     source = named(tmp_path / "root", *(str(tmp_path / n) if absolute else n for n in ("foggy", "sunny")))
-    train, val = train_val_split(find_pairs(source, "train"), source, None, 0)
+    train, val = train_and_val(source)
     assert (len(train.pairs), len(val.pairs)) == (9, 1)
     assert not train.files() & val.files()
 
@@ -244,18 +249,20 @@ def test_pair_by_on_disk_groups_the_inputs_of_a_target(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [str.upper, str.lower], ids=["UPPER", "lower"])
-@pytest.mark.parametrize("endings", ENDINGS, ids="-".join)
-def test_pairs_told_apart_by_the_ends_of_their_names(
-    tmp_path: Path, endings: tuple[str, str], change: Callable[[str], str]
+@pytest.mark.parametrize("words", WORDS, ids="-".join)
+@pytest.mark.parametrize("form", ["1_{}", "1_{}_010", "{}_SRGB_1"])
+def test_pairs_told_apart_by_a_word_in_their_names(
+    tmp_path: Path, words: tuple[str, str], change: Callable[[str], str], form: str
 ) -> None:
-    first, second = map(change, endings)
-    stems = ("train/1", "train/s/1")
+    first, second = (form.format(change(word)) for word in words)
+    stems = ("train/", "train/s/")
     expected = [(f"{stem}{first}.png", f"{stem}{second}.jpg") for stem in stems]
     put(tmp_path, *expected[0], *expected[1])
     source = Source(str(tmp_path))
     assert find_pairs(source, "train", need_targets=True).layout == "suffix"
     assert files_of(source, "train") == expected
-    assert files_of(source._replace(direction="BtoA"), "train") == [pair[::-1] for pair in expected]
+    swapped = files_of(source._replace(direction="BtoA"), "train")
+    assert sorted(swapped) == sorted(pair[::-1] for pair in expected)
 
 
 def test_the_suffix_layout_in_a_flat_folder_is_held_out_by_target(tmp_path: Path) -> None:
@@ -285,7 +292,7 @@ def test_a_lone_file_in_one_folder_is_an_error(
 
 
 def test_two_files_of_one_end_and_stem_are_an_error() -> None:
-    error = error_of(match_endings, ["1_LR.png", "1_HR.png", "1_HR.jpg"])
+    error = error_of(match_words, ["1_LR.png", "1_HR.png", "1_HR.jpg"])
     assert "several target files share one name" in error.what
 
 
@@ -299,12 +306,14 @@ def test_two_files_of_one_end_and_stem_are_an_error() -> None:
     ],
 )
 def test_names_that_are_no_pairs_of_ends(tmp_path: Path, names: str) -> None:
-    assert match_endings(names.split()) is None
+    assert match_words(names.split()) is None
     if names:
         put(tmp_path, *names.split())
         assert detect(Source(str(tmp_path)), "test") == "inputs"
         put(tmp_path / "split/train", *names.split())
-        assert detect(Source(str(tmp_path / "split")), "train") == "aligned"
+        assert detect(Source(str(tmp_path / "split")), "train") == "inputs"
+        put(tmp_path / "halves/train", *names.split(), size=(16, 8))
+        assert detect(Source(str(tmp_path / "halves")), "train") == "aligned"
         assert error_in(Source(str(tmp_path), "suffix"), "test").what.startswith("no pairs such as")
 
 
@@ -315,6 +324,8 @@ def test_the_order_in_which_layouts_are_tried(tmp_path: Path) -> None:
     assert detect(source._replace(degraded=True), "train") == "clean"
     put(tmp_path, "train/A/1.png", "train/B/1.png")
     assert detect(source, "train") == "pairs"  # before suffix
+    put(tmp_path / "halves/train", "1_LR.png", "1_HR.png", size=(16, 8))
+    assert detect(Source(str(tmp_path / "halves")), "train") == "suffix"
     assert detect(source._replace(input_dir="A"), "train") == "inputs"
     assert detect(source._replace(root="demo"), "train") == "demo"
     assert detect(source._replace(root="x.CSV", input_dir="A"), "train") == "manifest"
@@ -363,13 +374,13 @@ def test_a_manifest_with_splits(tmp_path: Path, encoding: str) -> None:
     assert files_of(source, "train") == [("a,b/1.png", "gt/1.png"), ("in/3.png", "gt/3.png")]
     assert files_of(source, "test") == [("in/ü.png", "gt/2.png")]
     error = error_in(source, "val")
-    assert "has no split 'val'" in error.what and error.why == "it has test, train"
+    assert "has no split 'val'" in error.what and error.why == "it has train, test"
 
 
 def test_a_manifest_is_validated_on_its_val_split_or_held_out_by_target(tmp_path: Path) -> None:
     def split_of(*rows: str) -> tuple[PairList, PairList]:
         source = table(tmp_path / "pairs.csv", *rows)
-        return train_val_split(find_pairs(source, "train"), source, None, 0)
+        return train_and_val(source)
 
     rows = [f"{split},in/{i}.png,gt/{i}.png" for i, split in enumerate(["train"] * 9 + ["val"])]
     train, val = split_of("split,input,target", *rows)
@@ -510,7 +521,7 @@ def test_a_wrong_scale_is_an_error(
 
 
 def test_a_scale_where_layouts_hold_none(tmp_path: Path) -> None:
-    put(tmp_path / "train", "1.png", size=(16, 6))
+    put(tmp_path / "train", "1.png", size=(16, 8))
     for root in (str(tmp_path), "demo"):
         assert "--scale 2" in error_in(Source(root, scale=2)).what
 
@@ -542,22 +553,33 @@ def test_gray_inputs_have_one_channel_and_coloured_targets(tmp_path: Path) -> No
 # ---------------------------------------------------------------------------------------------- shared files
 
 
-def test_files_of_training_are_recognised_whatever_the_folder_is_called(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("root", "count"), [("alias", 6), ("set/train", 6), ("other", 0), ("photos", 0)])
+def test_files_of_training_are_recognised_whatever_the_folder_is_called(
+    tmp_path: Path, root: str, count: int
+) -> None:
     for folder in ("set/train", "other"):
         put(tmp_path / folder, *(f"{side}/{i}.png" for side in "AB" for i in range(3)))
     (tmp_path / "alias").symlink_to(tmp_path / "set/train", target_is_directory=True)
-    (tmp_path / "photos").symlink_to(tmp_path / "set/train/A", target_is_directory=True)
-    run = Source(str(tmp_path / "set"))
-    for root, count in (("alias", 6), ("photos", 3), ("set/train/A/../B", 3), ("other", 0)):
-        listing = find_pairs(Source(str(tmp_path / root)), "test")
-        assert shared_files(listing, run, "train") == count, root
+    (tmp_path / "photos").symlink_to(tmp_path / "set/train/A", target_is_directory=True)  # not measured
+    run, source = Source(str(tmp_path / "set")), Source(str(tmp_path / root))
+    all_of_it, held_out = Holdout(0.0), Holdout(None)
+    if count:
+        error = error_of(images_to_test, source, "test", run, all_of_it)
+        assert error.what == f"{count} of these files are what the run was trained on"
+        error = error_of(images_to_test, source, "test", run, held_out)
+        assert error.what == f"{count - 2} of these files are what the run was trained on"
+    else:
+        assert images_to_test(source, "test", run, all_of_it).seen == ""
+    assert images_to_test(source, "train", run, held_out).seen == "trained on" * bool(count)
 
 
 def test_what_is_gone_or_has_no_files_shares_none(tmp_path: Path) -> None:
-    put(tmp_path / "photos", "1.png")
-    demo, photos, gone = (Source(root) for root in ("demo", str(tmp_path / "photos"), str(tmp_path / "gone")))
-    for tested, trained in ((photos, gone), (photos, demo), (demo, demo)):
-        assert shared_files(find_pairs(tested, "test"), trained, "train") == 0
+    put(tmp_path, "set/A/1.png", "set/B/1.png")
+    demo, found, gone = (
+        Source(root) for root in ("demo:2:16", str(tmp_path / "set"), str(tmp_path / "gone"))
+    )
+    for tested, trained in ((found, gone), (found, demo), (demo, demo), (found, None)):
+        assert images_to_test(tested, "test", trained, Holdout()).seen == ""
 
 
 # ----------------------------------------------------------------------------------------- a hundred thousand

@@ -16,7 +16,14 @@ FLOORS = (  # a room imports itself and lower floors, never its neighbours
     ("utils/vis",),
     ("utils/options",),
 )
-COMMANDS = ("train.py", "test.py", "utils/compare.py", "utils/replay.py", "data/check.py")  # import anything
+COMMANDS = (
+    "train.py",
+    "test.py",
+    "utils/compare.py",
+    "utils/replay.py",
+    "utils/export.py",
+    "data/check.py",
+)  # import anything
 NOT_YET: set[tuple[str, str]] = set()
 PRODUCT = sorted(
     [

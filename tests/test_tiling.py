@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from data.datasets import Whole
 from models import build_network, network_defaults
+from models import predictor as module
 from models.layers import SizeRequirements, size_of
+from models.tiling import Tiling, bands, blending, bytes_per_pixel, first_tile, smaller_tile, starts
 from tests import builders
 from tests.builders import OURS, ROOT
-from utils.eval import evaluator as module
 from utils.eval.evaluator import Evaluator, Prediction
-from utils.eval.tiling import Tiling, bands, blending, bytes_per_pixel, first_tile, smaller_tile, starts
 from utils.system.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -391,7 +391,7 @@ def peak():
 """
 PEAK = """
 from models import build_network, network_defaults
-from utils.eval.tiling import bytes_per_pixel
+from models.tiling import bytes_per_pixel
 name, side = sys.argv[1], int(sys.argv[2])
 net = build_network(name, input_nc=3, output_nc=3, **network_defaults(name)).eval()
 with torch.inference_mode():
@@ -404,7 +404,7 @@ print(estimate, peak() - before)
 LARGE = """
 from data.datasets import Whole
 from utils.eval.evaluator import Evaluator
-from utils.eval.tiling import Tiling
+from models.tiling import Tiling
 net = torch.nn.Conv2d(3, 3, 3, padding=1)
 evaluate = Evaluator(net, torch.device("cpu"), False, tiling=Tiling(512, 64))
 image = lambda seed, h, w: np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)

@@ -29,10 +29,11 @@ def parse(argv: Sequence[str]) -> Namespace:
 def main(opt: Namespace, cleanup: ExitStack) -> int:
     import torch
 
-    from data.images import read_image, to_float
+    from data.images import read_image
     from utils.eval.results import read_csv
     from utils.run.log import read_log
     from utils.run.run import Run
+    from utils.system.pixels import to_float
     from utils.vis.console import say_on
     from utils.vis.sinks import training_points
     from utils.vis.visdom import TEST, TRAINING, VisdomPlot

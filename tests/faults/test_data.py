@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from data.datasets import ImageSpec, TrainDataset
-from data.images import MAX_PIXELS, header, read_image, save_image
+from data.images import MAX_PIXELS, header, read_image
 from data.loader import LoaderIterator, no_collate
 from data.matching import match_names
 from data.pairs import Source
@@ -65,7 +65,7 @@ def picture(path: Path, height: int = 40, width: int = 40) -> Path:
 
 # --------------------------------------------------------------------------------------------- damaged images
 
-KINDS = ("png", "jpg", "webp", "bmp", "tif", "deep.png")
+KINDS = ("png", "jpg", "webp", "bmp", "tif", "deep.png", "gif", "ppm")
 HEIGHT, WIDTH = 36, 50
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "ok": lambda data: data,
@@ -79,7 +79,7 @@ def encoded(kind: str, folder: Path) -> bytes:
     smooth = np.add.outer(np.arange(HEIGHT), np.arange(WIDTH))[:, :, None] + np.arange(3)
     values = (smooth % 256 + image(HEIGHT, WIDTH, seed=1) // 8).clip(0, 255).astype(np.uint8)
     if kind == "deep.png":
-        save_image(values.astype(np.uint16) * 257, path)
+        save(values.astype(np.uint16) * 257, path)
     else:
         save(values, path, **({"compression": "tiff_adobe_deflate"} if kind == "tif" else {}))
     return path.read_bytes()
@@ -567,7 +567,7 @@ def odd_sizes(folder: Path) -> dict[str, tuple[int, int]]:
         picture(folder / f"{height}x{width}.png", height, width).name: (height, width)
         for height, width in SIZES
     }
-    save_image(image(21, 34).astype(np.uint16) * 257, folder / "deep.png")
+    save(image(21, 34).astype(np.uint16) * 257, folder / "deep.png")
     Image.fromarray(image(22, 35)).convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "palette.png")
     return made | {"deep.png": (21, 34), "palette.png": (22, 35)}
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.builders import FAST, TINY, image, save
-from tests.cli import InProcess, Workplace, children, options, step_of, wait_until
+from tests.builders import FAST, TINY, assert_same_state, image, save
+from tests.cli import InProcess, Workplace, children, options, step_of, wait_until, weights
 from utils.run.checkpoint import find_state
 from utils.run.log import read_log
 from utils.run.run import Run
@@ -147,6 +147,65 @@ def test_git_need_not_be_installed(work: Workplace, path: str) -> None:
     ended = work.train(*TINY, *FAST, "--n_epochs", "1", PATH=path)
     assert options(ended.run)["versions"]["git"] == "none"
     assert work.test("--visdom", "off", PATH=path).summary["versions"]["git"] == "none"
+
+
+def no_lock(errno_name: str) -> str:
+    """Code that lets every semaphore of multiprocessing fail."""
+    return (
+        "import errno, os, multiprocessing.synchronize as module\n"
+        f"def fail(*given, **named): raise OSError(errno.{errno_name}, os.strerror(errno.{errno_name}))\n"
+        "module.SemLock.__init__ = fail\n"
+    )
+
+
+NO_ROOM = "import shutil\nshutil.disk_usage = lambda path: shutil._ntuple_diskusage(65536, 61440, 4096)\n"
+
+
+@pytest.mark.risk(28)
+@pytest.mark.parametrize(
+    "before",
+    [NO_ROOM, no_lock("ENOSPC"), no_lock("EACCES")],
+    ids=["little room", "no room for a lock", "not mounted"],
+)
+def test_without_shared_memory_images_are_loaded_in_the_main_process(work: Workplace, before: str) -> None:
+    """/dev/shm is 64 MB in a container by default, and may be absent or read-only."""
+    flags = (*TINY, *FAST, "--n_epochs", "1", "--num_workers", "2")
+    ended, usual = work.train(*flags, before=before), work.at("usual").train(*flags)
+    assert "/dev/shm is too small" in ended.err and "/dev/shm" not in usual.err
+    assert_same_state(weights(ended.run), weights(usual.run))
+    tested = work.test("--visdom", "off", "--num_workers", "2", before=before)
+    assert ("/dev/shm is too small" in tested.err) == (before != NO_ROOM)  # whole images do not need its room
+
+
+BROKEN_COMPILER = """#!/bin/sh
+case "$*" in *--version*) echo "g++ 13.2.0"; exit 0;; esac
+echo "fatal error: algorithm: No such file or directory" >&2; exit 1
+"""
+
+
+@pytest.mark.risk(28)
+@pytest.mark.parametrize("compiler", ["", "#!/bin/sh\nexit 127\n", BROKEN_COMPILER])
+def test_compile_without_a_working_compiler_is_refused_before_the_run(work: Workplace, compiler: str) -> None:
+    program = work.folder / "g++"
+    if compiler:
+        program.write_text(compiler)
+        program.chmod(0o755)
+    variables = {"CXX": str(program), "TORCHINDUCTOR_CACHE_DIR": str(work.folder / "cache")}
+    ended = work.train(*TINY, *FAST, "--compile", code=2, **variables)
+    assert ended.refused("--compile") and "leave out --compile" in ended.err
+    assert not ended.run.exists()
+
+
+@pytest.mark.risk(28)
+@pytest.mark.parametrize("script", ["train.py", "test.py"])
+def test_other_systems_are_named_in_one_line(work: Workplace, script: str) -> None:
+    """As on Windows, where Python has no fcntl, no resource and fewer signals."""
+    before = (
+        "import signal, sys\nsys.modules['fcntl'] = sys.modules['resource'] = None\n"
+        "for name in ('SIGHUP', 'SIGUSR1', 'SIGALRM'): delattr(signal, name)\n"
+    )
+    ended = work.start(script, "--help", before=before).wait(2)
+    assert "not supported" in ended.err and "WSL" in ended.err and "Traceback" not in ended.err
 
 
 @pytest.mark.risk(28)

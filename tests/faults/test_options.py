@@ -24,8 +24,8 @@ from urllib.parse import quote
 import pytest
 import torch
 
-from tests.builders import ROOT, tree, words, write_set
-from tests.cli import Ended, InProcess, Workplace, free_port, records
+from tests.builders import FAST, ROOT, TINY, tree, words, write_set
+from tests.cli import Ended, InProcess, Workplace, free_port, options, records
 from tests.harness import Cases
 from tests.seams import replace_loss, wrap
 from tests.visdom_server import visdom_server
@@ -423,3 +423,14 @@ def test_testing_falls_back_to_tiles(cli: InProcess, monkeypatch: pytest.MonkeyP
     assert done.err.count("out of memory: using tiles of") == 1 and "PSNR" in done.out
     limit[0] = 3
     assert cli.test("--dataroot", "demo:2:200", code=1).refused("out of memory", "--tile", code=1)
+
+
+@pytest.mark.risk(23)
+@pytest.mark.parametrize("crop", [16, 24, 48])
+def test_a_resumed_run_may_have_another_crop(cli: InProcess, crop: int) -> None:
+    """An image smaller than --crop_size may stop a run on its way; the error says to lower it."""
+    cli.train(*TINY, *FAST, "--n_epochs", "1")
+    longer = cli.train("--resume", "--n_epochs", "2", "--crop_size", str(crop), "--visdom", "off")
+    assert f"*crop_size={crop}" in longer.err
+    saved = options(longer.run)
+    assert (saved["crop_size"], saved["n_epochs"]) == (crop, 2)

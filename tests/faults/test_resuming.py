@@ -356,6 +356,7 @@ def test_going_back_keeps_later_best_weights(
         said = cli.train("--epoch", str(back // 3), "--visdom", "off").err
     assert f"note    best_net.pth of step {best_step} is now best_step_{best_step}_net.pth" in said
     assert_same_state(weights(run, f"best_step_{best_step}"), later)
+    assert cli.test("--load", f"best_step_{best_step}").summary["images"]
     expected = max((psnr, -3 * number) for number, psnr in enumerate(psnrs[: back // 3], 1))
     assert (stated_best(run)["psnr"], stated_best(run)["step"]) == (expected[0], -expected[1])
     assert best_agrees(run)
@@ -407,7 +408,9 @@ def test_a_best_of_other_validation_images_is_not_compared(
         worse_later(patch, 20, 30)
         run = begun(cli)
     before = weights(run, "best")
-    add("pairs")
+    number = int(Path(options(run)["held_out"]["val"][0]).stem)
+    for other, validated in zip(files_of("pairs", 9 - number), files_of("pairs", number), strict=True):
+        shutil.copy(other, validated)
     with monkeypatch.context() as patch:
         worse_later(patch, 7, 6)
         said = longer(cli, "--data_changed", "ok").err

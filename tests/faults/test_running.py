@@ -13,7 +13,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data.datasets import ImageSpec, TrainDataset, WholeDataset
-from data.images import to_float
 from data.loader import WAITS, LoaderIterator, no_collate
 from data.pairs import Pair, PairList, Source
 from data.splits import find_pairs
@@ -32,6 +31,7 @@ from tests.builders import (
 from tests.cli import InProcess, Job, Workplace, records, state, status, step_of, weights
 from tests.seams import replace_loss, wrap
 from utils.system.errors import UserError
+from utils.system.pixels import to_float
 from utils.system.workers import begin_worker
 
 SHORT = (*TINY, *FAST, "--amp", "off", "--gpu_ids", "-1", "--max_steps", "12")

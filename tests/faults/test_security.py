@@ -4,9 +4,16 @@ import ast
 import html
 import os
 import re
+import socket
 import subprocess
 import sys
-from contextlib import ExitStack
+import threading
+import time
+import tracemalloc
+import zipfile
+import zlib
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -14,11 +21,13 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+from models.weights import load_weights, read_weights
 from tests.builders import ROOT, assert_same_state, image, save, tree, words
 from tests.cli import InProcess, Workplace, children, free_port, listening, wait_until, weights
 from tests.harness import Cases
 from tests.seams import wrap
 from tests.visdom_server import need_visdom
+from utils.system.errors import UserError
 from utils.vis import visdom as visdom_plot
 from utils.vis import visdom_client
 from utils.vis.visdom import VisdomPlot, Window
@@ -76,6 +85,40 @@ def test_nothing_of_these_names_is_installed() -> None:
     assert re.search(r"^packages = \[\]", table, re.MULTILINE) and "py-modules" not in table
 
 
+HUGE = 10**6  # squared: 4 TB of float32
+
+
+def repeated(path: Path) -> None:
+    torch.save({"0.weight": torch.zeros(1).expand(HUGE, HUGE)}, path)
+
+
+def repeated_in_the_older_format(path: Path) -> None:
+    net = {"params": {"0.weight": torch.zeros(1, 3).expand(HUGE, 3), "0.bias": torch.zeros(3)}}
+    torch.save(net, path, _use_new_zipfile_serialization=False)
+
+
+def packed_weights(path: Path) -> None:
+    """As `repeated`, but with all its zeros in the file, compressed a thousand times."""
+    torch.save({"0.weight": torch.zeros(2**22)}, path)
+    with zipfile.ZipFile(path) as stored:
+        members = {name: stored.read(name) for name in stored.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.risk(9)
+@pytest.mark.parametrize("write", [repeated, repeated_in_the_older_format, packed_weights])
+def test_weights_that_unpack_to_more_than_their_file_are_refused(
+    tmp_path: Path, write: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "net.pth"
+    write(path)
+    for read in (read_weights, lambda path: load_weights(torch.nn.Linear(3, 3), path)):
+        with pytest.raises(UserError, match=r"more values than the file|is damaged"):
+            read(path)
+
+
 # ------------------------------------------------------------------------------------------------ open ports
 
 
@@ -116,6 +159,62 @@ def test_no_markup_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = [*client.line.call_args_list, *client.image.call_args_list]
     titles = {(call.args[0], call.kwargs["opts"]["title"]) for call in calls}
     assert titles == {("one", html.escape(evil)), ("grid", html.escape(evil))}
+
+
+# --------------------------------------------------------------------- other programs on the port of the page
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+def endless(connection: socket.socket) -> None:
+    connection.sendall(OK + b"\r\n")
+    while True:
+        connection.sendall(b"x" * 2**20)
+
+
+def dripping(connection: socket.socket) -> None:
+    connection.sendall(OK + b"Content-Length: 1000000\r\n\r\n")
+    while True:
+        connection.sendall(b"x")
+        time.sleep(0.2)
+
+
+def packed(connection: socket.socket) -> None:
+    pack = zlib.compressobj(wbits=31)  # with the head of gzip
+    body = b"".join(pack.compress(bytes(2**20)) for _ in range(2**8)) + pack.flush()
+    connection.sendall(OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+
+def redirecting(connection: socket.socket) -> None:
+    port = connection.getsockname()[1]
+    head = b"HTTP/1.1 307 T\r\nLocation: http://127.0.0.1:%d/elsewhere\r\nContent-Length: 0\r\n\r\n"
+    connection.sendall(head % port)
+
+
+@pytest.mark.risk(22)
+@pytest.mark.parametrize("answer", [endless, dripping, packed, redirecting])
+def test_a_program_that_is_not_visdom_costs_little(answer: Callable[[socket.socket], None]) -> None:
+    need_visdom()
+    asked: list[bytes] = []
+
+    def serve() -> None:
+        while True:
+            with suppress(OSError), other.accept()[0] as connection:
+                if request := connection.recv(2**16):
+                    asked.append(request.split()[1])
+                    answer(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        for _ in range(2):  # the first connection of a client carries no data
+            threading.Thread(target=serve, daemon=True).start()
+        began = time.monotonic()
+        tracemalloc.start()
+        with pytest.raises(RuntimeError, match="not visdom"):
+            visdom_client.VisdomClient("http://127.0.0.1", other.getsockname()[1], "run")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert time.monotonic() - began < 3 * visdom_client.TIMEOUT_S and peak < 2**25
+    assert asked and b"/elsewhere" not in asked
 
 
 # ------------------------------------------------------------------------------------------ files elsewhere

@@ -2,31 +2,23 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from data.transforms import denormalize, to_batch
-from models.layers import size_of
-from utils.eval.ensemble import dihedral_mean
+from models.predictor import Predictor, Stopped, eval_mode
 from utils.eval.metrics import Protocol, mse_to_psnr
 from utils.eval.scoring import ScoredOutput, input_baseline
-from utils.eval.tiling import Tiling, bands, bytes_per_pixel, first_tile, smaller_tile, starts
-from utils.system.device import free_memory
 from utils.system.distributed import Ranks
 
 if TYPE_CHECKING:
     from data.datasets import Whole
 
 Array = np.ndarray
-SMALL_IMAGE_PIXELS = 2**19  # smaller images go through the network whole, without an estimate of the memory
-EXAMPLE_SIDE = 64  # pixels, of the example that the estimate runs on
 
 
 class Prediction(NamedTuple):
@@ -45,45 +37,20 @@ class Prediction(NamedTuple):
     tile: int | None  # pixels a side; None: the whole image at once
 
 
-class Stopped(Exception):
-    """Prediction was asked to stop."""
-
-
 @dataclass
-class Evaluator:
+class Evaluator(Predictor):
     """Run a network on full-size images and score each output.
 
     Args:
-        net: the bare network, on `device`; its `size` states what it requires of its input.
-        mean, std: of the Normalize that it was trained with.
         metrics: `psnr` and `mae` are always measured; `ssim` if listed here.
-        x8: average over eight flips and rotations of the input.
-        say: called with each note, once: the use of tiles, and by how much they change the output.
-        stopped: asked before each forward pass; once it is true, no more predictions follow.
-
-    Raises:
-        UserError: tiles that would not advance.
     """
 
-    net: nn.Module
-    device: torch.device
-    amp: bool
-    mean: float = 0.5
-    std: float = 0.5
     protocol: Protocol = field(default_factory=Protocol)
     metrics: Sequence[str] = ("psnr",)
-    tiling: Tiling = field(default_factory=Tiling)
-    x8: bool = False
-    say: Callable[[str], object] = print
-    stopped: Callable[[], object] = bool  # false
-    notes: list[str] = field(default_factory=list)  # what a reader of the figures should know
 
     def __post_init__(self) -> None:
-        self.multiple, self.minimum, self.scale = size_of(self.net)
-        self.pixel_bytes: float | None = None
+        super().__post_init__()
         self.compared = False  # tiles with the whole image
-        if self.tiling.size is not None:  # refuse here, not at the first large image
-            starts(self.tiling.size, self.tiling.size, self.tiling.overlap, self.multiple)
 
     def __call__(self, images: "Iterable[Whole]") -> Iterator[Prediction]:
         """Yield the prediction of each image; the network is in eval mode meanwhile."""
@@ -111,56 +78,6 @@ class Evaluator:
             scores |= {f"{name}_input": value for name, value in baseline.items()}
         return Prediction(image.name, image.input, output.array, image.target, scores, seconds, tile)
 
-    def bands(self, image: Array) -> tuple[int | None, Iterator[Tensor]]:
-        """Return the tile and the output in bands of rows; use smaller tiles when out of memory."""
-        first_try = tile = self.choose_tile(image)
-        while True:
-            parts = self.tiled(image, tile)
-            try:
-                first = next(parts)  # every tile needs as much memory as the first
-                break
-            except torch.OutOfMemoryError:
-                longest = max(image.shape[:2])
-                tile = smaller_tile(min(tile or longest, longest), self.tiling.overlap, self.multiple)
-                if tile is None:
-                    raise
-            torch.cuda.empty_cache()
-        if tile != first_try:
-            self.note(f"out of memory: using tiles of {tile}")
-        return tile, chain(iter([first]), parts)
-
-    def tiled(self, image: Array, tile: int | None) -> Iterator[Tensor]:
-        return bands(self.forward, image, tile, self.tiling.overlap, self.multiple, self.scale)
-
-    def choose_tile(self, image: Array) -> int | None:
-        """Return the tile to try first: the requested one, or 512 where the whole image would not fit."""
-        height, width, channels = image.shape
-        if self.tiling.size is not None or height * width < SMALL_IMAGE_PIXELS:
-            return self.tiling.size
-        if self.pixel_bytes is None:
-            side = -(-max(EXAMPLE_SIDE, self.minimum) // self.multiple) * self.multiple
-            with self.autocast():
-                example = torch.zeros(1, channels, side, side, device=self.device)
-                self.pixel_bytes = bytes_per_pixel(self.net, example)
-        needed, free = self.pixel_bytes * height * width, free_memory(self.device)
-        tile = first_tile(self.tiling, needed, free, self.multiple)
-        if tile:
-            memory = f"the whole image needs about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
-            self.note(f"{width} x {height} pixels: using tiles of {tile} ({memory})")
-        return tile
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp)
-
-    def forward(self, part: Array) -> Tensor:
-        """Map `(h, w, C)` of any depth to `(1, C, h, w)` in [0, 1], not clamped; with x8 `(2, C, h, w)`."""
-        if self.stopped():
-            raise Stopped
-        x = to_batch([part], self.mean, self.std).to(self.device)
-        with self.autocast():
-            outputs = dihedral_mean(self.net, x) if self.x8 else self.net(x)
-        return denormalize(outputs.float(), self.mean, self.std).cpu()
-
     def compare_tiles(self, image: Array, tile: int) -> None:
         """Note, once, how much tiles change the output, on a part of 1.5 x 1.5 tiles."""
         if self.compared:
@@ -179,11 +96,6 @@ class Evaluator:
             f"{error.abs().max().item():.1e} (PSNR between the two: {between:.1f} dB), "
             f"on {part.shape[1]} x {part.shape[0]} pixels"
         )
-
-    def note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
-            self.say(text)
 
 
 class MeanPSNR(NamedTuple):
@@ -215,15 +127,3 @@ def mean_psnr(predictions: Iterable[Prediction], ranks: Ranks, keep: set[int]) -
     return MeanPSNR(
         total / count if count else math.inf, total_input / count_input if count_input else math.inf, shown
     )
-
-
-@contextmanager
-def eval_mode(net: nn.Module) -> Iterator[None]:
-    """Switch to eval mode, then restore the mode of each layer."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data.pairs import PairList, Source
+from models.fetch import weights_name
 from utils.system.atomic import DISK_FULL, write_text
 from utils.system.errors import UserError
 from utils.system.jsonfile import read_object
@@ -94,8 +95,8 @@ def variant(opt: Namespace, trained: Namespace) -> str:
         if opt.load == "best" or opt.weights
         else [opt.load if opt.load == "latest" else f"epoch{opt.load}"]
     )
-    if opt.weights and plain(Path(opt.weights).stem) != opt.name:
-        words.append(f"weights_{Path(opt.weights).stem}_{short_hash(os.path.realpath(opt.weights))[:4]}")
+    if opt.weights and plain(weights_name(opt.weights)) != opt.name:
+        words.append(f"weights_{weights_name(opt.weights)}_{short_hash(os.path.realpath(opt.weights))[:4]}")
     words += (
         [opt.direction] if opt.direction and opt.direction != trained.direction and trained.direction else []
     )

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.images import to_float
 from utils.system.errors import first_sentence
+from utils.system.pixels import to_float
 
 if TYPE_CHECKING:
     from utils.eval.evaluator import Prediction

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from data.images import SUFFIXES, output_suffix
+from data.images import SUFFIXES
 from data.pairs import PairList
-from data.save import EIGHT_BIT, LOSSY, encode, kept_suffix, metadata
+from data.save import EIGHT_BIT, LOSSY, WRITTEN, encode, kept_suffix, metadata, output_suffix
 from utils.eval.folder import write_errors
 from utils.system.errors import UserError
 
@@ -59,6 +59,9 @@ class Outputs:
                     f"{output} is neither a folder nor an image [--output]", fix=f"a folder, or {known}"
                 )
             return None
+        if suffix not in WRITTEN:
+            fix = f"name a file of {', '.join(WRITTEN)}"
+            raise UserError(f"{suffix} files are read, but not written [--output {output}]", fix=fix)
         if len(pairs.pairs) != 1:
             fix = "name a folder, such as --output restored/"
             raise UserError(

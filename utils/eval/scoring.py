@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.images import from_float, quant_levels, to_float
 from data.transforms import enlarge
 from utils.eval.metrics import Protocol, Score
+from utils.system.pixels import from_float, quant_levels, to_float
 
 Array = np.ndarray
 STRIP_VALUES = 2**19  # values of a strip of rows; 4 MB in float64

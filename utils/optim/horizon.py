@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from utils.system.distributed import Ranks, all_reduce_max
 from utils.system.errors import UserError
 
+FIRST_LOOK = 3  # after so many steps: does timing MIN_TIMED_STEPS take most of the time already?
 MIN_TIMED_STEPS, MAX_TIMED_STEPS = 25, 1000  # steps that are timed before the length is set
 TIMED_SHARE = 0.1  # of all steps, within these two
 SAFETY_MARGIN = 0.03  # of the time, when the length is set, for what the timed steps did not show
@@ -170,7 +171,7 @@ def steps_within(seconds: float, cost: StepCost) -> int:
     """
     left = seconds * (1 - cost.spare) - cost.last
     decoding = min(cost.decoding, left / (cost.step + cost.decode))  # all of it may be spent decoding
-    return max(1, round((left - decoding * cost.decode) / cost.step))
+    return max(1, math.floor((left - decoding * cost.decode) / cost.step + 1e-6))
 
 
 def seconds_of(work: Callable[[], object]) -> float:
@@ -212,7 +213,7 @@ class StepTimer:
 
     def __init__(self, on: bool) -> None:
         self.taken = 0  # steps
-        self.due = MIN_TIMED_STEPS if on else 0  # read it after this many steps
+        self.due = FIRST_LOOK if on else 0  # read it after this many steps
         self.ends: list[tuple[float, float]] = []  # of each step: when, and the wait for data until then
         self.fixed: tuple[int, float, StepCost] | None = None  # step, time and cost when the length was set
 
@@ -234,6 +235,13 @@ class StepTimer:
         waits = [after[1] - before[1] for before, after in timed]
         steps = [after[0] - before[0] - wait for (before, after), wait in zip(timed, waits, strict=True)]
         return statistics.median(steps), statistics.median(waits)
+
+    def too_early(self, left_s: float) -> bool:
+        """Whether, at the first look, timing more steps leaves at least half of the time; sets `due`."""
+        if self.taken != FIRST_LOOK or MIN_TIMED_STEPS * sum(self.read()) > left_s / 2:
+            return False
+        self.due = MIN_TIMED_STEPS
+        return True
 
     def cost(self, work: EpochWork, epoch_steps: int, save_s: float) -> StepCost:
         """What the rest costs before the length is set, by the steps that were timed.
@@ -263,7 +271,8 @@ class StepTimer:
             self.due = wanted
             return False
         self.fixed = self.fixed or (self.taken, self.ends[-1][0], cost)
-        self.due = self.taken + left // 2 if left // 2 >= MIN_TIMED_STEPS else 0
+        half = left // 2
+        self.due = self.taken + half if half >= min(MIN_TIMED_STEPS, self.taken) else 0
         return True
 
 
@@ -296,10 +305,11 @@ class Deadline:
         """Count a step; may change `horizon.total`, and then returns the line that says so, else ""."""
         if not self.timer.step(waited_s):
             return ""
-        assert self.minutes is not None
         timer, horizon = self.timer, self.horizon
+        if all_reduce_max(not timer.too_early(self.left_s()), self.ranks) == 0:
+            return ""
         cost = timer.since() if timer.fixed else self.first_cost()
-        left_s = 60 * self.minutes - (time.monotonic() - self.started)
+        left_s = self.left_s()
         fits = horizon.step - all_reduce_max(
             -steps_within(left_s, cost), self.ranks
         )  # in the slowest process
@@ -308,8 +318,18 @@ class Deadline:
         if not timer.ready(fits - horizon.step, cost) or fits == horizon.total:
             return ""
         horizon.total = fits
-        slower = ", fewer because the machine became slower" if known else ""
-        return f"length  {fits} steps{slower}, to end {self.minutes:g} minutes after the start"
+        over_s = cost.step * (fits - horizon.step) + cost.last - left_s
+        note = f", to end {self.minutes:g} minutes after the start"
+        if known:
+            note = ", fewer because the machine became slower" + note
+        elif over_s > cost.step:  # more than rounding
+            late = f"the last step, validation and save take {over_s:.0f} s longer"
+            note = f"; --minutes {self.minutes:g} cannot be met: {late} [--crop_size, --size, --model]"
+        return f"length  {fits} steps{note}"
+
+    def left_s(self) -> float:
+        assert self.minutes is not None
+        return 60 * self.minutes - (time.monotonic() - self.started)
 
     def first_cost(self) -> StepCost:
         return self.timer.cost(self.work, self.horizon.steps_per_epoch, self.saves.seconds)

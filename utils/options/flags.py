@@ -4,6 +4,7 @@ from data.augment import AUGMENTATIONS
 from data.degrade import DEGRADATIONS
 from data.images import MAX_PIXELS
 from data.layouts import LAYOUTS
+from data.pairs import MAX_SCALE
 from models import ACTIVATIONS, INITS, LOSSES, NETWORKS, NORMS, UPSAMPLES, network_defaults
 from utils.optim.optimizers import OPTIMIZERS
 from utils.optim.schedules import SCHEDULES
@@ -32,6 +33,7 @@ from utils.options.presets import PRESETS
 METRICS = ("psnr", "ssim", "mae", "lpips")
 NETWORK_FLAGS = ("width", "depth", "levels", "stem", "norm", "act", "init", "upsample")
 LIST = one_of_each(METRICS)
+SHARE = number(float, 0, 0.9, above=True)
 MOMENTUM, DECAY = number(float, 0, 0.9999), number(float, 0, 0.99999)
 
 
@@ -59,7 +61,7 @@ def network_flags(model: str | None) -> list[Flag]:
     """Flags that build a network; `model` is the default."""
     return [
         common("--model", model, [*NETWORKS], "network"),
-        common("--weights", None, path, "initialise from this checkpoint (ours or third-party)"),
+        common("--weights", None, path, "checkpoint (ours or third-party), or https://...#sha256=..."),
         common("--width", None, number(int, 1, 4096), f"channels: {_of('width')}"),
         common("--depth", None, number(int, 1, 1000), f"blocks or layers: {_of('depth')}"),
         flag("--levels", None, number(int, 1, 8), f"resolutions: {_of('levels')}"),
@@ -70,7 +72,7 @@ def network_flags(model: str | None) -> list[Flag]:
         flag("--upsample", None, UPSAMPLES, f"transposed or resize convolution: {_of('upsample')}"),
         flag("--input_nc", None, [1, 3], "channels of inputs (default: as in the files)"),
         flag("--output_nc", None, [1, 3], "channels of targets (default: as in the files)"),
-        common("--scale", None, number(int, 1, 16), "upscaling factor: target size / input size"),
+        common("--scale", None, number(int, 1, MAX_SCALE), "upscaling factor: target size / input size"),
         flag("--mean", None, number(float, -10, 10), "of Normalize (default: 0.5; spandrel: 0)"),
         flag("--std", None, POSITIVE, "of Normalize (default: 0.5; spandrel: 1)"),
         flag("--residual", False, SWITCH, "subtract the network's output from its input"),
@@ -119,6 +121,7 @@ TRAIN: Table = {
         flag("--augment", "flip", [*AUGMENTATIONS], "random flips and quarter turns of a pair"),
         flag("--repeat", None, NATURAL, "passes over the set per epoch (default: 1; --minutes: 500+ steps)"),
         common("--val_share", None, number(float, 0, 0.9), "validate on this share, held out of train (default: the val split, else 0.1)"),  # noqa: E501
+        common("--test_share", None, SHARE, "hold this share of the targets out of train for test.py"),
     ],
     "network": [
         *network_flags("resnet"),
@@ -128,7 +131,7 @@ TRAIN: Table = {
     "optimisation": [
         common("--batchSize --batch_size", 1, NATURAL, "images per step, over all processes"),
         common("--lr", 0.0002, POSITIVE, "learning rate"),
-        common("--optimizer", "adam", [*OPTIMIZERS], "optimizer"),
+        flag("--optimizer", "adam", [*OPTIMIZERS], "optimizer"),
         flag("--beta1", 0.5, MOMENTUM, "of adam, adamw, muon"),
         flag("--beta2", 0.999, DECAY, "of adam, adamw, muon"),
         flag("--momentum", 0.9, MOMENTUM, "of sgd, rmsprop, muon"),
@@ -196,11 +199,32 @@ TEST: Table = {
         *WATCHING,
     ],
 }
+
+EXPORT: Table = {
+    "what to write": [
+        flag("--to", "onnx", ["onnx", "pt2", "safetensors"], "ONNX, a program of torch.export, or weights with metadata"),  # noqa: E501
+        flag("--half", False, SWITCH, "compute in float16, norms excepted"),
+        flag("--target", None, ["darktable"], "a folder with config.json for this program; one size, 768 768 by default"),  # noqa: E501
+        flag("--output", None, path, "file or folder (default: in the run's folder)"),
+    ],
+    "run": [
+        flag("--load", "best", str, "checkpoint: best, latest, or N (after epoch N)"),
+        flag("--dataroot", None, path, "images to compare on (default: the run's, else rendered ones)"),
+        RESULTS,
+        DEBUG,
+    ],
+    "network (for --weights without a run)": network_flags(None),
+}
 # fmt: on
 
+EXPORT_HELP = (
+    "python -m utils.export",
+    "Write a trained network for other programs: images in [0, 1] in and out.",
+)
+EXPORT_USAGE = "python -m utils.export RUN [flags]"
 TRAIN_EXAMPLES = """examples:
   train.py --dataroot demo --preset coarse --minutes 2
-  train.py --dataroot datasets/mine --preset fine --minutes 20 --gpu_ids 0
+  train.py --dataroot datasets/mine --minutes 20 --gpu_ids 0
   train.py --resume --name mine_resunet"""
 TEST_EXAMPLES = """examples:
   test.py --name demo_resunet

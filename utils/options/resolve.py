@@ -11,25 +11,35 @@ from typing import Any
 from data.degrade import parse_degradation
 from data.pairs import Source
 from data.settings import MIN_EPOCH_STEPS, DataSettings
+from data.splits import Holdout
 from models import UNIT_RANGE, network_defaults
-from utils.options.flags import NETWORK_FLAGS, TEST, TEST_EXAMPLES, TRAIN, TRAIN_EXAMPLES
-from utils.options.parser import Parser
+from models.fetch import check_weights, weights_name
+from utils.options.flags import (
+    EXPORT,
+    EXPORT_HELP,
+    EXPORT_USAGE,
+    NETWORK_FLAGS,
+    TEST,
+    TEST_EXAMPLES,
+    TRAIN,
+    TRAIN_EXAMPLES,
+)
+from utils.options.parser import NATURAL, Parser
 from utils.options.presets import PRESETS
 from utils.run.run import Run
 from utils.system.errors import UserError
 
 FIXED_GROUPS = ("data", "network")  # a resumed run keeps these, and
 FIXED = {"batchSize", "seed", "preset"}
+CHANGEABLE = {"max_pixels", "crop_size"}  # what an image that stopped the run may need
+COARSE_SHARE = 0.5  # between noise, rain, blur (measured: 0.00 to 0.27) and haze, colour (0.69 to 0.96)
 PLACES = {"dataroot", "input_dir", "target_dir"}  # the data may be moved: their fingerprint is compared
 NOT_SAVED = {"epoch", "resume", "dry_run", "check_data", "data_changed"}  # asked of one command, not of a run
-OF_ONE_PROCESS = PLACES | {
-    "name",
-    "gpu_ids",
-    "num_workers",
-    "cache",
-    "timeout",
-}  # may differ between machines
-OF_ONE_PROCESS |= {"visdom", "visdom_server", "visdom_port", "tensorboard", "debug"}
+OF_ONE_PROCESS = {  # may differ between machines
+    *PLACES,
+    *("name", "gpu_ids", "num_workers", "cache", "timeout", "debug"),
+    *("visdom", "visdom_server", "visdom_port", "tensorboard"),
+}
 
 
 class Options(Namespace):
@@ -37,13 +47,15 @@ class Options(Namespace):
 
     Attributes:
         changed: names of those that differ from the defaults, or of a resumed run from what it had.
+        reason: why a preset was chosen, where it was not typed.
     """
 
-    __slots__ = ("changed",)
+    __slots__ = ("changed", "reason")
 
     def __init__(self, values: Mapping[str, Any], changed: set[str]):
         super().__init__(**values)
         self.changed = changed
+        self.reason = ""
 
     def shared_flags(self) -> dict[str, str]:
         """The flags that all processes of a run must agree on, as texts."""
@@ -70,12 +82,34 @@ def test_parser() -> Parser:
 def parse_train(argv: Sequence[str]) -> Options:
     """The options of train.py; a resumed run has its saved options, overridden by those typed.
 
+    With --minutes, and without --preset and --model, the preset is chosen by the data.
+
     Raises:
         UserError: a wrong flag or value, a run that exists or does not, a change that would make a resumed
             run another one.
     """
     parser = train_parser()
     typed = parser.parse(argv)
+    if "minutes" not in typed or typed.keys() & {"preset", "model", "resume", "epoch", "check_data"}:
+        return resolve_train(parser, typed)
+    opt = resolve_train(parser, typed | {"preset": "fine"})
+    preset, reason = choose_preset(data_settings(opt))
+    opt = resolve_train(parser, typed | {"preset": preset})
+    opt.reason = reason
+    return opt
+
+
+def choose_preset(settings: DataSettings) -> tuple[str, str]:
+    """The preset that suits the data, and the reason in words; UserError where there are no pairs."""
+    from data.structure import BOX, coarse_share  # imports torch
+
+    share = coarse_share(settings)
+    left = f"averaging over {BOX} x {BOX} boxes leaves {share:.1%} of the inputs' squared error"
+    return ("coarse" if share > COARSE_SHARE else "fine"), left
+
+
+def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
+    """The options of train.py by what was typed; raises as `parse_train`."""
     base = parser.defaults | PRESETS.get(typed.get("preset", ""), {})
     asked = base | typed
     run = Run.named(asked["name"] or default_name(asked["dataroot"], asked["model"]))
@@ -84,14 +118,15 @@ def parse_train(argv: Sequence[str]) -> Options:
     if resumes:
         saved = upgrade(run.options())
         check_saved(saved, parser, run)
-        before = {key: value for key, value in saved.items() if key in parser.defaults.keys() - NOT_SAVED}
+        kept = parser.defaults.keys() - NOT_SAVED | {"held_out"}
+        before = {key: value for key, value in saved.items() if key in kept}
     elif asked["weights"]:
-        _check_weights(asked["weights"])
+        check_weights(asked["weights"])
     changed = {key for key in typed.keys() & before.keys() if not _same_value(key, typed[key], before[key])}
     changed |= {"minutes"} & typed.keys()  # of a resumed run the same number means that much more time
     if resumes:
         rendered = any(each["dataroot"].startswith("demo") for each in (before, asked))
-        fixed = parser.group_names(*FIXED_GROUPS) - {"max_pixels"} | FIXED
+        fixed = parser.group_names(*FIXED_GROUPS) - CHANGEABLE | FIXED
         _refuse_another_run(run, changed & (fixed if rendered else fixed - PLACES), before)
     elif typed.get("data_changed"):
         raise UserError("--data_changed is for a run that continues", fix="add --resume, or leave it out")
@@ -112,27 +147,53 @@ def parse_test(argv: Sequence[str]) -> Options:
     parser = test_parser()
     typed = parser.parse(argv)
     opt = Options(parser.defaults | typed, set(typed))
-    if not re.fullmatch(r"best|latest|\d+", opt.load):
-        raise UserError(f"bad checkpoint [--load {opt.load}]", fix="best, latest, or the number of an epoch")
-    network = {key for title in TEST if title.startswith("network") for key in parser.group_names(title)}
-    if opt.model:
-        if not (opt.weights and opt.dataroot):
-            raise UserError("--model needs --weights and --dataroot", fix="or name a run by --name")
-        opt.input_nc = opt.input_nc or 3
-        opt.output_nc = opt.output_nc or opt.input_nc
-        _resolve_network(opt, opt.changed)
-        opt.name = opt.name or re.sub(r"[^\w.\-=+]", "_", Path(opt.weights).stem)
-    elif flags := sorted((network - {"weights"}) & opt.changed):
-        raise UserError(f"--{flags[0]} comes from the run", fix="leave it out, or give --model and --weights")
-    elif not opt.name:
-        raise UserError("which run?", fix="--name RUN, or --weights FILE with --model")
+    if opt.model and not (opt.weights and opt.dataroot):
+        raise UserError("--model needs --weights and --dataroot", fix="or name a run by --name")
+    _resolve_run(opt, parser)
     if opt.tile and opt.tile_overlap >= opt.tile:
         raise UserError(
             f"--tile_overlap {opt.tile_overlap} is not smaller than --tile {opt.tile}", fix="lower it"
         )
-    if opt.weights:
-        _check_weights(opt.weights)
     return opt
+
+
+def parse_export(argv: Sequence[str]) -> Options:
+    """The options of `python -m utils.export`.
+
+    Raises:
+        UserError: a wrong flag or value, or flags that contradict each other.
+    """
+    parser = Parser(*EXPORT_HELP, EXPORT, EXPORT_USAGE)
+    parser.add_argument("name", nargs="?", metavar="RUN", help="run in checkpoints/")
+    parser.add_argument("--size", nargs=2, type=NATURAL, metavar=("H", "W"), help="export for one size")
+    typed = {key: value for key, value in parser.parse(argv).items() if value is not None}
+    opt = Options({"name": None, "size": None} | parser.defaults | typed, set(typed))
+    if opt.model and not opt.weights:
+        raise UserError("--model needs --weights", fix="or name a run")
+    _resolve_run(opt, parser)
+    if opt.target and opt.to != "onnx":
+        raise UserError(f"--target {opt.target} takes --to onnx", fix="drop one of them")
+    if opt.to == "safetensors" and (wrong := sorted({"size", "half"} & opt.changed)):
+        raise UserError(f"--{wrong[0]} has no effect on --to safetensors", fix="drop it")
+    return opt
+
+
+def _resolve_run(opt: Options, parser: Parser) -> None:
+    """Take the network from the run, or from --model and its flags; name what has only --weights."""
+    if not re.fullmatch(r"best(_step_\w+)?|latest|\d+", opt.load):
+        raise UserError(f"bad checkpoint [--load {opt.load}]", fix="best, latest, or the number of an epoch")
+    titles = [title for title in parser.table if title.startswith("network")]
+    if opt.model:
+        opt.input_nc = opt.input_nc or 3
+        opt.output_nc = opt.output_nc or opt.input_nc
+        _resolve_network(opt, opt.changed)
+        opt.name = opt.name or re.sub(r"[^\w.\-=+]", "_", weights_name(opt.weights))
+    elif flags := sorted((parser.group_names(*titles) - {"weights"}) & opt.changed):
+        raise UserError(f"--{flags[0]} comes from the run", fix="leave it out, or give --model and --weights")
+    elif not opt.name:
+        raise UserError("which run?", fix="--name RUN, or --weights FILE with --model")
+    if opt.weights:
+        check_weights(opt.weights)
 
 
 def saved_options(run: Run) -> Options:
@@ -165,6 +226,9 @@ def upgrade(saved: Mapping[str, Any]) -> dict[str, Any]:
         held_out = "held out" in str(options.get("data", ["", ""])[-1]) or options["val_from"] == "train"
         options["val_share"] = options.get("val_share") if held_out else None
         del options["val_from"]
+    listed = re.search(r" targets, (aligned|suffix) \(", str(options.get("data")))
+    if listed and options.get("layout") == "auto":  # until November 2026 these two were detected more freely
+        options["layout"] = listed[1]
     if "dist_timeout" in options:
         options["timeout"] = max(options.pop("dist_timeout"), options.pop("worker_timeout", 0))
     return options
@@ -192,11 +256,19 @@ def source_of(options: Mapping[str, Any]) -> Source:
     )
 
 
+def holdout_of(options: Mapping[str, Any]) -> Holdout:
+    """What a run holds out of its training images, by its options (possibly those of an older version)."""
+    shares = options.get("val_share"), options.get("test_share")
+    return Holdout(*shares, options["seed"], options.get("held_out"))
+
+
 def source_to_test(opt: Namespace, trained: Namespace, scale: int) -> Source:
     """Where the images come from; layout and folders are the run's only as long as the data are."""
-    own: dict[str, Any] = vars(trained) if opt.dataroot is None else {}
+    root = opt.dataroot or trained.dataroot
+    is_own = root == trained.dataroot or os.path.realpath(root) == os.path.realpath(trained.dataroot)
+    own: dict[str, Any] = vars(trained) if is_own else {}
     return Source(
-        root=opt.dataroot or trained.dataroot,
+        root=root,
         layout=own.get("layout", "auto") if opt.layout == "auto" else opt.layout,
         direction=opt.direction or trained.direction or "AtoB",
         degraded=opt.degrade is not None,
@@ -225,7 +297,7 @@ def data_settings(opt: Options) -> DataSettings:
         batch_size=opt.batchSize,
         repeat=opt.repeat,
         min_epoch_steps=MIN_EPOCH_STEPS if opt.minutes else 0,
-        val_share=opt.val_share,
+        holdout=holdout_of(vars(opt)),
         max_val_images=1 if opt.dry_run else None,
         cache=opt.cache,
         workers=opt.num_workers,
@@ -239,7 +311,7 @@ def describe(opt: Options) -> str:
     shown = [
         f"{'*' if key in opt.changed else ''}{key}={value}"
         for key, value in sorted(vars(opt).items())
-        if value is not None
+        if value is not None and not isinstance(value, dict)
     ]
     lines, line = [], "options "
     for item in shown:
@@ -247,10 +319,10 @@ def describe(opt: Options) -> str:
             lines.append(line.rstrip())
             line = "        "
         line += item + " "
+    if opt.reason:
+        line += f"\npreset  {opt.preset}, chosen by the data: {opt.reason}"
     if not ({"minutes", "n_epochs", "max_steps", "preset", "model"} & opt.changed or opt.resume or opt.epoch):
-        line += (
-            f"\nhint    the classic recipe, {opt.n_epochs} epochs; better sooner: --preset fine --minutes 20"
-        )
+        line += f"\nhint    the classic recipe, {opt.n_epochs} epochs; better sooner: --minutes 20"
     return "\n".join([*lines, line.rstrip()])
 
 
@@ -289,11 +361,6 @@ def _resolve_network(opt: Options, given: set[str]) -> None:
     opt.std = std if opt.std is None else opt.std
 
 
-def _check_weights(file: str) -> None:
-    if not Path(file).is_file():
-        raise UserError(f"no such file [--weights {file}]", fix="such as checkpoints/RUN/best_net.pth")
-
-
 def _check_train(opt: Options) -> None:
     if opt.minutes and (other := sorted({"n_epochs", "max_steps"} & opt.changed)):
         raise UserError(f"--minutes and --{other[0]} both set the length", fix="leave one out")
@@ -301,6 +368,9 @@ def _check_train(opt: Options) -> None:
         raise UserError(
             f"nothing to train from --epoch {opt.epoch} to --n_epochs {opt.n_epochs}", fix="raise --n_epochs"
         )
+    if (opt.val_share or 0) + (opt.test_share or 0) >= 1:
+        what = f"--val_share {opt.val_share} and --test_share {opt.test_share} leave nothing to train on"
+        raise UserError(what, fix="lower them")
     if opt.size and opt.crop_size and opt.crop_size > opt.size:
         raise UserError(f"--crop_size {opt.crop_size} does not fit into --size {opt.size}", fix="lower it")
     if opt.accum > opt.batchSize:

@@ -64,6 +64,22 @@ class Run:
         """Weights of `latest`, `best` or `epoch_0010`."""
         return self.folder / f"{tag}_net.pth"
 
+    def saved_net(self, load: str) -> Path:
+        """The weights that `--load` names: best, latest, or the number of an epoch.
+
+        Raises:
+            UserError: no such file (lists those that exist).
+        """
+        tag = f"epoch_{int(load):04d}" if load.isdigit() else load
+        file = self.net(tag)
+        if not file.is_file():
+            found = sorted(path.name.removesuffix("_net.pth") for path in self.folder.glob("*_net.pth"))
+            tags = [str(int(tag[6:])) if tag.startswith("epoch_") else tag for tag in found]
+            fix = " or ".join(f"--load {tag}" for tag in tags[-4:]) or "train the run first"
+            what = f"no such file: {file} [--load {load}]"
+            raise UserError(what, f"the run has {', '.join(tags) or 'none'}", fix)
+        return file
+
     def state(self, tag: str) -> Path:
         """Everything that a resume needs, at `latest` or `epoch_0010`."""
         return self.folder / f"{tag}_state.pth"

@@ -257,14 +257,25 @@ def wrap(net: nn.Module, ranks: Ranks, compile: bool) -> nn.Module:
     """The module to train: `net`, compiled if asked, averaging gradients over the processes if several.
 
     Raises:
-        UserError: the processes have different networks.
+        UserError: the processes have different networks; or `compile`, and torch.compile does not work here.
     """
     check_same(ranks, {"the network": repr(net)})
+    if compile:
+        check_compiler(ranks.device)
     model = cast(nn.Module, torch.compile(net)) if compile else net
     if ranks.world == 1:
         return model
     gpus = [ranks.device.index] if ranks.device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=gpus)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile something small: raises UserError where a compiler or its headers are missing."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
+    except Exception as error:  # torch raises many kinds
+        fix = "install a C++ compiler (g++), or leave out --compile"
+        raise UserError("torch.compile does not work here [--compile]", first_sentence(error), fix) from None
 
 
 def ddp_sync(model: nn.Module, last: bool) -> AbstractContextManager[Any]:

@@ -2,7 +2,8 @@
 
 import hashlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -52,31 +53,37 @@ class ErrorKeepingFile:
 def load(path: Path, older: bool = False) -> Any:
     """Read a file of plain types and tensors onto the CPU, after checking the checksums that its zip holds.
 
-    torch does not check them and loads a damaged file with wrong values.
+    torch does not check them and loads a damaged file with wrong values. A file named `.safetensors` is read
+    as such; it has no checksums.
 
     Args:
-        older: also accept the format that torch wrote before 1.6, which has no checksums: only a missing
-            end is detected.
+        older: also accept the format that torch wrote before 1.6, which has no checksums, and safetensors:
+            only a missing end is detected.
 
     Raises:
         UserError: no such file, a damaged one, or one that would run code.
     """
     if not path.is_file():
         raise UserError(f"no such file: {path}")
+    if older and is_safetensors(path):
+        return _load_safetensors(path)
     try:
-        damaged = damaged_member(path) if not older or starts_as_zip(path) else None
-        if damaged is None:
+        reason = damage(path) if not older or starts_as_zip(path) else None
+        if reason is None:
             return torch.load(path, map_location="cpu", weights_only=True)
-        reason = f"checksum of {damaged} does not match"
     except Exception as error:  # zipfile and torch raise at least six kinds for bad files
         reason = f"{type(error).__name__}: {first_sentence(error)}"
     raise UserError(f"{path} is damaged or no checkpoint", reason, "use another checkpoint")
 
 
-def damaged_member(path: Path) -> str | None:
-    """The first member of a zip whose checksum does not match, if any."""
+def damage(path: Path) -> str | None:
+    """What is wrong with a zip, if anything: a checksum; a compressed member, which unpacks to any size."""
     with zipfile.ZipFile(path) as archive:
-        return archive.testzip()
+        packed = [each.filename for each in archive.infolist() if each.compress_type != zipfile.ZIP_STORED]
+        if packed:
+            return f"{packed[0]} is compressed"
+        name = archive.testzip()
+        return name and f"checksum of {name} does not match"
 
 
 def starts_as_zip(path: Path) -> bool:
@@ -92,3 +99,56 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()[:16]
+
+
+# ------------------------------------------------------------------------------------------------ safetensors
+
+
+def is_safetensors(path: Path) -> bool:
+    return path.suffix.lower() == ".safetensors"
+
+
+def save_safetensors(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path) -> None:
+    """Write tensors by name with text metadata, atomically.
+
+    Raises:
+        UserError: the package safetensors is missing.
+    """
+    plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    with atomic_write(path) as file:
+        file.write(_safetensors().torch.save(plain, dict(metadata)))
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """The text metadata of a file; {} if it has none.
+
+    Raises:
+        UserError: the file cannot be read, or the package safetensors is missing.
+    """
+    with _safetensors_errors(path), _safetensors().safe_open(str(path), "pt") as file:
+        return dict(file.metadata() or {})
+
+
+def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    with _safetensors_errors(path):
+        tensors: dict[str, torch.Tensor] = _safetensors().torch.load_file(str(path))
+        return tensors
+
+
+@contextmanager
+def _safetensors_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # safetensors has its own kind
+        reason = f"{type(error).__name__}: {first_sentence(error)}"
+        raise UserError(f"{path} is damaged or no safetensors file", reason, "use another file") from None
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise UserError("safetensors is not installed", fix='pip install -e ".[export]"') from None
+    return safetensors

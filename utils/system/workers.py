@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from utils.system.signals import STOPPING
 
@@ -37,7 +37,7 @@ def begin_worker(number: int) -> None:
 
 
 def end_workers() -> None:
-    """End all processes that multiprocessing started here, at once: a hung one would not end by itself."""
+    """Kill all processes that multiprocessing started here, also those that hang."""
     workers = multiprocessing.active_children()
     if not workers:
         return
@@ -50,7 +50,11 @@ def end_workers() -> None:
 
 
 def shared_memory_free() -> float:
-    """Bytes that loader processes can still put into shared memory; infinite where it has no such place."""
-    with suppress(OSError):
+    """Bytes that loader processes can put into shared memory; infinite where it has no limit of its own."""
+    try:
+        multiprocessing.Lock()  # a semaphore, which takes some of it
         return shutil.disk_usage(SHARED_MEMORY).free
-    return float("inf")
+    except FileNotFoundError:
+        return 0.0 if sys.platform == "linux" else float("inf")
+    except (OSError, ImportError):
+        return 0.0

@@ -17,8 +17,8 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from data.images import from_float
 from utils.system.atomic import write_text
+from utils.system.pixels import from_float
 from utils.vis.grids import evenly_spaced
 from utils.vis.thumbnails import Size, fit_within, resize, thumbnail
 

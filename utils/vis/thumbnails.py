@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from data.images import to_float
+from utils.system.pixels import to_float
 
 Array = np.ndarray
 Size = tuple[int, int]  # (width, height)

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from data.images import from_float
+from utils.system.pixels import from_float
 from utils.vis.visdom_client import VisdomClient, start_server, visdom_class
 
 if TYPE_CHECKING:

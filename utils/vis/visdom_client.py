@@ -4,6 +4,7 @@ import logging
 import socket
 import subprocess
 import sys
+import time
 import warnings
 from contextlib import ExitStack
 from typing import Any
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 TIMEOUT_S = 2.0  # of one HTTP request; visdom itself would wait forever
+MAX_ANSWER_BYTES = 2**20  # visdom answers with the name of a window
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")  # never through a proxy
 
 # The server ends when its stdin does: with this process, however that ends. visdom imports torch if
@@ -56,7 +58,10 @@ def visdom_class(trust_env: bool) -> Any:
 
         def _handle_post(self, url: str, data: Any = None) -> str:
             self.session.trust_env = trust_env
-            return self.session.post(url, data=data or {}, timeout=TIMEOUT_S).text
+            asked = {"timeout": TIMEOUT_S, "stream": True, "allow_redirects": False}
+            plain = {"Accept-Encoding": "identity"}  # a small body could be unpacked to gigabytes
+            with self.session.post(url, data=data or {}, headers=plain, **asked) as answer:
+                return read_text(answer)
 
         def win_exists(self, win: str, env: str | None = None) -> bool:
             answer = self._send({"win": win, "eid": env}, endpoint="win_exists", quiet=True)
@@ -65,6 +70,18 @@ def visdom_class(trust_env: bool) -> Any:
             return answer == "true"
 
     return PatientVisdom
+
+
+def read_text(answer: Any) -> str:
+    """The body of a streamed response of requests; raises if it is packed, too large or too slow."""
+    if "Content-Encoding" in answer.headers or answer.is_redirect:
+        raise RuntimeError("the server that answers is not visdom")
+    body, until = b"", time.monotonic() + TIMEOUT_S
+    while part := answer.raw.read1(MAX_ANSWER_BYTES):  # what has arrived; read() waits for all of it
+        body += part
+        if len(body) >= MAX_ANSWER_BYTES or time.monotonic() > until:
+            raise RuntimeError("the server that answers is not visdom: its answer has no end")
+    return body.decode()
 
 
 class VisdomClient:
