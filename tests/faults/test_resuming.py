@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +210,18 @@ def test_folders_outside_of_the_data_root_move_by_their_own_flags(cli: InProcess
 
 
 @pytest.mark.risk(36)
+@pytest.mark.parametrize("spelled", ["photos/", "./photos", "link", "ABSOLUTE"])
+def test_the_same_place_in_other_words_is_not_another(cli: InProcess, spelled: str) -> None:
+    """A file that was replaced is still noticed."""
+    begun(cli)
+    Path("link").symlink_to("photos")
+    place = str(cli.folder / "photos") if spelled == "ABSOLUTE" else spelled
+    assert "moved" not in longer(cli, "--dataroot", place).err
+    replace("pairs")
+    assert longer(cli, "--dataroot", place, code=2).refused("1 replaced")
+
+
+@pytest.mark.risk(36)
 @pytest.mark.parametrize("other", ["seed", "count", "names"])
 def test_other_data_are_not_the_moved_ones(cli: InProcess, other: str) -> None:
     begun(cli)
@@ -344,6 +356,7 @@ def test_going_back_keeps_later_best_weights(
         said = cli.train("--epoch", str(back // 3), "--visdom", "off").err
     assert f"note    best_net.pth of step {best_step} is now best_step_{best_step}_net.pth" in said
     assert_same_state(weights(run, f"best_step_{best_step}"), later)
+    assert cli.test("--load", f"best_step_{best_step}").summary["images"]
     expected = max((psnr, -3 * number) for number, psnr in enumerate(psnrs[: back // 3], 1))
     assert (stated_best(run)["psnr"], stated_best(run)["step"]) == (expected[0], -expected[1])
     assert best_agrees(run)
@@ -498,13 +511,18 @@ def test_a_run_that_continues_at_its_lr_says_nothing(cli: InProcess) -> None:
 # ------------------------------------------------------------------------------------ processes that disagree
 
 
-def two(work: Workplace, *flags: str, each: tuple[tuple[str, ...], ...] = ((), ())) -> list[Job]:
-    """Two processes without a launcher, each in a folder of its own."""
+def two(
+    work: Workplace,
+    *flags: str,
+    each: Sequence[Sequence[str]] = ((), ()),
+    before: Sequence[str] = ("", ""),
+) -> list[Job]:
+    """Two processes without a launcher, each in a folder of its own; `each` has flags of one of them."""
     env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     env |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     return [
-        work.at(rank).start("train.py", *flags, *own, RANK=rank, LOCAL_RANK=rank, **env)
-        for rank, own in zip("01", each, strict=True)
+        work.at(rank).start("train.py", *flags, *own, before=code, RANK=rank, LOCAL_RANK=rank, **env)
+        for rank, own, code in zip("01", each, before, strict=True)
     ]
 
 
@@ -586,6 +604,18 @@ def test_one_that_is_refused_does_not_let_the_others_wait(
     assert jobs[refused].wait(2, seconds=60).refused(what)
     assert jobs[1 - refused].wait(2, seconds=60).refused(f"process {refused} was refused", what)
     assert time.monotonic() - began < 40
+
+
+@pytest.mark.dist
+@pytest.mark.risk(37)
+@pytest.mark.parametrize("refused", [0, 1])
+def test_one_without_its_gpu_does_not_let_the_others_wait(work: Workplace, refused: int) -> None:
+    code = ("import torch; torch.cuda.device_count = lambda: 1", "")
+    each = (("--gpu_ids", "5"), ())
+    order = 1 if refused == 0 else -1
+    jobs = two(work, *TINY, *PLAIN, each=each[::order], before=code[::order])
+    assert jobs[refused].wait(2, seconds=60).refused("no GPU")
+    assert jobs[1 - refused].wait(2, seconds=60).refused(f"process {refused} was refused: no GPU")
 
 
 @pytest.mark.dist

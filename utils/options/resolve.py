@@ -124,7 +124,7 @@ def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
         from_files = [key for key in CHANNELS if key in str(saved.get("from_files"))]
     elif asked["weights"]:
         check_weights(asked["weights"])
-    changed = {key for key, value in typed.items() if key in before and value != before[key]}
+    changed = {key for key in typed.keys() & before.keys() if not _same_value(key, typed[key], before[key])}
     changed |= {"minutes"} & typed.keys()  # of a resumed run the same number means that much more time
     if resumes:
         rendered = any(each["dataroot"].startswith("demo") for each in (before, asked))
@@ -182,7 +182,7 @@ def parse_export(argv: Sequence[str]) -> Options:
 
 def _resolve_run(opt: Options, parser: Parser) -> None:
     """Take the network from the run, or from --model and its flags; name what has only --weights."""
-    if not re.fullmatch(r"best|latest|\d+", opt.load):
+    if not re.fullmatch(r"best(_step_\w+)?|latest|\d+", opt.load):
         raise UserError(f"bad checkpoint [--load {opt.load}]", fix="best, latest, or the number of an epoch")
     titles = [title for title in parser.table if title.startswith("network")]
     if opt.model:
@@ -332,6 +332,13 @@ def describe(opt: Options) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------- checks
+
+
+def _same_value(key: str, one: Any, other: Any) -> bool:
+    """Whether two values of an option mean the same; a place may be spelled in several ways."""
+    if key in PLACES and one and other:
+        return os.path.realpath(one) == os.path.realpath(other)
+    return bool(one == other)
 
 
 def _refuse_another_run(run: Run, changed: set[str], before: Mapping[str, Any]) -> None:

@@ -95,7 +95,11 @@ def init(gpu_ids: str, timeout_s: float = 600, flags: Mapping[str, str] | None =
     local, rank, world = ranks_of_environment()
     if world == 1:  # a RANK that another tool left in the environment means nothing
         local = rank = 0
-    device, note = choose_device(gpu_ids, local)
+    try:
+        device, note = choose_device(gpu_ids, local)
+    except UserError as error:
+        report_refusal(error)
+        raise
     if device.type == "cpu":
         torch.set_num_threads(max(1, available_cores() // processes_here()))
         note += f", {torch.get_num_threads()} threads"
