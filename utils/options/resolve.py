@@ -228,7 +228,7 @@ def upgrade(saved: Mapping[str, Any]) -> dict[str, Any]:
         held_out = "held out" in str(options.get("data", ["", ""])[-1]) or options["val_from"] == "train"
         options["val_share"] = options.get("val_share") if held_out else None
         del options["val_from"]
-    listed = re.search(r" targets, (aligned|suffix) \(", str(options.get("data")))
+    listed = re.search(r" targets?, (aligned|suffix) \(", str(options.get("data")))
     if listed and options.get("layout") == "auto":  # until November 2026 these two were detected more freely
         options["layout"] = listed[1]
     if "dist_timeout" in options:

@@ -17,8 +17,10 @@ from typing import IO, Any
 from utils.system.atomic import disk_errors, write_text
 from utils.system.errors import UserError
 from utils.system.jsonfile import read_object
+from utils.system.netfile import saved_net
 
 ROOT = Path("checkpoints")
+RESTORE = "restore a copy of it"
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems without flock
 
 
@@ -65,20 +67,22 @@ class Run:
         return self.folder / f"{tag}_net.pth"
 
     def saved_net(self, load: str) -> Path:
-        """The weights that `--load` names: best, latest, or the number of an epoch.
+        """The weights that `--load` names; raises UserError as `saved_net` does."""
+        return saved_net(self.folder, load)
+
+    def files(self) -> dict[str, list[int]] | None:
+        """The fingerprint of its data (`data.fingerprint.Files`); None where an older version saved none.
 
         Raises:
-            UserError: no such file (lists those that exist).
+            UserError: it cannot be read.
         """
-        tag = f"epoch_{int(load):04d}" if load.isdigit() else load
-        file = self.net(tag)
-        if not file.is_file():
-            found = sorted(path.name.removesuffix("_net.pth") for path in self.folder.glob("*_net.pth"))
-            tags = [str(int(tag[6:])) if tag.startswith("epoch_") else tag for tag in found]
-            fix = " or ".join(f"--load {tag}" for tag in tags[-4:]) or "train the run first"
-            what = f"no such file: {file} [--load {load}]"
-            raise UserError(what, f"the run has {', '.join(tags) or 'none'}", fix)
-        return file
+        if not self.data_file.exists():
+            return None
+        found = read_object(self.data_file, RESTORE)
+        for name, values in found.items():
+            if not isinstance(values, list) or [type(value) for value in values] != [int, int]:
+                raise UserError(f"{self.data_file} has a bad value of '{name}'", f"{values!r}"[:80], RESTORE)
+        return found
 
     def state(self, tag: str) -> Path:
         """Everything that a resume needs, at `latest` or `epoch_0010`."""
@@ -101,7 +105,7 @@ class Run:
             raise UserError(
                 f"no run '{self.name}' [--name]", f"{ROOT}/ holds {runs_present()}", "train it first"
             )
-        return read_object(self.options_file, fix="restore a copy of it, or start again under another --name")
+        return read_object(self.options_file, f"{RESTORE}, or start again under another --name")
 
     def states(self) -> list[Path]:
         """Every state on the disk, the latest first."""
