@@ -273,7 +273,7 @@ def test_a_folder_without_splits(tmp_path: Path) -> None:
     save(picture(1), tmp_path / "A/1.png")
     save(picture(2), tmp_path / "B/1.png")
     code, said = check(Source(str(tmp_path)))
-    assert code == 0 and said[0].startswith("train: 1 images")
+    assert code == 0 and said[0].startswith("train: 1 image of 1 target, ")
     assert "no targets found" in problem(Source(str(tmp_path / "A")))  # nothing but inputs
 
 

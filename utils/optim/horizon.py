@@ -134,11 +134,7 @@ def set_length(horizon: Horizon, opt: Namespace) -> None:
         horizon.total = None
     if horizon.done and not horizon.epoch_ended:  # else its last validation is still missing
         why = f"{opt.n_epochs} epochs of {horizon.steps_per_epoch} steps, --max_steps {opt.max_steps}"
-        fix = (
-            "give a new --minutes"
-            if opt.minutes
-            else "raise --n_epochs or --max_steps, the one that ended it"
-        )
+        fix = "give a new --minutes" if opt.minutes else "raise --n_epochs or --max_steps"
         what = f"{opt.name} is finished: it has all its {horizon.total} steps"
         raise UserError(what, "" if opt.minutes else why, fix)
     horizon.stop_after = horizon.step + 2 if opt.dry_run else None
