@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders import ROOT, TINY
-from utils.options import parse_test, parse_train, resolve
+from utils.options import describe, parse_test, parse_train, resolve
 from utils.options.flags import TEST, TRAIN
 from utils.options.parser import SYNONYMS, Parser
 from utils.options.presets import PRESETS
@@ -96,7 +96,7 @@ def test_older_names_of_a_flag_are_the_same_flag(one: tuple[str, ...], other: tu
     [((), True), (("--lr", "1e-3"), True), (("--minutes", "1"), False), (("--n_epochs", "3"), False)],
 )
 def test_the_bare_recipe_recommends_minutes(flags: tuple[str, ...], hinted: bool) -> None:
-    lines = resolve.describe(parse_train(["--dataroot", "demo", *flags])).splitlines()
+    lines = describe(parse_train(["--dataroot", "demo", *flags])).splitlines()
     assert [line.startswith("hint") and "--minutes" in line for line in lines].count(True) == hinted
 
 
@@ -116,7 +116,7 @@ def test_minutes_alone_choose_the_preset_by_the_data(
     flags = ["--degrade", degrade] if degrade else []
     opt = parse_train(["--dataroot", "demo:8:96", "--minutes", "5", *flags])
     assert (opt.preset, opt.model) == (preset, "resunet") and opt.name == "demo_resunet"
-    (said,) = (line for line in resolve.describe(opt).splitlines() if line.startswith("preset"))
+    (said,) = (line for line in describe(opt).splitlines() if line.startswith("preset"))
     found = float(re.search(r"leaves ([\d.]+)%", said)[1]) / 100  # type: ignore[index]
     assert share[0] <= found <= share[1]
 

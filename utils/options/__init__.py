@@ -4,7 +4,6 @@ from utils.options.parser import parse_or_exit
 from utils.options.resolve import (
     Options,
     data_settings,
-    describe,
     holdout_of,
     parse_export,
     parse_test,
@@ -13,6 +12,7 @@ from utils.options.resolve import (
     source_of,
     source_to_test,
 )
+from utils.options.summary import describe
 
 __all__ = [
     "Options",
