@@ -44,6 +44,7 @@ from models.weights import load_weights
 from models.wrappers import bare
 from utils.eval.evaluator import Evaluator, MeanPSNR, mean_psnr
 from utils.eval.metrics import Protocol, mean_train_psnr
+from utils.optim.cadence import validation_cost
 from utils.optim.horizon import Deadline, EpochWork, Horizon, set_length
 from utils.optim.optimizers import OPTIMIZERS, freeze
 from utils.optim.schedules import build_schedule
@@ -90,7 +91,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     net, notes = build_net(opt, options, saved_run, resuming)
     net.to(ranks.device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
     trained, ema = freeze(bare(net), opt.freeze), EMA(net, opt.ema)  # --freeze: names as in saved weights
-    notes += [f"        {millions(trained)} parameters trained", sync_batchnorm(net, ranks)]
+    notes += [f"trained {millions(trained)} parameters"] * bool(opt.freeze) + [sync_batchnorm(net, ranks)]
     model = distributed.wrap(net, ranks, opt.compile)
 
     # ---- objective: a list of turns (parameters and their loss terms), each with an optimizer
@@ -104,7 +105,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     if resuming and ranks.is_main:
         run.acquire(cleanup)  # before the state is read: another process may still be saving one
     resumed = restore_newest(saved_run, parts, opt.epoch, horizon, say) if resuming else None
-    set_length(horizon, opt)
+    set_length(horizon, opt, validation_cost(data.val_count, data.scan.sizes, opt))
     turns = build_turns(objective.turns(), optimizers, build_schedule(opt, horizon))
 
     # ---- the run's folder, log and visdom page
@@ -130,15 +131,15 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     stop = 0  # the number of the signal that stops the run
     while True:
         # ---- before the first step and whenever the loop over batches ends: validate, save, leave
-        ended = horizon.epoch_ended and not stop
-        if ended and horizon.validation_due(opt.val_freq):
-            found = validate(evaluator, data, ranks, signals)
+        due = (horizon.epoch_ended or horizon.validation_due) and not stop
+        if due and horizon.validation_due:
+            found = validate(evaluator, data, ranks, signals, meter)
             stop = all_reduce_max(signals.stop, ranks)  # if stopped here, a resumed run repeats it
             if not stop:
                 log.validation(found, best.update(found, horizon.step), best, horizon)
-        if ended and not stop:
-            horizon.closed_at = horizon.step
-        if ended or stop or signals.take_save() or checkpoints.due(horizon.step):
+        if due and not stop:
+            horizon.close()
+        if due or stop or signals.take_save() or checkpoints.due(horizon.step):
             signals.disarm_kill_timer()
             checkpoints.save(horizon.step, best, horizon.kept_epoch(opt.save_freq))
         if stop or horizon.done:
@@ -176,10 +177,10 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             if horizon.step % opt.log_freq == 0 or horizon.done:
                 values = meter.read()
                 log.scalars(horizon.step, horizon.epochs_done, lr=turns[0].lr, **values)
-                progress.show(describe_step(values, turns[0].lr, horizon.steps_left * opt.batchSize))
+                progress.show(describe_step(values, turns[0].lr))
             for turn in turns:
                 turn.scheduler.step()
-            if stop or horizon.done or signals.save or checkpoints.due(horizon.step):
+            if stop or horizon.validation_due or signals.save or checkpoints.due(horizon.step):
                 break  # ranks may differ in the last two: a save has no collective operation
 
     progress.close()
@@ -223,13 +224,16 @@ def build_objective(
     }
 
 
-def validate(evaluator: Evaluator, data: TrainingData, ranks: Ranks, signals: Signals) -> MeanPSNR | None:
+def validate(
+    evaluator: Evaluator, data: TrainingData, ranks: Ranks, signals: Signals, meter: Meter
+) -> MeanPSNR | None:
     """Mean PSNR over the validation images of all processes, until a signal; None without such images."""
     if not data.val_count:
         return None
     distributed.broadcast_buffers(evaluator.net, ranks)
-    predictions = signals.until_stopped(evaluator(data.val_images))
-    return mean_psnr(predictions, ranks, evenly_spaced(len(data.val_indices), 4))
+    with meter.paused():
+        predictions = signals.until_stopped(evaluator(data.val_images))
+        return mean_psnr(predictions, ranks, evenly_spaced(len(data.val_indices), 4))
 
 
 def predict_first(evaluator: Evaluator, data: TrainingData) -> None:

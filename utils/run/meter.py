@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -37,6 +39,13 @@ class Meter:
         if new_epoch:
             self.restart()
         self.step_began = time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock, as for a validation within an epoch; sums are kept."""
+        began = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - began
 
     def add(self, loss: Tensor, psnr: Tensor, skipped: bool = False) -> None:
         """Add the loss of a step and the mean PSNR of its images; of a skipped one only the time counts."""

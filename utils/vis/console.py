@@ -4,6 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
@@ -12,6 +13,32 @@ from utils.system.errors import printable
 
 Say = Callable[[str], None]  # prints a line
 PLAIN_LINE_S = 10.0  # between two lines where stderr is no terminal
+BAR = "{desc} {n_fmt}/{total_fmt} |{bar}| {figures}"
+BAR_COLUMNS, MIN_BAR = 80, 8  # of a terminal of unknown width; of the bar itself
+
+
+class Bar(tqdm):
+    """A bar with figures behind it that leave it room."""
+
+    figures = ""
+
+    @property
+    def format_dict(self) -> Any:
+        known = super().format_dict
+        fixed = len(known["prefix"]) + len(f" {known['n']}/{known['total']} || ") + MIN_BAR
+        room = max(0, (known["ncols"] or BAR_COLUMNS) - fixed)
+        return known | {"figures": whole_parts(self.figures, room)}
+
+
+def whole_parts(text: str, room: int) -> str:
+    """The leading parts of `text`, separated by commas, that fit into `room` columns.
+
+    >>> whole_parts("0:14 left, PSNR 17.32, loss 0.1", 25)
+    '0:14 left, PSNR 17.32'
+    """
+    while len(text) > room and text:
+        text = text.rpartition(", ")[0]
+    return text
 
 
 class Progress:
@@ -26,10 +53,10 @@ class Progress:
     def __init__(self, title: str, done: int, total: float, quiet: bool = False):
         self.title, self.done, self.quiet = title, done, quiet
         self.terminal = sys.stderr.isatty()
-        self.printed_at = time.monotonic()
-        self.bar = tqdm(
-            desc=title, initial=done, disable=quiet or not self.terminal, leave=True, dynamic_ncols=True
-        )
+        self.printed_at = self.began = time.monotonic()
+        self.first = done
+        how: dict[str, Any] = {"disable": quiet or not self.terminal, "leave": True, "dynamic_ncols": True}
+        self.bar = Bar(desc=title, initial=done, bar_format=BAR, **how)
         self.resize(title, total)
 
     def step(self, title: str = "", total: float | None = None) -> None:
@@ -45,26 +72,32 @@ class Progress:
             self.bar.total = None if math.isinf(total) else total
             self.bar.set_description_str(title, refresh=False)
 
+    def left(self) -> str:
+        """The time until the end of the run, by all that it did so far, validations included."""
+        taken = self.done - self.first
+        if math.isinf(self.total) or not taken:
+            return "?"
+        return clock((time.monotonic() - self.began) / taken * (self.total - self.done))
+
     def show(self, text: str) -> None:
         """Show the latest figures behind the bar, or print them at most every 10 s and at the end."""
-        if not self.bar.disable:
-            self.bar.set_postfix_str(text, refresh=False)
+        self.bar.figures = f"{self.left()} left, {text}" if text else f"{self.left()} left"
         due = time.monotonic() - self.printed_at >= PLAIN_LINE_S or self.done == self.total
         if not self.terminal and not self.quiet and due:
             self.printed_at = time.monotonic()
             total = "?" if math.isinf(self.total) else self.total
-            print(f"{self.title} {self.done}/{total} {text}", file=sys.stderr, flush=True)
+            figures = ", ".join(filter(None, [text, f"{self.left()} left"]))
+            print(f"{self.title} {self.done}/{total} {figures}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self.bar.close()
 
 
-def describe_step(values: Mapping[str, float], lr: float, images_left: float) -> str:
-    """One line of running means, with the time that is left; `images_left` is infinite if unknown."""
-    left = "?" if math.isinf(images_left) else clock(images_left / values["images_s"])
+def describe_step(values: Mapping[str, float], lr: float) -> str:
+    """One line of running means, the most important first."""
     return (
-        f"loss {values['loss']:.4f} PSNR {values['train_psnr']:.2f} lr {lr:.1e} "
-        f"{values['images_s']:.1f} images/s wait {values['wait']:.0%} ETA {left}"
+        f"loss {values['loss']:.4f}, PSNR {values['train_psnr']:.2f}, "
+        f"{values['images_s']:.1f} images/s, lr {lr:.1e}, wait {values['wait']:.0%}"
     )
 
 

@@ -35,10 +35,9 @@ class TrainingLog:
             return
         step, epochs = horizon.step, horizon.epochs_done
         self.scalars(step, epochs, val_psnr=found.psnr, val_psnr_input=found.psnr_input)
+        place = f"step {step}" if horizon.in_tenths else f"epoch {math.ceil(epochs)}"
         record = "the best so far" if better else f"best {math.nan if best.psnr is None else best.psnr:.2f}"
-        self.say(
-            f"epoch {math.ceil(epochs)}: val PSNR {beside_input(found.psnr, found.psnr_input)}, {record}"
-        )
+        self.say(f"{place}: val PSNR {beside_input(found.psnr, found.psnr_input)}, {record}")
         if self.grid:
             rows = [side_by_side(each.input, each.output, each.target) for each in found.shown]
             grid = comparison_grid(rows)
