@@ -116,7 +116,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     notes += [checkpoints.begin(horizon.step, best, resumed), *(turn.lr_change for turn in turns if resuming)]
     log = open_log(cleanup, run if ranks.is_main else None, horizon.step, opt, say)
     notes += [f"device  {ranks.note}, {'bfloat16' if amp else 'float32'}", f"run     {run.folder}, {horizon}"]
-    say("\n".join(filter(None, [describe(opt), *data.describe(), *notes])))
+    log.start([describe(opt), *data.describe(), *notes], run.report)
 
     # ---- the loop
     cleanup.enter_context(oom_errors(horizon.describe))
@@ -176,7 +176,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             progress.step(horizon.title, horizon.last)
             if horizon.step % opt.log_freq == 0 or horizon.done:
                 values = meter.read()
-                log.scalars(horizon.step, horizon.epochs_done, lr=turns[0].lr, **values)
+                log.step(horizon, lr=turns[0].lr, **values)
                 progress.show(describe_step(values, turns[0].lr))
             for turn in turns:
                 turn.scheduler.step()

@@ -36,9 +36,12 @@ READ = """() => {
         title: i.closest('.window').querySelector('.bar .pull-right').textContent.trim(),
         loaded: i.complete && i.naturalWidth > 0, width: i.naturalWidth, height: i.naturalHeight,
     }));
+    const texts_of = [...document.querySelectorAll('.react-grid-item .content-text')].filter(seen).map((e) => [
+        e.closest('.window').querySelector('.bar .pull-right').textContent.trim(), e.textContent]);
     const boxes = [...document.querySelectorAll('.react-grid-item .window')].map((e) => {
         const box = e.getBoundingClientRect(); return [box.left, box.top, box.right, box.bottom]; });
-    return { plots: Object.fromEntries(plots.map((p) => [p.title + ' ' + p.xlabel, p])), images, boxes };
+    return { plots: Object.fromEntries(plots.map((p) => [p.title + ' ' + p.xlabel, p])), images, boxes,
+             texts: Object.fromEntries(texts_of) };
 }"""
 
 
@@ -59,6 +62,11 @@ class Page:
     def open(self, env: str) -> None:
         # not until the network is idle: the page's websocket stays open
         self.page.goto(f"http://127.0.0.1:{self.server.port}/env/{env}", wait_until="domcontentloaded")
+
+    def open_bare(self) -> None:
+        """Open the server's bare address, and wait for the links to its runs."""
+        self.page.goto(f"http://127.0.0.1:{self.server.port}", wait_until="domcontentloaded")
+        self.page.wait_for_selector("a[href='/env/run']")
 
     def read(self) -> dict[str, Any]:
         found: dict[str, Any] = self.page.evaluate(READ)
@@ -116,6 +124,15 @@ def test_the_page_shows_what_was_measured(server: Server, work: Workplace) -> No
         titles = {image["title"] for image in found["images"] if image["loaded"]}
         assert titles == {"input | output | target, step 9", "demo: input | output | target"}
         check_apart(found["boxes"])
+        panel = found["texts"]["run"]
+        assert "step 9 of 9" in panel and "images/s" in panel and "val PSNR" in panel
+        assert "checkpoints/run/report.md" in panel and "resunet" in panel
+
+        # the page at the bare address leads to the run
+        page.open_bare()
+        page.page.click("a[href='/env/run']")
+        page.page.wait_for_url("**/env/run")
+        page.open("run")
 
         # the resumed run is shown without loading the page again
         work.train("--resume", "--n_epochs", "4", *seeing)
@@ -163,7 +180,8 @@ def measured(tested: Ended) -> dict[str, Any]:
     return {
         "loss step": {"train": curve("step", "loss")},
         "learning rate step": {"lr": curve("step", "lr")},
-        "validation PSNR epoch": {
+        "PSNR of the run epoch": {
+            "train": curve("epoch", "train_psnr"),
             "validation": curve("epoch", "val_psnr"),
             "input": curve("epoch", "val_psnr_input"),
         },
@@ -181,7 +199,9 @@ def check_drawing(plots: dict[str, Any], expected: dict[str, Any]) -> None:
         assert plot["legend"] == list(curves)
         counts = [len(points) for points in curves.values()]
         if "PSNR" in title:
-            assert plot["marks"] == counts
+            assert plot["marks"] == [
+                0 if name == "train" else n for name, n in zip(curves, counts, strict=True)
+            ]
         assert plot["lines"] == [int(count > 1) for count in counts]
 
 
@@ -191,14 +211,14 @@ def check_axes(plots: dict[str, Any]) -> None:
     assert labels == {
         "loss step": "loss",
         "learning rate step": "lr",
-        "validation PSNR epoch": "PSNR (dB)",
+        "PSNR of the run epoch": "PSNR (dB)",
         "PSNR i": "PSNR",
     }
 
 
 def check_apart(boxes: list[list[float]]) -> None:
     """No pane covers another."""
-    assert len(boxes) == 6
+    assert len(boxes) == 7
     for one, two in itertools.combinations(boxes, 2):
         beside = one[2] <= two[0] or two[2] <= one[0] or one[3] <= two[1] or two[3] <= one[1]
         assert beside, (one, two)

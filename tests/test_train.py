@@ -267,7 +267,7 @@ def test_dry_run_leaves_nothing(cli: InProcess, tmp_path: Path) -> None:
 def test_tensorboard_events_hold_the_log(cli: InProcess) -> None:
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = cli.train(*RUN, "--tensorboard").run
-    events = event_accumulator.EventAccumulator(str(run / "tb"))
+    events = event_accumulator.EventAccumulator(str(run / "tb" / "run"))
     events.Reload()
     assert [e.step for e in events.Scalars("loss")] == list(range(1, 31))
     for key in ("loss", "val_psnr"):

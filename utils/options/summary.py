@@ -39,5 +39,5 @@ def filled(items: list[str]) -> list[str]:
 
 
 def shortened(value: object) -> str:
-    text = str(value)
+    text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."

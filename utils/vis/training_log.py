@@ -2,7 +2,7 @@
 
 import math
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from utils.run.checkpoint import Best, beside_input
 from utils.run.log import Logger, cut_log
 from utils.run.run import Run
 from utils.system.compat import save_image
-from utils.vis.grids import comparison_grid, side_by_side
+from utils.vis.grids import ROLES, comparison_grid, side_by_side
+from utils.vis.panel import Facts, Pace, facts_of
 from utils.vis.sinks import open_logger
 from utils.vis.visdom import TRAINING, open_plot
 
@@ -27,22 +28,46 @@ class TrainingLog:
     """
 
     def __init__(self, logger: Logger, grid: Path | None, say: Callable[[str], None]):
-        self.scalars, self.picture, self.grid, self.say = logger.scalars, logger.picture, grid, say
+        self.logger, self.grid, self.say = logger, grid, say
+        self.facts: Facts = []
+        self.latest: dict[str, str] = {}  # facts that change
+        self.pace = Pace()
+
+    def start(self, lines: Sequence[str], report: Path) -> None:
+        """Print what the run is, and show it on the page.
+
+        Args:
+            report: is written at the end of the run.
+        """
+        self.say("\n".join(filter(None, lines)))
+        self.facts = facts_of(lines)
+        self.latest = {"report": f"{report} (at the end)"}
+        self.logger.panel([*self.facts, *self.latest.items()])
+
+    def step(self, horizon: Horizon, **values: float) -> None:
+        """Log values measured at a step, and how far the run is."""
+        self.logger.scalars(horizon.step, horizon.epochs_done, **values)
+        total = "?" if horizon.total is None else horizon.total
+        done = f"step {horizon.step} of {total}, {self.pace.left(horizon)} left"
+        self.latest |= {"progress": done, "speed": f"{values['images_s']:.1f} images/s"}
+        self.logger.panel([*self.facts, *self.latest.items()])
 
     def validation(self, found: MeanPSNR | None, better: bool, best: Best, horizon: Horizon) -> None:
         """Log and print a validation, and write its grid; None is a run without validation images."""
         if found is None:
             return
         step, epochs = horizon.step, horizon.epochs_done
-        self.scalars(step, epochs, val_psnr=found.psnr, val_psnr_input=found.psnr_input)
+        self.logger.scalars(step, epochs, val_psnr=found.psnr, val_psnr_input=found.psnr_input)
         place = f"step {step}" if horizon.in_tenths else f"epoch {math.ceil(epochs)}"
         record = "the best so far" if better else f"best {math.nan if best.psnr is None else best.psnr:.2f}"
         self.say(f"{place}: val PSNR {beside_input(found.psnr, found.psnr_input)}, {record}")
+        self.latest["best"] = best.describe()
+        self.logger.panel([*self.facts, *self.latest.items()])
         if self.grid:
             rows = [side_by_side(each.input, each.output, each.target) for each in found.shown]
-            grid = comparison_grid(rows)
+            grid = comparison_grid(rows, captions=ROLES)
             save_image(grid, self.grid)
-            self.picture("grid", f"input | output | target, step {step}", grid, step)
+            self.logger.picture("grid", f"input | output | target, step {step}", grid, step)
 
 
 def open_log(

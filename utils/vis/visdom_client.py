@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from utils.vis.panel import links
+
 TIMEOUT_S = 2.0  # of one HTTP request; visdom itself would wait forever
 MAX_ANSWER_BYTES = 2**20  # visdom answers with the name of a window
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")  # never through a proxy
@@ -113,6 +115,14 @@ class VisdomClient:
 
     def image(self, window: str, pixels: np.ndarray, **options: Any) -> None:
         _check(self.visdom.image(pixels, win=window, **options), window)
+
+    def text(self, window: str, html: str, **options: Any) -> None:
+        _check(self.visdom.text(html, win=window, **options), window)
+
+    def list_runs(self) -> None:
+        """Let the page at the bare address, the environment "main", link to every run of the server."""
+        envs = {*self.visdom.get_env_list(), self.visdom.env}
+        self.text("runs", links(envs), env="main", opts={"title": "runs"})
 
     def server_ended(self) -> bool:
         """Whether the server ended since the connection was made; another may answer in its place."""
