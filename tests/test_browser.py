@@ -20,11 +20,11 @@ pytestmark = pytest.mark.browser
 
 READ = """() => {
     const seen = (e) => e.getBoundingClientRect().width > 0 && e.getBoundingClientRect().height > 0;
-    const texts = (plot, query) => [...plot.querySelectorAll(query)].filter(seen).map((e) => e.textContent);
+    const words = (plot, query) => [...plot.querySelectorAll(query)].filter(seen).map((e) => e.textContent);
     const plots = [...document.querySelectorAll('.js-plotly-plot')].map((plot) => ({
-        title: texts(plot, '.gtitle').join(), xlabel: texts(plot, '.xtitle').join(),
-        ylabel: texts(plot, '.ytitle').join(), range: plot.layout.yaxis.range,
-        legend: texts(plot, '.legendtext'),
+        title: words(plot, '.gtitle').join(), xlabel: words(plot, '.xtitle').join(),
+        ylabel: words(plot, '.ytitle').join(), range: plot.layout.yaxis.range,
+        legend: words(plot, '.legendtext'),
         curves: Object.fromEntries(plot.data.map((t) => [t.name, [...t.x].map((x, i) => [x, t.y[i]])])),
         // plotly draws the traces in the order of their data
         marks: [...plot.querySelectorAll('.scatterlayer .trace')].map((t) =>
@@ -36,12 +36,13 @@ READ = """() => {
         title: i.closest('.window').querySelector('.bar .pull-right').textContent.trim(),
         loaded: i.complete && i.naturalWidth > 0, width: i.naturalWidth, height: i.naturalHeight,
     }));
-    const texts_of = [...document.querySelectorAll('.react-grid-item .content-text')].filter(seen).map((e) => [
+    const panels = [...document.querySelectorAll('.react-grid-item .content-text')].filter(seen);
+    const texts = panels.map((e) => [
         e.closest('.window').querySelector('.bar .pull-right').textContent.trim(), e.textContent]);
     const boxes = [...document.querySelectorAll('.react-grid-item .window')].map((e) => {
         const box = e.getBoundingClientRect(); return [box.left, box.top, box.right, box.bottom]; });
     return { plots: Object.fromEntries(plots.map((p) => [p.title + ' ' + p.xlabel, p])), images, boxes,
-             texts: Object.fromEntries(texts_of) };
+             texts: Object.fromEntries(texts) };
 }"""
 
 
@@ -199,9 +200,7 @@ def check_drawing(plots: dict[str, Any], expected: dict[str, Any]) -> None:
         assert plot["legend"] == list(curves)
         counts = [len(points) for points in curves.values()]
         if "PSNR" in title:
-            assert plot["marks"] == [
-                0 if name == "train" else n for name, n in zip(curves, counts, strict=True)
-            ]
+            assert plot["marks"] == [len(points) * (name != "train") for name, points in curves.items()]
         assert plot["lines"] == [int(count > 1) for count in counts]
 
 
