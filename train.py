@@ -61,9 +61,9 @@ from utils.system.errors import UserError, run_script
 from utils.system.finite import FiniteGuard, read_flags
 from utils.system.memory import oom_errors
 from utils.system.signals import Signals
-from utils.vis.console import Progress, Say, clock, describe_step, millions, say_on
+from utils.vis.console import Progress, clock, describe_step, millions, say_on
 from utils.vis.grids import evenly_spaced
-from utils.vis.training_log import open_log
+from utils.vis.training_log import TrainingLog, open_log
 
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:
@@ -185,7 +185,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
     progress.close()
     ranks.barrier()  # torchrun ends the other ranks when the first one exits
-    return finish(opt, stop, best, horizon, run, status, meter, say)
+    return finish(opt, stop, best, horizon, status, meter, log)
 
 
 # ----------------------------------------------------------------- parts of the set-up, the loop and the end
@@ -242,10 +242,13 @@ def predict_first(evaluator: Evaluator, data: TrainingData) -> None:
 
 
 def finish(
-    opt: Namespace, stop: int, best: Best, horizon: Horizon, run: Run, status: Status, meter: Meter, say: Say
+    opt: Namespace, stop: int, best: Best, horizon: Horizon, status: Status, meter: Meter, log: TrainingLog
 ) -> int:
     """Print the result and the next command; returns the exit code. A dry run ends with an estimate."""
+    say, run = log.say, status.run
     if stop:
+        if not opt.dry_run:
+            log.finish(run, best, time.monotonic() - STARTED)
         name = signal.Signals(stop).name
         say(f"stopped by {name} after step {horizon.step}; continue with: {run.resume_command()}")
         status.write("stopped", 128 + stop, name)
@@ -262,7 +265,9 @@ def finish(
     if best.psnr is not None:
         say(f"best {best.describe()}")
     degraded = ["--degrade", opt.degrade] if opt.degrade else []
-    say(f"weights {run.net('best')}, {clock(time.monotonic() - STARTED)} in all")
+    took_s = time.monotonic() - STARTED
+    say(f"weights {run.net('best')}, {clock(took_s)} in all")
+    log.finish(run, best, took_s)
     say(f"next    {shlex.join(['python', 'test.py', *run.name_flag(), *degraded])}")
     return 0
 

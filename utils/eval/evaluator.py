@@ -98,12 +98,24 @@ class Evaluator(Predictor):
         )
 
 
+WORST = 5  # images that a validation names
+
+
+class Worst(NamedTuple):
+    """An image with its PSNR and that of its input in dB (NaN: unknown)."""
+
+    name: str
+    psnr: float
+    psnr_input: float
+
+
 class MeanPSNR(NamedTuple):
-    """Mean PSNR in dB of the outputs and of the inputs, and the predictions that were kept."""
+    """Mean PSNR in dB of the outputs and of the inputs, the predictions that were kept, the worst images."""
 
     psnr: float
     psnr_input: float
     shown: list[Prediction]
+    worst: list[Worst] = []  # noqa: RUF012 - never changed
 
 
 def mean_psnr(predictions: Iterable[Prediction], ranks: Ranks, keep: set[int]) -> MeanPSNR:
@@ -114,16 +126,19 @@ def mean_psnr(predictions: Iterable[Prediction], ranks: Ranks, keep: set[int]) -
     """
     sums = torch.zeros(4, dtype=torch.float64)  # PSNR and its count, the input's PSNR and its count
     shown: list[Prediction] = []
+    each: list[Worst] = []
     for i, image in enumerate(predictions):
         values = image.scores["psnr"], image.scores.get("psnr_input", math.nan)
         for at, value in zip((0, 2), values, strict=True):
             if value != math.inf:
                 sums[at : at + 2] += torch.tensor([value, 1.0], dtype=torch.float64)
+        if math.isfinite(values[0]):
+            each.append(Worst(image.name, *values))
         if i in keep:
             shown.append(image)
     if ranks.world > 1:
         sums = ranks.reduce(sums.to(ranks.device)).cpu()
     total, count, total_input, count_input = sums.tolist()
-    return MeanPSNR(
-        total / count if count else math.inf, total_input / count_input if count_input else math.inf, shown
-    )
+    psnr_input = total_input / count_input if count_input else math.inf
+    worst = sorted(each, key=lambda one: one.psnr)[:WORST]
+    return MeanPSNR(total / count if count else math.inf, psnr_input, shown, worst)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from utils.eval.evaluator import MeanPSNR
+from utils.eval.evaluator import MeanPSNR, Worst
 from utils.optim.horizon import Horizon
 from utils.run.checkpoint import Best, beside_input
 from utils.run.log import Logger, cut_log
@@ -14,6 +14,7 @@ from utils.run.run import Run
 from utils.system.compat import save_image
 from utils.vis.grids import ROLES, comparison_grid, side_by_side
 from utils.vis.panel import Facts, Pace, facts_of
+from utils.vis.run_report import Ending, write_report
 from utils.vis.sinks import open_logger
 from utils.vis.visdom import TRAINING, open_plot
 
@@ -32,6 +33,7 @@ class TrainingLog:
         self.facts: Facts = []
         self.latest: dict[str, str] = {}  # facts that change
         self.pace = Pace()
+        self.worst: list[Worst] = []  # of the latest validation
 
     def start(self, lines: Sequence[str], report: Path) -> None:
         """Print what the run is, and show it on the page.
@@ -61,6 +63,7 @@ class TrainingLog:
         place = f"step {step}" if horizon.in_tenths else f"epoch {math.ceil(epochs)}"
         record = "the best so far" if better else f"best {math.nan if best.psnr is None else best.psnr:.2f}"
         self.say(f"{place}: val PSNR {beside_input(found.psnr, found.psnr_input)}, {record}")
+        self.worst = found.worst
         self.latest["best"] = best.describe()
         self.logger.panel([*self.facts, *self.latest.items()])
         if self.grid:
@@ -68,6 +71,17 @@ class TrainingLog:
             grid = comparison_grid(rows, captions=ROLES)
             save_image(grid, self.grid)
             self.logger.picture("grid", f"input | output | target, step {step}", grid, step)
+
+    def finish(self, run: Run, best: Best, seconds: float) -> None:
+        """Write the run's report and curve, and name them; a disk that is full only costs a line."""
+        if self.grid is None:  # another process writes them
+            return
+        try:
+            drawn = write_report(run, self.facts, Ending(best.describe(), seconds, self.worst))
+        except OSError as error:
+            self.say(f"report  none: {error}")
+        else:
+            self.say(f"report  {run.report}" + (f", curve {run.curve}" if drawn else ""))
 
 
 def open_log(
