@@ -137,7 +137,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         **{"tile": opt.tile, "tile_overlap": opt.tile_overlap, "device": where, "seen": pairs.seen},
         "precision": "bfloat16" if amp else "float32",
         "caveats": caveats(trained_size, pairs.seen, to_gray) + ranges.remarks(),
-        "notes": evaluator.notes + [f"failed, in no figure: {error.what}" for error in failed],
+        "notes": evaluator.notes + failures(failed),
         "failed": len(failed),
         "peak_mib": round(peak_memory_mib(ranks.device)),
         "versions": versions(),
@@ -151,6 +151,14 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         say(f"stopped by {signal.Signals(signals.stop).name} after {count} of {len(pairs.pairs)} images")
         return 128 + signals.stop
     return 3 if failed else 0
+
+
+def failures(failed: list[UserError]) -> list[str]:
+    """The images that failed, those of one reason in one line."""
+    reasons: dict[str, list[str]] = {}
+    for error in failed:
+        reasons.setdefault(error.why, []).append(error.what)
+    return [f"failed, in no figure: {'; '.join(names)} ({why})" for why, names in reasons.items()]
 
 
 def predictions(evaluator: Evaluator, images: Iterable[Whole]) -> Iterator[Prediction]:
