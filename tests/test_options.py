@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import ROOT, TINY
+from tests.builders import ROOT, TINY, error_of, write_run
 from utils.options import describe, parse_test, parse_train, resolve
 from utils.options.flags import TEST, TRAIN
 from utils.options.parser import SYNONYMS, Parser
@@ -169,6 +169,26 @@ def test_synonyms_name_flags_that_exist_and_none_is_a_flag_itself() -> None:
     known = resolve.train_parser().defaults.keys() | resolve.test_parser().defaults.keys()
     assert set(SYNONYMS.values()) <= known
     assert not SYNONYMS.keys() & known
+
+
+def test_flags_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train.py @FILE`: a line as a shell reads it; what stands later on the command line wins."""
+    monkeypatch.chdir(tmp_path)
+    Path("args").write_text("--dataroot 'my images'  # two words\n\n--lr 0.5 --crop_size 64\n")
+    opt = resolve.train_parser().parse(["@args", "--lr", "0.25"])
+    assert opt == {"dataroot": "my images", "lr": 0.25, "crop_size": 64}
+    error = error_of(resolve.train_parser().parse, ["@absent"])
+    assert "absent" in error.what
+    Path("bad").write_text("--epochs 3")
+    assert "--n_epochs" in error_of(resolve.train_parser().parse, ["@bad"]).fix
+
+
+def test_resume_without_a_name_lists_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("dehaze", "denoise"):
+        write_run(tmp_path / "checkpoints" / name, {})
+    error = error_of(parse_train, ["--resume"])
+    assert (error.why, error.fix) == ("checkpoints/ holds dehaze, denoise", "add --name RUN")
 
 
 @pytest.mark.parametrize("word", ["everything", "All", "3"])
