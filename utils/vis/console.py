@@ -25,7 +25,7 @@ class Bar(tqdm):
     @property
     def format_dict(self) -> Any:
         known = super().format_dict
-        fixed = len(known["prefix"]) + len(f" {known['n']}/{known['total']} || ") + MIN_BAR
+        fixed = len(known["prefix"] or "") + len(f" {known['n']}/{known['total']} || ") + MIN_BAR
         room = max(0, (known["ncols"] or BAR_COLUMNS) - fixed)
         return known | {"figures": whole_parts(self.figures, room)}
 

@@ -74,7 +74,7 @@ class TrainingLog:
 
     def finish(self, run: Run, best: Best, seconds: float) -> None:
         """Write the run's report and curve, and name them; a disk that is full only costs a line."""
-        if self.grid is None:  # another process writes them
+        if self.grid is None or not run.is_held():  # another process writes them; the folder is gone
             return
         try:
             drawn = write_report(run, self.facts, Ending(best.describe(), seconds, self.worst))
