@@ -127,7 +127,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     deadline = Deadline(opt.minutes, STARTED, horizon, ranks, work, checkpoints)
     meter = Meter(opt.batchSize, data.batches, ranks)
     guard = FiniteGuard(opt.nan_policy, net, ranks, run.state("latest"), say)
-    progress = Progress(horizon.title, horizon.step, horizon.last, quiet=not ranks.is_main)
+    progress = Progress(horizon.title, horizon.step, horizon.last, not ranks.is_main, deadline.left)
     stop = 0  # the number of the signal that stops the run
     while True:
         # ---- before the first step and whenever the loop over batches ends: validate, save, leave

@@ -370,6 +370,10 @@ class Deadline:
             note = f"; --minutes {self.minutes:g} cannot be met: {late} [raise it, or lower --crop_size]"
         return f"length  {fits} steps{note}"
 
+    def left(self) -> float:
+        """Seconds until the end that --minutes asks for; infinite without it."""
+        return self.left_s() if self.minutes else math.inf
+
     def left_s(self) -> float:
         assert self.minutes is not None
         return 60 * self.minutes - (time.monotonic() - self.started)

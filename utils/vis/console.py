@@ -48,10 +48,18 @@ class Progress:
         title: in front of the bar.
         done, total: steps; infinite while the total is unknown.
         quiet: show nothing.
+        until_end: seconds until the end, where the total is unknown.
     """
 
-    def __init__(self, title: str, done: int, total: float, quiet: bool = False):
-        self.title, self.done, self.quiet = title, done, quiet
+    def __init__(
+        self,
+        title: str,
+        done: int,
+        total: float,
+        quiet: bool = False,
+        until_end: Callable[[], float] = lambda: math.inf,
+    ):
+        self.title, self.done, self.quiet, self.until_end = title, done, quiet, until_end
         self.terminal = sys.stderr.isatty()
         self.printed_at = self.began = time.monotonic()
         self.first = done
@@ -75,9 +83,10 @@ class Progress:
     def left(self) -> str:
         """The time until the end of the run, by all that it did so far, validations included."""
         taken = self.done - self.first
-        if math.isinf(self.total) or not taken:
-            return "?"
-        return clock((time.monotonic() - self.began) / taken * (self.total - self.done))
+        seconds = self.until_end()
+        if not math.isinf(self.total) and taken:
+            seconds = (time.monotonic() - self.began) / taken * (self.total - self.done)
+        return "?" if math.isinf(seconds) else clock(max(0, seconds))
 
     def show(self, text: str) -> None:
         """Show the latest figures behind the bar, or print them at most every 10 s and at the end."""

@@ -44,7 +44,7 @@ def table(title: str, facts: Sequence[tuple[str, str]]) -> str:
     """Facts as HTML; text of any kind stays text."""
     row = '<tr><td style="color:#666;padding-right:1em;vertical-align:top">{}</td><td>{}</td></tr>'
     rows = "".join(row.format(html.escape(label), html.escape(text)) for label, text in facts)
-    return f"<h4>{html.escape(title)}</h4><table>{rows}</table>"
+    return f'<div style="padding:0 12px"><h4>{html.escape(title)}</h4><table>{rows}</table></div>'
 
 
 def links(envs: Iterable[str]) -> str:
@@ -53,4 +53,4 @@ def links(envs: Iterable[str]) -> str:
     items = "".join(
         f'<li><a href="/env/{quote(env)}" target="_top">{html.escape(env)}</a></li>' for env in found
     )
-    return f"<h4>runs on this server</h4><ul>{items}</ul>"
+    return f'<div style="padding:0 12px"><h4>runs on this server</h4><ul>{items}</ul></div>'

@@ -49,8 +49,9 @@ class TrainingLog:
     def step(self, horizon: Horizon, **values: float) -> None:
         """Log values measured at a step, and how far the run is."""
         self.logger.scalars(horizon.step, horizon.epochs_done, **values)
-        total = "?" if horizon.total is None else horizon.total
-        done = f"step {horizon.step} of {total}, {self.pace.left(horizon)} left"
+        done = f"step {horizon.step}"
+        if horizon.total is not None:
+            done += f" of {horizon.total}, {self.pace.left(horizon)} left"
         self.latest |= {"progress": done, "speed": f"{values['images_s']:.1f} images/s"}
         self.logger.panel([*self.facts, *self.latest.items()])
 

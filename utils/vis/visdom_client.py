@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -121,8 +121,9 @@ class VisdomClient:
 
     def list_runs(self) -> None:
         """Let the page at the bare address, the environment "main", link to every run of the server."""
-        envs = {*self.visdom.get_env_list(), self.visdom.env}
-        self.text("runs", links(envs), env="main", opts={"title": "runs"})
+        with suppress(ValueError, TypeError, RuntimeError):  # a server that keeps its list to itself
+            envs = {*self.visdom.get_env_list(), self.visdom.env}
+            self.text("runs", links(envs), env="main", opts={"title": "runs"})
 
     def server_ended(self) -> bool:
         """Whether the server ended since the connection was made; another may answer in its place."""
