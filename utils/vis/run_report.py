@@ -123,4 +123,4 @@ def machine() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line for line in lines if line.startswith("model name")).partition(": ")[2]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {cores} cores, {platform.system()}"
+    return f"{model}, {cores} core{'s' * (cores != 1)}, {platform.system()}"

@@ -12,6 +12,7 @@ from utils.run.checkpoint import Best, beside_input
 from utils.run.log import Logger, cut_log
 from utils.run.run import Run
 from utils.system.compat import save_image
+from utils.vis.console import clock
 from utils.vis.grids import ROLES, comparison_grid, side_by_side
 from utils.vis.panel import Facts, Pace, facts_of
 from utils.vis.run_report import Ending, write_report
@@ -77,6 +78,8 @@ class TrainingLog:
         """Write the run's report and curve, and name them; a disk that is full only costs a line."""
         if self.grid is None or not run.is_held():  # another process writes them; the folder is gone
             return
+        self.latest |= {"report": str(run.report), "progress": f"ended after {clock(seconds)}"}
+        self.logger.panel([*self.facts, *self.latest.items()])
         try:
             drawn = write_report(run, self.facts, Ending(best.describe(), seconds, self.worst))
         except OSError as error:
