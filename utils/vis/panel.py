@@ -53,4 +53,5 @@ def links(envs: Iterable[str]) -> str:
     items = "".join(
         f'<li><a href="/env/{quote(env)}" target="_top">{html.escape(env)}</a></li>' for env in found
     )
-    return f'<div style="padding:0 12px"><h4>runs on this server</h4><ul>{items}</ul></div>'
+    listed = f'<ul style="padding-left:1.5em">{items}</ul>'
+    return f'<div style="padding:0 12px"><h4>runs on this server</h4>{listed}</div>'
