@@ -310,14 +310,16 @@ def images_to_test(
     if run is None:
         return find_pairs(source, split)
     own = same_data(source, run)
-    pairs, remarks = images_of_run(source, split, holdout) if own else find_pairs(source, split), list[str]()
+    pairs = images_of_run(source, split, holdout) if own else find_pairs(source, split)
     if pairs.seen or not pairs.pairs[0].target:  # nothing will be measured; or no files: the demo
         return pairs
     try:
         parts = divide(find_pairs(run, "train"), run, holdout).parts
     except UserError as error:  # such as data that were moved
+        if not files:
+            remark = f"whether the run was trained on these images is unknown: {error.what}"
+            return pairs._replace(remarks=(*pairs.remarks, remark))
         parts = {}
-        remarks += [f"whether the run was trained on these images is unknown: {error.what}"] * (not files)
     tested = pairs.files()
     for name in ("train", "val"):
         if not (count := len(tested & parts[name].files()) if parts else 0):
@@ -327,7 +329,7 @@ def images_to_test(
             raise UserError(f"{count} of these files are what the run was trained on", pairs.where, fix)
         return pairs._replace(seen=parts[name].seen)
     seen = "" if own else seen_elsewhere(pairs, run, holdout, files)
-    return pairs._replace(seen=seen, remarks=(*pairs.remarks, *remarks))
+    return pairs._replace(seen=seen)
 
 
 def images_of_run(source: Source, split: str, holdout: Holdout) -> PairList:

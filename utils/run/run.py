@@ -103,9 +103,9 @@ class Run:
             UserError: no such run (lists those that exist), or no JSON object in the file.
         """
         if not self.exists():
-            raise UserError(
-                f"no run '{self.name}' [--name]", f"{ROOT}/ holds {runs_present()}", "train it first"
-            )
+            present = runs_present()
+            fix = "train it first" + ", or name one of these by --name" * bool(present)
+            raise UserError(f"no run '{self.name}' [--name]", f"{ROOT}/ holds {present or 'none'}", fix)
         return read_object(self.options_file, f"{RESTORE}, or start again under another --name")
 
     def states(self) -> list[Path]:
@@ -248,7 +248,7 @@ class Run:
 
 def runs_present() -> str:
     names = sorted(path.parent.name for path in ROOT.glob("*/options.json"))
-    return ", ".join(names[:6]) or "none"
+    return ", ".join(names[:6]) + f" and {len(names) - 6} more" * (len(names) > 6)
 
 
 def versions() -> dict[str, str]:
