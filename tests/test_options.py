@@ -188,7 +188,7 @@ def test_resume_without_a_name_lists_the_runs(tmp_path: Path, monkeypatch: pytes
     for name in ("dehaze", "denoise"):
         write_run(tmp_path / "checkpoints" / name, {})
     error = error_of(parse_train, ["--resume"])
-    assert (error.why, error.fix) == ("checkpoints/ holds dehaze, denoise", "add --name RUN")
+    assert error.why == "checkpoints/ holds dehaze, denoise" and "--name" in error.fix
 
 
 @pytest.mark.parametrize("word", ["everything", "All", "3"])

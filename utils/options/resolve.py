@@ -26,7 +26,7 @@ from utils.options.flags import (
 )
 from utils.options.parser import NATURAL, Parser
 from utils.options.presets import PRESETS
-from utils.run.run import ROOT, Run, runs_present
+from utils.run.run import Run
 from utils.system.errors import UserError
 
 FIXED_GROUPS = ("data", "network")  # a resumed run keeps these, and
@@ -117,9 +117,6 @@ def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
     resumes = asked["resume"] or asked["epoch"] > 0
     before, from_files = base, []
     if resumes:
-        if not asked["name"] and not run.exists():
-            held = f"{ROOT}/ holds {runs_present()}"
-            raise UserError("which run continues? [--resume]", held, "add --name RUN")
         saved = upgrade(run.options())
         check_saved(saved, parser, run)
         kept = parser.defaults.keys() - NOT_SAVED | {"held_out"}
