@@ -30,7 +30,7 @@ PAGE_LIMIT = 20 * 2**20  # bytes; of these 4/3 of the two budgets are pictures, 
 THUMB_BUDGET, PREVIEW_BUDGET = 5 * 2**20, 8 * 2**20  # bytes of all thumbnails, and of all previews
 SAMPLE = 24  # images, evenly spaced, that keep their pictures however good they are
 ERROR_SCALES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of full scale: errors from here on are white
-FEW, MOST = 0.01, 0.9  # the scale is such that in most images only a few pixels are white
+FEW, MOST = 0.02, 0.9  # the scale is such that in most images only a few pixels are white
 JPEG_QUALITY = 85
 
 LABELS = {
@@ -126,8 +126,9 @@ class Report:
         thumbs = {role: jpeg(resize(image, size)) for role, image in large.items()}
         if target is not None:
             error = np.abs(large["output"] - large["target"]).mean(axis=2, keepdims=True)
-            thumbs["error"] = jpeg(np.sqrt(resize(error, size)))  # colored once the scale is known
-            high = float(np.quantile(error, 1 - FEW))
+            small = resize(error, size)
+            thumbs["error"] = jpeg(np.sqrt(small))  # colored once the scale is known
+            high = float(np.quantile(small, 1 - FEW))
         order = len(self.pictures)
         rank = (math.inf if math.isnan(score) else score), order, order in self.sample
         self.pictures[name] = Pictures(size, large_size, (width, height), link, high)
