@@ -35,7 +35,7 @@ def test_a_run_ends_with_its_report_and_curve(cli: InProcess) -> None:
     worst = table(text, "## The worst validation images")
     numbers = [float(row[1]) for row in worst]
     assert numbers == sorted(numbers) and np.mean(numbers) == pytest.approx(values[-1], abs=0.01)
-    facts = dict(row[:2] for row in table(text, "by\n"))
+    facts = dict(row[:2] for row in table(text, " --name run\n"))
     assert facts["result"].startswith(f"val PSNR {max(values):.2f} dB")
     assert "demo (48 x 48 pixels" in facts["data"] and facts["network"].startswith("resunet")
     assert {"machine", "time", "torch"} <= facts.keys()
