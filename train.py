@@ -248,11 +248,11 @@ def finish(
     """Print the result and the next command; returns the exit code. A dry run ends with an estimate."""
     say, run = log.say, status.run
     if stop:
+        name = signal.Signals(stop).name
+        status.write("stopped", 128 + stop, name)
         if not opt.dry_run:
             log.finish(run, best, time.monotonic() - STARTED)
-        name = signal.Signals(stop).name
         say(f"stopped by {name} after step {horizon.step}; continue with: {run.resume_command()}")
-        status.write("stopped", 128 + stop, name)
         return 128 + stop
     if opt.dry_run:
         if status.enabled:
