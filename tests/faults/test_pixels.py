@@ -316,10 +316,14 @@ def gray_set(root: Path, count: int = 12, split: str = "train") -> Path:
     return root
 
 
-def recolour(*paths: Path) -> None:
-    """Replace gray files by colour images of the same size."""
+def recolour(*paths: Path, kind: str = "RGB") -> None:
+    """Replace gray files by colour images of the same size, of one of Pillow's modes or of 16 bits."""
     for path in paths:
-        save(image(40, 40, seed=7, smooth=True), path)
+        colours = image(40, 40, seed=7, smooth=True)
+        if kind == "16 bit":
+            save(colours.astype(np.uint16) * 257, path)
+        else:
+            Image.fromarray(colours).convert(kind).save(path)
 
 
 @pytest.fixture
@@ -344,13 +348,16 @@ def test_colour_anywhere_in_the_list_is_found_by_the_sample(
 
 @pytest.mark.risk(32)
 @pytest.mark.usefixtures("few_headers")
-@pytest.mark.parametrize("side", ["input", "target"])
+@pytest.mark.parametrize(
+    ("side", "kind"),
+    [("input", "RGB"), ("target", "RGB"), ("input", "P"), ("target", "RGBA"), ("target", "16 bit")],
+)
 def test_colour_that_the_sample_missed_stops_the_run_by_name(
-    tmp_path: Path, cli: InProcess, side: str
+    tmp_path: Path, cli: InProcess, side: str, kind: str
 ) -> None:
     """Also after a resume, and never if a flag asks for gray."""
     path = gray_set(tmp_path / "set") / f"train/{side}/4.png"
-    recolour(path)
+    recolour(path, kind=kind)
     flag, epochs = f"--{'input' if side == 'input' else 'output'}_nc", (*SET[:-2], "--n_epochs", "1")
     for more in ((), ("--resume",)):
         ended = cli.train(*epochs, *more, code=1)
@@ -584,6 +591,9 @@ def test_identical_images_are_identical_on_any_scale(tmp_path: Path, cli: InProc
         (np.full((40, 40), 300, np.float32), "255", ["has values outside [0, 255]", "maximum 300"]),
         (np.full((40, 40), 3, np.float32), None, ["has values outside [0, 1]", "by --max_value"]),
         (np.full((40, 40), np.nan, np.float32), "255", ["has values outside [0, 255]", "nan"]),
+        (np.full((40, 40), np.inf, np.float32), None, ["has values outside [0, 1]", "maximum inf"]),
+        (np.full((40, 40), -0.25, np.float32), None, ["has values outside [0, 1]", "minimum -0.25"]),
+        (np.full((40, 40, 3), -1, np.float32), "255", ["has values outside [0, 255]", "minimum -1"]),
         (np.full((40, 40), 9, np.uint8), "4095", ["has 8 bits a channel", "--max_value 4095"]),
         (np.full((40, 40), 9, np.uint16), "0.5", ["has 16 bits a channel", "a whole number up to 65535"]),
     ],
