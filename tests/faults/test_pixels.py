@@ -3,6 +3,7 @@
 import io
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -129,6 +130,24 @@ def tiff_pages(*pages: Array, subfiles: tuple[int, ...] = ()) -> bytes:
     return file.getvalue()
 
 
+def two_views(kind: int) -> bytes:
+    """An MPO whose second picture is of a kind of the MPF standard, such as 0x020002 of a stereo camera."""
+    data = frames("MPO", 2)
+    with Image.open(io.BytesIO(data)) as file:
+        size = file.mpinfo[0xB002][1]["Size"]  # type: ignore[attr-defined]
+    assert data.count(struct.pack("<LL", 0, size)) == 1
+    return data.replace(struct.pack("<LL", 0, size), struct.pack("<LL", kind, size))
+
+
+def page_within_a_preview() -> bytes:
+    """A TIFF of one page, which is a reduced copy of the image in its SubIFD, as raw converters write it."""
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        writer.write(image(6, 8), photometric="rgb", subfiletype=1, subifds=1)
+        writer.write(image(24, 32), photometric="rgb")
+    return file.getvalue()
+
+
 PAGES: dict[str, tuple[bytes, str]] = {
     "two.tif": (tiff_pages(*stack(2)), "has 2 pages"),
     "other_sizes.tif": (tiff_pages(image(24, 32), image(9, 8)), "has 2 pages"),
@@ -142,6 +161,10 @@ PAGES: dict[str, tuple[bytes, str]] = {
         tiff(np.stack(stack(16, channels=1)), volumetric=True, photometric="minisblack"),
         "has 16 slices",
     ),
+    "preview_first.tif": (tiff_pages(image(6, 8), image(24, 32), subfiles=(1, 0)), "has 2 pages"),
+    "preview_outside.tif": (page_within_a_preview(), "has 2 pages"),
+    "stereo.jpg": (two_views(0x020002), "has 2 frames"),
+    "panorama.jpg": (two_views(0x020001), "has 2 frames"),
     "animated.gif": (frames("GIF"), "has 3 frames"),
     "animated.png": (frames("PNG"), "has 3 frames"),
     "animated.webp": (frames("WEBP"), "has 3 frames"),
@@ -180,6 +203,8 @@ def test_the_scripts_refuse_pages_with_the_way_out(tmp_path: Path, cli: InProces
 @pytest.mark.risk(32)
 def test_a_photo_with_previews_is_one_image(tmp_path: Path) -> None:
     """Pages that are marked as reduced copies, and the second picture of a phone's MPO."""
+    (tmp_path / "thumbnail.jpg").write_bytes(two_views(0x010001))
+    assert header(tmp_path / "thumbnail.jpg")[:2] == (32, 24)
     large = image(24, 32)
     path = tmp_path / "pyramid.tif"
     path.write_bytes(tiff_pages(large, large[::2, ::2], large[::4, ::4], subfiles=(0, 1, 1)))

@@ -247,7 +247,7 @@ def test_a_program_that_is_not_visdom_costs_little(answer: Callable[[socket.sock
             threading.Thread(target=serve, daemon=True).start()
         began = time.monotonic()
         tracemalloc.start()
-        with pytest.raises((RuntimeError, OSError), match="not visdom|more than 100 headers"):
+        with pytest.raises((RuntimeError, OSError), match=r"not visdom|more than 100 headers"):
             visdom_client.VisdomClient("http://127.0.0.1", other.getsockname()[1], "run")
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -265,7 +265,7 @@ def test_no_proxy_is_asked_for_this_machine(cases: Cases, monkeypatch: pytest.Mo
                 with monkeypatch.context() as patch:
                     patch.setenv(variable, f"http://127.0.0.1:{proxy.getsockname()[1]}")
                     client = visdom_client.VisdomClient(place, server.port, "run")
-                cases.check(not client.has_window("one"), f"{variable} {place}")
+                    cases.check(not client.has_window("one"), f"{variable} {place}")
                 client.close()
         proxy.setblocking(False)
         with pytest.raises(BlockingIOError):
