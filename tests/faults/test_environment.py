@@ -390,7 +390,7 @@ def test_arguments_of_a_test_too_long_for_a_file_name_are_refused(
     write_trained(cli.folder, *TINY_NET)
     save(image(32, 32), cli.folder / "photo.png")
     ended = cli.test("--dataroot", "photo.png", flag, value, code=None)
-    assert ended.code in (1, 2) and ended.what and ended.fix and "--debug" not in ended.fix
+    assert ended.refused(code=ended.code) and ended.code in (1, 2) and "--debug" not in ended.fix
 
 
 # ------------------------------------------------------------------------------------------ two in one folder
