@@ -425,8 +425,8 @@ def test_a_start_that_is_late_at_the_lock_overwrites_nothing(work: Workplace, fi
     kept = (job.run / "latest_state.pth").read_bytes()
     (work.folder / "go").touch()
     assert late.wait(2).refused("is in use" if first == "goes on" else "exists")
-    assert (job.run / "latest_state.pth").read_bytes() == kept and options(job.run)["seed"] == 9
-    assert job.running() == (first == "goes on")
+    assert options(job.run)["seed"] == 9 and job.running() == (first == "goes on")
+    assert job.running() or (job.run / "latest_state.pth").read_bytes() == kept
 
 
 @pytest.mark.risk(24)
