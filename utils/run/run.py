@@ -52,7 +52,9 @@ class Run:
         """
         if not re.fullmatch(r"[\w.\-=+ ]+", name) or name in (".", ".."):
             raise UserError(
-                f"bad run name [--name {name[:80]}]", "it becomes a folder", "letters, digits and . _ - = + only"
+                f"bad run name [--name {name[:80]}]",
+                "it becomes a folder",
+                "letters, digits and . _ - = + only",
             )
         return cls(ROOT / name)
 
