@@ -444,7 +444,7 @@ def test_a_start_that_is_late_at_the_lock_overwrites_nothing(work: Workplace, fi
     ("first", "later", "step"),
     [
         ("--n_epochs 4000", "--resume --n_epochs 9000", None),
-        pytest.param("--n_epochs 2 --repeat 40", "--resume --n_epochs 4", 320, marks=pytest.mark.slow),
+        pytest.param("--n_epochs 2 --repeat 40", "--resume --n_epochs 4", None, marks=pytest.mark.slow),
         pytest.param("--n_epochs 4000 --repeat 1 --save_freq 1", "--epoch 1", 4, marks=pytest.mark.slow),
     ],
     ids=["a stopped run", "an ended run", "an epoch"],
