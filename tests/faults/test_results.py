@@ -626,11 +626,23 @@ def test_output_of_one_photo(run: Path, cli: InProcess, output: str, file: str, 
 
 
 @pytest.mark.risk(41)
+@pytest.mark.parametrize("suffix", [".heic", ".avif", ".JXL", ".pdf", ".mp4"])
+def test_an_output_in_a_format_that_is_not_written_is_refused(run: Path, cli: InProcess, suffix: str) -> None:
+    save(image(20, 24), Path("in/a.png"))
+    ended = cli.test("--dataroot", "in/a.png", "--output", f"out/a{suffix}", code=2)
+    assert ended.refused(f"{suffix.lower()} files are not written", "end the name with /")
+    assert not Path("out").exists()
+    done = cli.test("--dataroot", "in/a.png", "--output", f"out/a{suffix}/")
+    assert Path(f"out/a{suffix}/a.png").is_file() and f"images  out/a{suffix}/a.png" in done.out
+
+
+@pytest.mark.risk(41)
 def test_output_of_a_folder(run: Path, cli: InProcess) -> None:
     save(image(20, 24), Path("in/a.png"))
     save(image(20, 24), Path("in/sub/b.jpg"))
     ended = cli.test("--dataroot", "in", "--output", "out")
     assert {*tree(Path("out"))} == {"a.png", "sub", "sub/b.jpg"}
+    assert "images  out/\n" in ended.out
     assert ended.data["rows"][0]["link"] == "./../../../out/a.png"
     assert not list((ended.results / "outputs").iterdir())
 
