@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from models.spandrel import merge_convolutions
 from utils.system.errors import UserError, first_sentence
 
 Array = np.ndarray
@@ -31,6 +32,7 @@ class Portable(nn.Module):
     def __init__(self, net: nn.Module, mean: float, std: float, half: bool = False):
         super().__init__()
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        merge_convolutions(self.net)
         self.mean, self.std, self.half_precision = mean, std, half
         if half:
             self.net = in_float32(self.net.half())

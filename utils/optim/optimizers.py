@@ -64,7 +64,7 @@ def _fused(optimizer: "Optimizer") -> "Optimizer":
 
 
 def freeze(net: "nn.Module", pattern: str | None) -> "list[nn.Parameter]":
-    """Freeze the parameters whose name matches the regex `pattern`; return the others.
+    """Freeze the parameters whose name matches the regex `pattern`; return the others that are trained.
 
     Raises:
         UserError: the pattern matches none, or all.
@@ -75,7 +75,8 @@ def freeze(net: "nn.Module", pattern: str | None) -> "list[nn.Parameter]":
         which = "no parameter" if not frozen else "every parameter"
         raise UserError(f"--freeze {pattern} matches {which}", f"names are such as {names[0]}, {names[-1]}")
     for name, parameter in net.named_parameters():
-        parameter.requires_grad_(name not in frozen)
+        if name in frozen:
+            parameter.requires_grad_(False)
     return [parameter for parameter in net.parameters() if parameter.requires_grad]
 
 

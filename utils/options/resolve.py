@@ -12,18 +12,17 @@ from data.degrade import parse_degradation
 from data.pairs import Source, parse_full_scales
 from data.settings import CHANNELS, MIN_EPOCH_STEPS, DataSettings
 from data.splits import Holdout
-from models import UNIT_RANGE, network_defaults
 from models.fetch import check_weights, weights_name
 from utils.options.flags import (
     EXPORT,
     EXPORT_HELP,
     EXPORT_USAGE,
-    NETWORK_FLAGS,
     TEST,
     TEST_EXAMPLES,
     TRAIN,
     TRAIN_EXAMPLES,
 )
+from utils.options.network import resolve_network
 from utils.options.parser import NATURAL, Parser
 from utils.options.presets import PRESETS
 from utils.run.run import Run
@@ -135,7 +134,7 @@ def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
     elif run.taken() and not (asked["dry_run"] or asked["check_data"]):
         raise UserError(f"{run.folder} exists", fix="continue with --resume, or choose another --name")
     opt = Options(base | before | typed | {"name": run.name}, changed, from_files)
-    _resolve_network(opt, changed)
+    resolve_network(opt, changed)
     _check_train(opt)
     return opt
 
@@ -188,7 +187,7 @@ def _resolve_run(opt: Options, parser: Parser) -> None:
     if opt.model:
         opt.input_nc = opt.input_nc or 3
         opt.output_nc = opt.output_nc or opt.input_nc
-        _resolve_network(opt, opt.changed)
+        resolve_network(opt, opt.changed)
         opt.name = opt.name or re.sub(r"[^\w.\-=+]", "_", weights_name(opt.weights))
     elif flags := sorted((parser.group_names(*titles) - {"weights"}) & opt.changed):
         raise UserError(f"--{flags[0]} comes from the run", fix="leave it out, or give --model and --weights")
@@ -349,21 +348,6 @@ def _refuse_another_run(run: Run, changed: set[str], before: Mapping[str, Any]) 
             f"{run.name} was started with {before[key]}",
             "leave it out, or start another --name (with --weights to begin from this run's weights)",
         )
-
-
-def _resolve_network(opt: Options, given: set[str]) -> None:
-    """Fill in the network's own defaults; refuse flags that it does not have."""
-    own = network_defaults(opt.model)
-    for name in NETWORK_FLAGS:
-        if name not in own and name in given:
-            raise UserError(f"--model {opt.model} has no --{name}", fix=f"it has {', '.join(own)}")
-        if name in own and getattr(opt, name) is None:
-            setattr(opt, name, own[name])
-    if "weights" in own and not opt.weights:
-        raise UserError(f"--model {opt.model} needs --weights", fix="name the file of the network")
-    mean, std = (0.0, 1.0) if opt.model in UNIT_RANGE else (0.5, 0.5)
-    opt.mean = mean if opt.mean is None else opt.mean
-    opt.std = std if opt.std is None else opt.std
 
 
 def _check_train(opt: Options) -> None:
