@@ -41,7 +41,7 @@ class LocalPool(nn.Module):
         return f"window={self.window}"
 
 
-def running_mean(x: Tensor, dim: int, side: int) -> Tensor:
+def running_mean(x: Tensor, dim: int, side: int) -> Any:
     """The mean of at most `side` neighbours along `dim`, at every place; of the shape of `x`."""
     length = x.shape[dim]
     count = torch.sym_min(side, length)
@@ -49,7 +49,7 @@ def running_mean(x: Tensor, dim: int, side: int) -> Tensor:
     sums = x.cumsum(dim)
     ends = sums.index_select(dim, first + (count - 1))
     starts = (sums - x).index_select(dim, first)  # the sum of all before the window
-    return (ends - starts).div(count)
+    return (ends - starts) / count
 
 
 def pool_locally(net: nn.Module, channels: int, crop: int) -> None:

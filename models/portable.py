@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from models.spandrel import merge_convolutions
+from models.wrappers import bare
 from utils.system.errors import UserError, first_sentence
 
 Array = np.ndarray
@@ -82,7 +83,7 @@ def trace(net: Portable, channels: int, size: tuple[int, int] | None) -> Exporte
 
 def cannot(net: Portable, error: BaseException, size: tuple[int, int] | None) -> UserError:
     """The error for a network that cannot be exported, with the first cause as its reason."""
-    name = type(net.net).__name__
+    name = type(bare(net.net)).__name__
     fix = "export --to safetensors" if size else "fix the size by --size H W, or export --to safetensors"
     where = "" if size else " for images of any size"
     while error.__cause__ is not None:

@@ -286,7 +286,7 @@ def trainable(net: nn.Module) -> nn.Module:
 
 
 def merge_convolutions(net: nn.Module) -> None:
-    """Replace each convolution of SPAN, which is trained as a sum of several, by the one it equals, in place."""
+    """Replace each convolution of SPAN, trained as a sum of several, by the one that it equals, in place."""
     if not any(isinstance(module, SpandrelNet) for module in net.modules()):
         return
     from spandrel.architectures.SPAN.__arch.span import Conv3XC
