@@ -266,8 +266,8 @@ def trainable(net: nn.Module) -> nn.Module:
     """Repair what hinders training or export, in place; names, values and outputs stay.
 
     Tensors that are plain attributes become buffers, which move to a device with the network. NAFNet's norm,
-    whose backward pass calls a function that torch has deprecated, becomes a ChannelNorm. What SPAN computes
-    from other weights is not trained.
+    whose backward pass calls a function that torch has deprecated, becomes a ChannelNorm. Weights that SPAN
+    computes from others become buffers: they are saved, but not trained.
     """
     from spandrel.architectures.NAFNet.__arch.arch_util import LayerNorm2d
     from spandrel.architectures.SPAN.__arch.span import Conv3XC
@@ -281,8 +281,15 @@ def trainable(net: nn.Module) -> nn.Module:
             if isinstance(child, LayerNorm2d):
                 setattr(module, name, ChannelNorm(child.weight, child.bias, child.eps))
         if isinstance(module, Conv3XC):
-            module.eval_conv.requires_grad_(False)
+            as_buffers(module.eval_conv)
     return net
+
+
+def as_buffers(layer: nn.Module) -> None:
+    """Turn the parameters of a layer into buffers of the same names, in place."""
+    for name, value in [*layer.named_parameters(recurse=False)]:
+        delattr(layer, name)
+        layer.register_buffer(name, value.detach())
 
 
 def merge_convolutions(net: nn.Module) -> None:

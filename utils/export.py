@@ -55,7 +55,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     """Export, compare, print; returns the exit code."""
     require(*PACKAGES[opt.to])
     run = Run.named(opt.name)
-    trained = opt if opt.model else saved_options(run)
+    trained = Namespace(**vars(opt) | {"size": None}) if opt.model else saved_options(run)
     weights = local_weights(opt.weights) if opt.weights else run.saved_net(opt.load)
     net, _ = load_network(vars(trained), weights)
     model = TrainedModel(net, vars(trained), torch.device("cpu"), Tiling())

@@ -64,7 +64,7 @@ def _fused(optimizer: "Optimizer") -> "Optimizer":
 
 
 def freeze(net: "nn.Module", pattern: str | None) -> "list[nn.Parameter]":
-    """Freeze the parameters whose name matches the regex `pattern`; return the others that are trained.
+    """Freeze the parameters whose name matches the regex `pattern`; return the others.
 
     Raises:
         UserError: the pattern matches none, or all.
@@ -75,8 +75,7 @@ def freeze(net: "nn.Module", pattern: str | None) -> "list[nn.Parameter]":
         which = "no parameter" if not frozen else "every parameter"
         raise UserError(f"--freeze {pattern} matches {which}", f"names are such as {names[0]}, {names[-1]}")
     for name, parameter in net.named_parameters():
-        if name in frozen:
-            parameter.requires_grad_(False)
+        parameter.requires_grad_(name not in frozen)
     return [parameter for parameter in net.parameters() if parameter.requires_grad]
 
 
