@@ -42,6 +42,8 @@ class SpandrelNet(Wrapper):
 
     Attributes:
         size: requirements on the input size, and the scale.
+        architecture: its name in spandrel.architectures.
+        tags: of its size, such as "64nf"; may be empty.
 
     Raises:
         UserError: spandrel is not installed, a wrong argument, weights that do not fit or of an unknown
@@ -74,6 +76,7 @@ class SpandrelNet(Wrapper):
             )
         super().__init__(trainable(net))
         self.input_nc, self.output_nc = own
+        self.architecture, self.tags = found.architecture.id, list(found.tags)
         required = found.size_requirements
         self.size = SizeRequirements(required.multiple_of, max(1, required.minimum), int(found.scale))
         # not forward: some networks return several outputs or need a noise map as input

@@ -210,6 +210,7 @@ EXPORT: Table = {
         flag("--to", "onnx", ["onnx", "pt2", "safetensors"], "ONNX, a program of torch.export, or weights with metadata"),  # noqa: E501
         flag("--half", False, SWITCH, "compute in float16, norms excepted"),
         flag("--target", None, ["darktable"], "a folder with config.json for this program; one size, 768 768 by default"),  # noqa: E501
+        flag("--card", False, SWITCH, "write a model card for Hugging Face and an entry of OpenModelDB"),
         flag("--output", None, path, "file or folder (default: in the run's folder)"),
     ],
     "run": [

@@ -171,6 +171,8 @@ def parse_export(argv: Sequence[str]) -> Options:
     opt = Options({"name": None, "size": None} | parser.defaults | typed, set(typed))
     if opt.model and not opt.weights:
         raise UserError("--model needs --weights", fix="or name a run")
+    if opt.card and opt.model:
+        raise UserError("--card describes a run", fix="name a run")
     _resolve_run(opt, parser)
     if opt.target and opt.to != "onnx":
         raise UserError(f"--target {opt.target} takes --to onnx", fix="drop one of them")
