@@ -85,6 +85,7 @@ def cannot(net: Portable, error: BaseException, size: tuple[int, int] | None) ->
     """The error for a network that cannot be exported, with the first cause as its reason."""
     name = type(bare(net.net)).__name__
     fix = "export --to safetensors" if size else "fix the size by --size H W, or export --to safetensors"
+    fix = "leave out --half" if net.half_precision else fix
     where = "" if size else " for images of any size"
     while error.__cause__ is not None:
         error = error.__cause__

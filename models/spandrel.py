@@ -83,11 +83,15 @@ class SpandrelNet(Wrapper):
         self.call = with_noise_map if found.architecture.id == "DRUNet" else found._call_fn
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_inference_mode_enabled():
+            return self.padded(x)
+        # SPAN writes into its weights in eval mode: as inference tensors they could not be trained further
+        with torch.inference_mode(False), torch.no_grad():
+            return self.padded(x)
+
+    def padded(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        # SPAN writes into its weights in eval mode: inference tensors could not be trained further
-        inference = torch.is_inference_mode_enabled()
-        with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled() and not inference):
-            output: Tensor = self.call(self.net, pad_to(x, self.size))
+        output: Tensor = self.call(self.net, pad_to(x, self.size))
         return crop_to(output, self.size.scale * height, self.size.scale * width)
 
 

@@ -28,6 +28,7 @@ from tests.builders import (
     planes,
     save,
     write_set,
+    write_trained,
     write_weights,
 )
 from tests.cli import Ended, InProcess, weights
@@ -108,12 +109,13 @@ def test_train_resume_test_and_load_in_spandrel(cli: InProcess, model: str) -> N
 
 
 @SLOW
+@pytest.mark.parametrize("to", ["onnx", "pt2"])
 @pytest.mark.parametrize("model", LEAST)
-def test_onnx_where_it_can_be_exported(cli: InProcess, model: str, tmp_path: Path) -> None:
+def test_export_where_it_can_be_traced(cli: InProcess, model: str, to: str) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     write_weights(least(model), Path("w.pth"))
-    given = ("--model", model, "--weights", "w.pth", "--output", "net.onnx")
+    given = ("--model", model, "--weights", "w.pth", "--to", to, "--output", f"net.{to}")
     if model == "swinir":
         refused = cli.call("utils.export", *given, name="", code=2)
         assert refused.refused("SwinIR cannot be exported for images of any size", "--size H W")
@@ -121,6 +123,25 @@ def test_onnx_where_it_can_be_exported(cli: InProcess, model: str, tmp_path: Pat
     ended = cli.call("utils.export", *given, name="")
     found = [float(line.split("at most ")[1].split()[0]) for line in ended.lines if "parity" in line]
     assert len(found) == 3 and max(found) < 0.02
+
+
+@SLOW
+def test_windows_of_pooling_are_exported_for_any_size(cli: InProcess) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    run = write_trained(Path(), *flags(model="nafnet", arch=LEAST["nafnet"], crop_size=40))
+    ended = cli.call("utils.export", "run", "--half", name="")
+    found = [float(line.split("at most ")[1].split()[0]) for line in ended.lines if "parity" in line]
+    assert len(found) == 3 and 0 < max(found) < 1 and (run / "run.onnx").is_file()
+
+
+@SLOW
+def test_a_network_that_cannot_compute_in_half_is_named(cli: InProcess) -> None:
+    pytest.importorskip("onnxscript")
+    write_weights(least("swinir"), Path("w.pth"))
+    given = ("--model", "swinir", "--weights", "w.pth", "--size", "40", "56", "--half")
+    refused = cli.call("utils.export", *given, name="", code=2)
+    assert refused.refused("SwinIR cannot be exported", "leave out --half")
 
 
 @SLOW
