@@ -9,7 +9,7 @@ from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from models.zoo import RECOGNISED, SHORTHANDS, arch_defaults, architecture_of
+from models.zoo import RECOGNISED, SHORTHANDS, arch_defaults, architecture_of, pools_locally
 from utils.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -191,8 +191,7 @@ def build_network(
         model: a key of NETWORKS or of SHORTHANDS, or spandrel:NAME.
         scale: output size / input size; a network that keeps the size gets its input enlarged.
         residual: the network predicts the degradation, which is subtracted from its input.
-        crop: side of the targets that it is trained on, in pixels: outside of training, global pooling is
-            over windows of this size; None: over the whole image.
+        crop: side in pixels of the targets that it is trained on, and of the windows of `tlc=True` in `arch`.
         arguments: `input_nc`, `output_nc`, and any of `network_defaults(model)`.
 
     Raises:
@@ -214,7 +213,7 @@ def build_network(
     if residual and upscales:
         what = f"--residual needs an output of the input's size, which --model {model} enlarges"
         raise UserError(what, f"{size_of(net).scale} times in both directions", "drop --residual")
-    if crop:
-        pool_locally(net, arguments["input_nc"], max(1, crop // size_of(net).scale))
+    if pools_locally(arguments.get("arch", "")):
+        pool_locally(net, arguments["input_nc"], crop and max(1, crop // size_of(net).scale))
     net = Residual(net) if residual else net
     return Upscale(net, scale) if scale > 1 and not upscales else net

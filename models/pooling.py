@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.predictor import eval_mode
+from utils.system.errors import UserError
 
 EXAMPLE_SIDE = 64  # pixels of the image on which the sizes of feature maps are measured
 
@@ -52,7 +53,7 @@ def running_mean(x: Tensor, dim: int, side: int) -> Any:
     return (ends - starts) / count
 
 
-def pool_locally(net: nn.Module, channels: int, crop: int) -> None:
+def pool_locally(net: nn.Module, channels: int, crop: int | None) -> None:
     """Replace global pooling in the channel attention of `net`, in place; the names of weights stay.
 
     Replaced is an `nn.AdaptiveAvgPool2d(1)` at the head of a Sequential whose other layers keep any size.
@@ -60,10 +61,15 @@ def pool_locally(net: nn.Module, channels: int, crop: int) -> None:
     Args:
         channels: of the input of `net`.
         crop: side in pixels of the inputs that `net` is trained on.
+
+    Raises:
+        UserError: no crop, or no such pooling.
     """
+    if crop is None:
+        raise UserError("tlc=True needs --crop_size [--arch]", "it is the size of the windows")
     found: list[Any] = [module for module in net.modules() if is_attention(module)]
     if not found:
-        return
+        raise UserError("tlc=True has no effect [--arch]", "the network has no global pooling", "drop it")
     sizes: dict[nn.Module, tuple[int, int]] = {}
     hooks = [
         each[0].register_forward_pre_hook(lambda pool, given: sizes.update({pool: given[0].shape[2:]}))

@@ -3,8 +3,10 @@
 import copy
 import importlib.util
 import json
+import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -75,10 +77,21 @@ def trace(net: Portable, channels: int, size: tuple[int, int] | None) -> Exporte
     example = torch.rand(1 if size else 2, channels, height, width)
     shapes = None if size else ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), quiet_log():
             return torch.export.export(net, (example,), dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises many kinds
         raise cannot(net, error, size) from None
+
+
+@contextmanager
+def quiet_log() -> Iterator[None]:
+    """Without torch's log of errors, which are raised, too."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def cannot(net: Portable, error: BaseException, size: tuple[int, int] | None) -> UserError:
@@ -104,7 +117,7 @@ def save_onnx(
     """
     traced = trace(net, channels, size)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), quiet_log():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 traced,

@@ -5,7 +5,7 @@ import difflib
 import importlib
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from models.layers import SizeRequirements, crop_to, pad_to
 from models.weights import does_not_fit, mismatches, read_weights
 from models.wrappers import Wrapper
-from models.zoo import AUTO, parse_arch
+from models.zoo import AUTO, TLC, parse_arch
 from utils.system.errors import UserError, first_sentence
 
 OWN_PREFIX = "net."  # of every name in weights that a run of spandrel saved until November 2026
@@ -64,7 +64,9 @@ class SpandrelNet(Wrapper):
             found = recognise(weights, architecture)
             net = found.model
         else:
-            net, found = build(architecture, parse_arch(arch), input_nc, output_nc, scale)
+            given = parse_arch(arch)
+            given.pop(TLC, None)  # see build_network
+            net, found = build(architecture, given, input_nc, output_nc, scale)
             if weights is not None:
                 load_published(net, weights, architecture)
         own = found.input_channels, found.output_channels
@@ -80,7 +82,7 @@ class SpandrelNet(Wrapper):
         required = found.size_requirements
         self.size = SizeRequirements(required.multiple_of, max(1, required.minimum), int(found.scale))
         # not forward: some networks return several outputs or need a noise map as input
-        self.call = with_noise_map if found.architecture.id == "DRUNet" else found._call_fn
+        self.call = CALLS.get(found.architecture.id, found._call_fn)
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.is_inference_mode_enabled():
@@ -99,6 +101,22 @@ def with_noise_map(net: nn.Module, x: Tensor) -> Tensor:
     """What spandrel computes with DRUNet, for any number of images."""
     output: Tensor = net(torch.cat([x, torch.full_like(x[:, :1], NOISE_LEVEL)], dim=1))
     return output
+
+
+def with_zeros(net: Any, x: Tensor) -> Tensor:
+    """NAFNet, which pads with zeros; while torch.export traces any size, without a branch."""
+    height, width = x.shape[-2:]
+    if not isinstance(height, torch.SymInt):
+        output: Tensor = net(x)
+        return output
+    x = pad_to(x, SizeRequirements(net.padder_size))
+    rows, columns = (
+        torch.arange(n, device=x.device) < end for n, end in zip(x.shape[-2:], (height, width), strict=True)
+    )
+    return crop_to(net(x * (rows[:, None] & columns)), height, width)
+
+
+CALLS: dict[str, Callable[[Any, Tensor], Tensor]] = {"DRUNet": with_noise_map, "NAFNet": with_zeros}
 
 
 # -------------------------------------------------------------------------------------------------- recognise

@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 RECOGNISED = "spandrel"  # the network whose architecture is read from its weights
 PREFIX = "spandrel:"  # of any other architecture, by its name in spandrel.architectures
 AUTO = "auto"  # the value of --arch for a network that is built as its weights have it
+TLC = (
+    "tlc"  # argument of --arch beside those of the class: global pooling over windows, see models/pooling.py
+)
 
 
 class Shorthand(NamedTuple):
@@ -66,13 +69,33 @@ def parse_arch(text: str) -> dict[str, Any]:
     {'width': 32, 'blocks': [1, 2], 'act': 'relu'}
 
     Raises:
-        ValueError: anything but names and literals of Python.
+        ValueError: anything but names and literals of Python, or a `tlc` that is neither True nor False.
     """
     try:
         call = ast.parse(f"f({text})", mode="eval").body
         whole = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
         assert isinstance(call, ast.Call) and whole and all(each.arg for each in call.keywords)
-        return {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
+        found = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
     except (AssertionError, SyntaxError, ValueError, RecursionError, MemoryError):
         what = f"{text[:60]!r} is no list of arguments such as width=32, blocks=[1, 2]"
         raise ValueError(what) from None
+    if not isinstance(found.get(TLC, False), bool):
+        raise ValueError(f"{TLC}={found[TLC]!r} is neither True nor False")
+    return found
+
+
+def complete_arch(model: str, text: str) -> str:
+    """`--arch` as typed, over the arguments of a shorthand.
+
+    >>> complete_arch("compact", "num_conv=2"), complete_arch("spandrel:Compact", "num_conv=2")
+    ('num_feat=32, num_conv=2', 'num_conv=2')
+    """
+    if text == AUTO or model not in SHORTHANDS:
+        return text
+    merged = parse_arch(SHORTHANDS[model].arch) | parse_arch(text)
+    return ", ".join(f"{key}={value!r}" for key, value in merged.items())
+
+
+def pools_locally(arch: str) -> bool:
+    """Whether global pooling is over windows outside of training."""
+    return arch != AUTO and parse_arch(arch).get(TLC, False)

@@ -100,7 +100,7 @@ def test_a_card_needs_a_run(cli: InProcess) -> None:
 
 def test_windows_of_pooling_are_said(cli: InProcess) -> None:
     pytest.importorskip("spandrel")
-    arch = "width=8, enc_blk_nums=[1], middle_blk_num=1, dec_blk_nums=[1]"
+    arch = "width=8, enc_blk_nums=[1], middle_blk_num=1, dec_blk_nums=[1], tlc=True"
     run = write_trained(Path(), *flags(model="nafnet", arch=arch, crop_size=48, scale=2))
     assert run.is_dir()
     text, entry, _ = card(cli, "run", "--to", "safetensors")

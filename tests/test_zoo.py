@@ -103,7 +103,7 @@ def test_train_resume_test_and_load_in_spandrel(cli: InProcess, model: str) -> N
         output = pixels(Path(f"out/{i}.png"))
         assert output.shape == shown.shape and np.array_equal(output, net(shown))
         unit = shown.astype(np.float32) / 255
-        if i < 2 or (model != "nafnet" and size > (16, 16)):  # NAFNet pools over windows of --crop_size 32
+        if size > (16, 16) or i == 1:  # smaller images are padded
             assert np.abs(net(unit) - computed(reference, unit)).max() < 1e-5
             assert net(unit).std() > 0.01
 
@@ -129,7 +129,7 @@ def test_export_where_it_can_be_traced(cli: InProcess, model: str, to: str) -> N
 def test_windows_of_pooling_are_exported_for_any_size(cli: InProcess) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    run = write_trained(Path(), *flags(model="nafnet", arch=LEAST["nafnet"], crop_size=40))
+    run = write_trained(Path(), *flags(model="nafnet", arch=LEAST["nafnet"] + ", tlc=True", crop_size=40))
     ended = cli.call("utils.export", "run", "--half", name="")
     found = [float(line.split("at most ")[1].split()[0]) for line in ended.lines if "parity" in line]
     assert len(found) == 3 and 0 < max(found) < 1 and (run / "run.onnx").is_file()
@@ -240,6 +240,8 @@ def test_the_options_of_a_run_keep_the_defaults(cli: InProcess) -> None:
         (("nafnet", "--width", "8"), ("--model nafnet has no --width", "arch")),
         (("resunet", "--arch", "width=8"), ("--model resunet has no --arch",)),
         (("spandrel",), ("--model spandrel needs --weights",)),
+        (("compact", "--arch", "tlc=True"), ("tlc=True has no effect", "no global pooling")),
+        (("nafnet", "--arch", "tlc=1"), ("tlc=1 is neither True nor False",)),
         (("nafnet", "--arch", "auto"), ("--model nafnet needs --weights",)),
     ],
     ids=str,
@@ -248,6 +250,19 @@ def test_wrong_arguments(cli: InProcess, given: tuple[str, ...], words: tuple[st
     model, *rest = given
     ended = cli.train(*DEMO, *flags(model=model), *rest, *FAST, *CPU, "--max_steps", "1", code=2)
     assert ended.refused(*words) and not ended.run.exists()
+
+
+def test_windows_need_the_size_of_the_crops(cli: InProcess) -> None:
+    given = flags(model="nafnet", arch="tlc=True", max_steps=1)
+    assert cli.train(*DEMO, *given, *CPU, code=2).refused("tlc=True needs --crop_size")
+
+
+def test_arguments_of_a_shorthand_are_over_its_defaults(cli: InProcess) -> None:
+    run = train(cli, "compact", "--arch", "num_feat=8", "--max_steps", "1").run
+    assert load_run(run).options["arch"] == "num_feat=8, num_conv=8"
+    cli.train("--resume", "--max_steps", "2", "--arch", "num_feat=8")
+    refused = cli.train("--resume", "--max_steps", "3", "--arch", "num_feat=9", code=2)
+    assert refused.refused("--arch cannot change within a run")
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,13 +359,14 @@ def test_an_image_of_the_size_of_the_crops_is_pooled_as_a_whole() -> None:
 
 
 def test_windows_shrink_with_the_resolution() -> None:
-    net = least("nafnet", arch="width=8, enc_blk_nums=[1, 1], middle_blk_num=1, dec_blk_nums=[1, 1]", crop=48)
+    arch = "width=8, enc_blk_nums=[1, 1], middle_blk_num=1, dec_blk_nums=[1, 1], tlc=True"
+    net = least("nafnet", arch=arch, crop=48)
     windows = [module.window for module in net.modules() if isinstance(module, LocalPool)]
     assert sorted(windows) == [(12, 12), (24, 24), (24, 24), (48, 48), (48, 48)]
-    upscaled = least("nafnet", crop=48, scale=2)  # its input is enlarged to the size of the target
+    upscaled = least("nafnet", arch=arch, crop=48, scale=2)  # its input is enlarged to the size of the target
     assert next(m.window for m in upscaled.modules() if isinstance(m, LocalPool)) == (48, 48)
-    plain = least("nafnet")
-    assert plain.state_dict().keys() == least("nafnet", crop=48).state_dict().keys()
+    plain = least("nafnet", arch=arch.removesuffix(", tlc=True"), crop=48)
+    assert plain.state_dict().keys() == net.state_dict().keys()
     assert not any(isinstance(module, LocalPool) for module in plain.modules())
 
 
@@ -359,8 +375,8 @@ def test_an_output_depends_on_its_window_only() -> None:
     x = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     brighter = x.clone()
     brighter[..., :24] += 1  # further from the right side than any window
-    for crop, changes in ((32, False), (None, True)):
-        net = least("nafnet", crop=crop)
+    for tlc, changes in ((True, False), (False, True)):
+        net = least("nafnet", arch=f"{LEAST['nafnet']}, tlc={tlc}", crop=32)
         with torch.inference_mode():
             difference = (net(x) - net(brighter))[..., 104:].abs().max()
         assert bool(difference > 1e-5) == changes

@@ -1,6 +1,6 @@
 """Pooling over windows: test PSNR of NAFNet with windows of the training crop, and over whole images.
 
-The same weights are tested twice; the second time the run's options say nothing of crops.
+The same weights are tested twice; the second time the run's options say nothing of windows.
 """
 
 import json
@@ -9,7 +9,18 @@ import shutil
 from tests.benchmarks.common import flag_parser, table, test, train, workplace
 from tests.benchmarks.psnr import TASKS
 
-RECIPE = ("--preset", "fine", "--model", "nafnet", "--optimizer", "adamw", "--lr", "1e-3")
+RECIPE = (
+    "--preset",
+    "fine",
+    "--model",
+    "nafnet",
+    "--optimizer",
+    "adamw",
+    "--lr",
+    "1e-3",
+    "--arch",
+    "tlc=True",
+)
 
 
 def measure(task: str, crop: int, minutes: float, flags: list[str]) -> tuple[object, ...]:
@@ -21,7 +32,9 @@ def measure(task: str, crop: int, minutes: float, flags: list[str]) -> tuple[obj
         windows = test(work, *testing).ended.summary
         plain = shutil.copytree(run, run.with_name("plain"))
         options = json.loads((plain / "options.json").read_text())
-        (plain / "options.json").write_text(json.dumps(options | {"crop_size": None}))
+        (plain / "options.json").write_text(
+            json.dumps(options | {"arch": options["arch"].replace("tlc=True", "tlc=False")})
+        )
         whole = test(work, *testing, "--name", "plain").ended.summary
     psnrs = [f"{each['psnr']['mean']:.2f}" for each in (windows, whole)]
     return task, crop, f"{minutes:g}", *psnrs, f"{windows['psnr_input']['mean']:.2f}"

@@ -13,6 +13,7 @@ from data.pairs import Source, parse_full_scales
 from data.settings import CHANNELS, MIN_EPOCH_STEPS, DataSettings
 from data.splits import Holdout
 from models.fetch import check_weights, weights_name
+from models.zoo import complete_arch
 from utils.options.flags import (
     EXPORT,
     EXPORT_HELP,
@@ -123,6 +124,8 @@ def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
         from_files = [key for key in CHANNELS if key in str(saved.get("from_files"))]
     elif asked["weights"]:
         check_weights(asked["weights"])
+    if "arch" in typed:
+        typed = typed | {"arch": complete_arch((before | typed)["model"], typed["arch"])}
     changed = {key for key in typed.keys() & before.keys() if not _same_value(key, typed[key], before[key])}
     changed |= {"minutes"} & typed.keys()  # of a resumed run the same number means that much more time
     if resumes:
