@@ -233,7 +233,7 @@ def test_the_options_of_a_run_keep_the_defaults(cli: InProcess) -> None:
         (("compact", "--arch", "num_feat='many'"), ("Compact cannot be built", "TypeError", "num_feat=64")),
         (("compact", "--arch", "num_in_ch=1, num_out_ch=1"), ("other channels", "1 to 1")),
         (("compact", "--arch", "act_type='relu'"), ("Compact", "[--arch]")),
-        (("span", "--arch", "feature_channels=8, img_range=1.0"), ("img_range is 1.0, read as 255.0",)),
+        (("span", "--arch", "norm=True, img_range=1.0"), ("img_range is 1.0, read as 255.0",)),
         (("spandrel:NAFnet",), ("no architecture NAFnet", "did you mean spandrel:NAFNet?")),
         (("spandrel:../x",), ("--model", "choose from")),
         (("nafnets",), ("did you mean nafnet?",)),
