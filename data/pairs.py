@@ -90,8 +90,11 @@ class PairList(NamedTuple):
 
     def describe(self) -> str:
         """Such as "train: 12 images of 4 targets, pairs (data/train/A -> B)"."""
-        targets = len({pair.group for pair in self.pairs})
-        return f"{self.split}: {len(self.pairs)} images of {targets} targets, {self.layout} ({self.where})"
+        images = counted(len(self.pairs), "image")
+        targets = counted(len({pair.group for pair in self.pairs}), "target")
+        measured = self.layout == "demo" or any(pair.target for pair in self.pairs)
+        of = f"of {targets}" if measured else "without targets"
+        return f"{self.split}: {images} {of}, {self.layout} ({self.where})"
 
     def files(self) -> set[str]:
         """Return the real paths of all files of the pairs."""
@@ -103,6 +106,14 @@ class PairList(NamedTuple):
             else f"{folder(path.parent)}/{path.name}"
             for path in paths
         }
+
+
+def counted(count: int, noun: str) -> str:
+    """
+    >>> counted(1, "image"), counted(2, "image")
+    ('1 image', '2 images')
+    """
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def group_by_file(pairs: list[Pair]) -> list[Pair]:

@@ -1,9 +1,14 @@
 """The flags of a network: the defaults of the one that was chosen."""
 
+import os
+import re
 from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from models import network_defaults
-from models.zoo import AUTO, RECOGNISED, is_zoo
+from models.zoo import AUTO, RECOGNISED, complete_arch, is_zoo
 from utils.options.flags import NETWORK_FLAGS
 from utils.system.errors import UserError
 
@@ -31,3 +36,21 @@ def resolve_network(opt: Namespace, given: set[str]) -> None:
     mean, std = (0.0, 1.0) if is_zoo(opt.model) else (0.5, 0.5)
     opt.mean = mean if opt.mean is None else opt.mean
     opt.std = std if opt.std is None else opt.std
+
+
+def complete(typed: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The typed flags, with --arch over the arguments of its network's short name.
+
+    Args:
+        before: the options that those typed override.
+    """
+    if "arch" not in typed:
+        return typed
+    model = typed.get("model") or before["model"]
+    return typed | {"arch": complete_arch(model, typed["arch"])}
+
+
+def default_name(dataroot: str, model: str) -> str:
+    """`<folder of the data>_<model>`, of letters that a folder name takes anywhere."""
+    folder = Path(os.path.realpath(dataroot.split(":")[0])).name.removesuffix(".csv")  # links may loop
+    return re.sub(r"[^\w.\-=+]", "_", f"{folder}_{model}")

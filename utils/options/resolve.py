@@ -13,7 +13,6 @@ from data.pairs import Source, parse_full_scales
 from data.settings import CHANNELS, MIN_EPOCH_STEPS, DataSettings
 from data.splits import Holdout
 from models.fetch import check_weights, weights_name
-from models.zoo import complete_arch
 from utils.options.flags import (
     EXPORT,
     EXPORT_HELP,
@@ -23,7 +22,7 @@ from utils.options.flags import (
     TRAIN,
     TRAIN_EXAMPLES,
 )
-from utils.options.network import resolve_network
+from utils.options.network import complete, default_name, resolve_network
 from utils.options.parser import NATURAL, Parser
 from utils.options.presets import PRESETS
 from utils.run.run import Run
@@ -124,8 +123,7 @@ def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
         from_files = [key for key in CHANNELS if key in str(saved.get("from_files"))]
     elif asked["weights"]:
         check_weights(asked["weights"])
-    if "arch" in typed:
-        typed = typed | {"arch": complete_arch((before | typed)["model"], typed["arch"])}
+    typed = complete(typed, before)
     changed = {key for key in typed.keys() & before.keys() if not _same_value(key, typed[key], before[key])}
     changed |= {"minutes"} & typed.keys()  # of a resumed run the same number means that much more time
     if resumes:
@@ -136,7 +134,8 @@ def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
         raise UserError("--data_changed is for a run that continues", fix="add --resume, or leave it out")
     elif run.taken() and not (asked["dry_run"] or asked["check_data"]):
         raise UserError(f"{run.folder} exists", fix="continue with --resume, or choose another --name")
-    opt = Options(base | before | typed | {"name": run.name}, changed, from_files)
+    length = _other_length(typed, before) if resumes else {}
+    opt = Options(base | before | length | typed | {"name": run.name}, changed, from_files)
     resolve_network(opt, changed)
     _check_train(opt)
     return opt
@@ -232,18 +231,12 @@ def upgrade(saved: Mapping[str, Any]) -> dict[str, Any]:
         held_out = "held out" in str(options.get("data", ["", ""])[-1]) or options["val_from"] == "train"
         options["val_share"] = options.get("val_share") if held_out else None
         del options["val_from"]
-    listed = re.search(r" targets, (aligned|suffix) \(", str(options.get("data")))
+    listed = re.search(r" targets?, (aligned|suffix) \(", str(options.get("data")))
     if listed and options.get("layout") == "auto":  # until November 2026 these two were detected more freely
         options["layout"] = listed[1]
     if "dist_timeout" in options:
         options["timeout"] = max(options.pop("dist_timeout"), options.pop("worker_timeout", 0))
     return options
-
-
-def default_name(dataroot: str, model: str) -> str:
-    """`<folder of the data>_<model>`, of letters that a folder name takes anywhere."""
-    folder = Path(os.path.realpath(dataroot.split(":")[0])).name.removesuffix(".csv")  # links may loop
-    return re.sub(r"[^\w.\-=+]", "_", f"{folder}_{model}")
 
 
 def source_of(options: Mapping[str, Any]) -> Source:
@@ -343,6 +336,20 @@ def _same_value(key: str, one: Any, other: Any) -> bool:
     if key in PLACES and one and other:
         return os.path.realpath(one) == os.path.realpath(other)
     return bool(one == other)
+
+
+def _other_length(typed: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The length of a resumed run that gives way where the user types the other one.
+
+    >>> _other_length({"max_steps": 30}, {"n_epochs": 4})  # an epoch has at least one step
+    {'n_epochs': 30}
+    >>> _other_length({"n_epochs": 8}, {"n_epochs": 4, "max_steps": 20})
+    {'max_steps': None}
+    """
+    kinds = typed.keys() & {"n_epochs", "max_steps"}
+    if kinds == {"max_steps"} and typed["max_steps"]:
+        return {"n_epochs": max(before["n_epochs"], typed["max_steps"])}
+    return {"max_steps": None} if kinds == {"n_epochs"} else {}
 
 
 def _refuse_another_run(run: Run, changed: set[str], before: Mapping[str, Any]) -> None:

@@ -92,7 +92,7 @@ class Best:
         """Such as "val PSNR 21.56 dB (input 12.45, +9.11) at step 1200"."""
         if self.psnr is None or self.psnr_input is None:
             return "nothing validated"
-        worse = ", worse than its input" if self.psnr < self.psnr_input else ""
+        worse = ", worse than its input" if self.psnr - self.psnr_input <= -0.005 else ""  # shown as -0.01
         return f"val PSNR {beside_input(self.psnr, self.psnr_input)} at step {self.step}{worse}"
 
     def state_dict(self) -> dict[str, Any]:

@@ -17,8 +17,11 @@ from typing import IO, Any
 from utils.system.atomic import disk_errors, write_text
 from utils.system.errors import UserError
 from utils.system.jsonfile import read_object
+from utils.system.netfile import saved_net
 
 ROOT = Path("checkpoints")
+RESTORE = "restore a copy of it"
+GIT_TIMEOUT_S = 10.0
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems without flock
 
 
@@ -49,7 +52,9 @@ class Run:
         """
         if not re.fullmatch(r"[\w.\-=+ ]+", name) or name in (".", ".."):
             raise UserError(
-                f"bad run name [--name {name}]", "it becomes a folder", "letters, digits and . _ - = + only"
+                f"bad run name [--name {name[:80]}]",
+                "it becomes a folder",
+                "letters, digits and . _ - = + only",
             )
         return cls(ROOT / name)
 
@@ -65,20 +70,22 @@ class Run:
         return self.folder / f"{tag}_net.pth"
 
     def saved_net(self, load: str) -> Path:
-        """The weights that `--load` names: best, latest, or the number of an epoch.
+        """The weights that `--load` names; raises UserError as `saved_net` does."""
+        return saved_net(self.folder, load)
+
+    def files(self) -> dict[str, list[int]] | None:
+        """The fingerprint of its data (`data.fingerprint.Files`); None where an older version saved none.
 
         Raises:
-            UserError: no such file (lists those that exist).
+            UserError: it cannot be read.
         """
-        tag = f"epoch_{int(load):04d}" if load.isdigit() else load
-        file = self.net(tag)
-        if not file.is_file():
-            found = sorted(path.name.removesuffix("_net.pth") for path in self.folder.glob("*_net.pth"))
-            tags = [str(int(tag[6:])) if tag.startswith("epoch_") else tag for tag in found]
-            fix = " or ".join(f"--load {tag}" for tag in tags[-4:]) or "train the run first"
-            what = f"no such file: {file} [--load {load}]"
-            raise UserError(what, f"the run has {', '.join(tags) or 'none'}", fix)
-        return file
+        if not self.data_file.exists():
+            return None
+        found = read_object(self.data_file, RESTORE)
+        for name, values in found.items():
+            if not isinstance(values, list) or [type(value) for value in values] != [int, int]:
+                raise UserError(f"{self.data_file} has a bad value of '{name}'", f"{values!r}"[:80], RESTORE)
+        return found
 
     def state(self, tag: str) -> Path:
         """Everything that a resume needs, at `latest` or `epoch_0010`."""
@@ -98,10 +105,10 @@ class Run:
             UserError: no such run (lists those that exist), or no JSON object in the file.
         """
         if not self.exists():
-            raise UserError(
-                f"no run '{self.name}' [--name]", f"{ROOT}/ holds {runs_present()}", "train it first"
-            )
-        return read_object(self.options_file, fix="restore a copy of it, or start again under another --name")
+            present = runs_present()
+            fix = "train it first" + ", or name one of these by --name" * bool(present)
+            raise UserError(f"no run '{self.name}' [--name]", f"{ROOT}/ holds {present or 'none'}", fix)
+        return read_object(self.options_file, f"{RESTORE}, or start again under another --name")
 
     def states(self) -> list[Path]:
         """Every state on the disk, the latest first."""
@@ -243,7 +250,7 @@ class Run:
 
 def runs_present() -> str:
     names = sorted(path.parent.name for path in ROOT.glob("*/options.json"))
-    return ", ".join(names[:6]) or "none"
+    return ", ".join(names[:6]) + f" and {len(names) - 6} more" * (len(names) > 6)
 
 
 def versions() -> dict[str, str]:
@@ -252,8 +259,9 @@ def versions() -> dict[str, str]:
 
     command, folder = ["git", "describe", "--always", "--dirty"], Path(__file__).parent
     revision = ""
-    with suppress(OSError):  # git is not installed
-        revision = subprocess.run(command, capture_output=True, text=True, cwd=folder).stdout.strip()
+    with suppress(OSError, subprocess.TimeoutExpired):  # git is not installed, or its disk does not answer
+        asked = subprocess.run(command, capture_output=True, cwd=folder, timeout=GIT_TIMEOUT_S)
+        revision = asked.stdout.decode(errors="replace").strip()
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),

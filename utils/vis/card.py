@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from models.fetch import sha256, weights_name
+from models.fetch import weights_name
 from utils.eval.folder import dataset_name, summary_of
 from utils.run.log import read_log
+from utils.system.hashes import sha256
 
 TASKS = {  # step of --degrade: tag on Hugging Face, tag in OpenModelDB
     "noise": ("denoising", "denoise"),
@@ -141,7 +142,7 @@ def hugging_face(model: Published) -> str:
     lines += [f"* {model.steps} steps of batch {model.options['batchSize']}"] if model.steps else []
     lines += [f"* torch {model.options['versions']['torch']}"] if "versions" in model.options else []
     lines += ["", "## Files", "", "| file | bytes | sha256 |", "|---|---|---|"]
-    lines += [f"| `{file.name}` | {file.stat().st_size} | `{sha256(file)}` |" for file in model.files]
+    lines += [f"| `{file.name}` | {file.stat().st_size} | `{digest(file)}` |" for file in model.files]
     return "\n".join([*lines, "", "## Licence", "", "Fill in here and at the top.", ""])
 
 
@@ -270,4 +271,9 @@ def open_model_db(model: Published) -> dict[str, Any]:
 def resource(file: Path) -> dict[str, Any]:
     """A file, as OpenModelDB lists it; its addresses are left to fill in."""
     found = {"platform": RESOURCES[file.suffix], "type": file.suffix[1:], "size": file.stat().st_size}
-    return found | {"sha256": sha256(file), "urls": []}
+    return found | {"sha256": digest(file), "urls": []}
+
+
+def digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return sha256(content)
