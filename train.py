@@ -43,6 +43,7 @@ from models.layers import size_of, sync_batchnorm
 from models.objectives import OBJECTIVES, Objective
 from models.weights import load_weights
 from models.wrappers import bare
+from models.zoo import AUTO
 from utils.eval.evaluator import Evaluator, MeanPSNR, mean_psnr
 from utils.eval.metrics import Protocol, mean_train_psnr
 from utils.optim.horizon import Deadline, EpochWork, Horizon, set_length
@@ -198,8 +199,9 @@ def build_net(
     torch.manual_seed(opt.seed)
     weights = local_weights(opt.weights) if opt.weights and not resuming else None
     arguments = own_arguments(opt.model, options)
-    if "weights" in arguments:  # spandrel recognises the architecture by its weights
-        arguments["weights"] = str(weights or saved_run.net("latest"))  # the first file may be gone
+    if "weights" in arguments:  # of spandrel, which may recognise the architecture by its weights
+        recognised = resuming and arguments.get("arch", AUTO) == AUTO  # the first file may be gone
+        arguments["weights"] = str(saved_run.net("latest")) if recognised else weights and str(weights)
     net = build_network(opt.model, **arguments)
     if size_of(net).scale != options["scale"]:
         what = f"the network upscales by {size_of(net).scale}, the pairs by {options['scale']}"

@@ -5,7 +5,7 @@ from data.degrade import DEGRADATIONS
 from data.images import MAX_PIXELS
 from data.layouts import LAYOUTS
 from data.pairs import MAX_SCALE
-from models import ACTIVATIONS, INITS, LOSSES, NETWORKS, NORMS, UPSAMPLES, network_defaults
+from models import ACTIVATIONS, INITS, LOSSES, NETWORK_NAMES, NETWORKS, NORMS, UPSAMPLES, network_defaults
 from utils.optim.optimizers import OPTIMIZERS
 from utils.optim.schedules import SCHEDULES
 from utils.options.parser import (
@@ -17,7 +17,9 @@ from utils.options.parser import (
     POSITIVE,
     SWITCH,
     Flag,
+    Networks,
     Table,
+    arch,
     common,
     flag,
     full_scales,
@@ -32,7 +34,7 @@ from utils.options.parser import (
 from utils.options.presets import PRESETS
 
 METRICS = ("psnr", "ssim", "mae", "lpips")
-NETWORK_FLAGS = ("width", "depth", "levels", "stem", "norm", "act", "init", "upsample")
+NETWORK_FLAGS = ("width", "depth", "levels", "stem", "norm", "act", "init", "upsample", "arch")
 LIST = one_of_each(METRICS)
 SHARE = number(float, 0, 0.9, above=True)
 MOMENTUM, DECAY = number(float, 0, 0.9999), number(float, 0, 0.99999)
@@ -62,7 +64,7 @@ def data_flags(dataroot: str | None) -> list[Flag]:
 def network_flags(model: str | None) -> list[Flag]:
     """Flags that build a network; `model` is the default."""
     return [
-        common("--model", model, [*NETWORKS], "network"),
+        common("--model", model, Networks(NETWORK_NAMES), f"{', '.join(NETWORK_NAMES)}[:CLASS]"),
         common("--weights", None, path, "checkpoint (ours or third-party), or https://...#sha256=..."),
         common("--width", None, number(int, 1, 4096), f"channels: {_of('width')}"),
         common("--depth", None, number(int, 1, 1000), f"blocks or layers: {_of('depth')}"),
@@ -75,8 +77,8 @@ def network_flags(model: str | None) -> list[Flag]:
         flag("--input_nc", None, [1, 3], "channels of inputs (default: as in the files)"),
         flag("--output_nc", None, [1, 3], "channels of targets (default: as in the files)"),
         common("--scale", None, number(int, 1, MAX_SCALE), "upscaling factor: target size / input size"),
-        flag("--mean", None, number(float, -10, 10), "of Normalize (default: 0.5; spandrel: 0)"),
-        flag("--std", None, POSITIVE, "of Normalize (default: 0.5; spandrel: 1)"),
+        flag("--mean", None, number(float, -10, 10), "of Normalize (default: 0.5; of spandrel: 0)"),
+        flag("--std", None, POSITIVE, "of Normalize (default: 0.5; of spandrel: 1)"),
         flag("--residual", False, SWITCH, "subtract the network's output from its input"),
     ]
 
@@ -127,6 +129,7 @@ TRAIN: Table = {
     ],
     "network": [
         *network_flags("resnet"),
+        flag("--arch", None, arch, "arguments of a network of spandrel: width=32, dec_blk_nums=[1,1]; auto: as in --weights"),  # noqa: E501
         flag("--freeze", None, regex, "freeze parameters whose name matches this regex"),
         flag("--ema", 0.0, DECAY, "decay of the exponential moving average of the weights; 0: none"),
     ],
@@ -207,6 +210,7 @@ EXPORT: Table = {
         flag("--to", "onnx", ["onnx", "pt2", "safetensors"], "ONNX, a program of torch.export, or weights with metadata"),  # noqa: E501
         flag("--half", False, SWITCH, "compute in float16, norms excepted"),
         flag("--target", None, ["darktable"], "a folder with config.json for this program; one size, 768 768 by default"),  # noqa: E501
+        flag("--card", False, SWITCH, "write a model card for Hugging Face and an entry of OpenModelDB"),
         flag("--output", None, path, "file or folder (default: in the run's folder)"),
     ],
     "run": [

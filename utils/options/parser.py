@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from data.pairs import parse_full_scales
+from models.zoo import AUTO, is_zoo, parse_arch
 from utils.system.errors import UserError, bad_path
 
 MAX_INT = 2**31 - 1  # largest size or seed that torch takes
@@ -38,7 +39,6 @@ SYNONYMS = {  # what other tools call it -> our flag
     "patch_size": "crop_size",
     "fine_size": "crop_size",
     "load_size": "size",
-    "arch": "model",
     "net": "model",
     "network": "model",
     "netG": "model",
@@ -108,7 +108,8 @@ class Flag:
         elif self.kind == ON_OFF:
             how["action"] = argparse.BooleanOptionalAction
         elif isinstance(self.kind, (list, tuple)):
-            how |= {"choices": list(self.kind), "type": type(self.kind[0])}
+            how |= {"choices": self.kind, "type": type(self.kind[0])}
+            how |= {"metavar": getattr(self.kind, "metavar", None)}
         else:
             how |= {"type": self.kind, "metavar": getattr(self.kind, "metavar", None)}
         group.add_argument(*self.names, **how)
@@ -332,6 +333,25 @@ def milestones(text: str) -> list[float]:
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of epochs such as 20,30")
     return found
+
+
+class Networks(list[str]):
+    """A kind of flag: one of these names, or `spandrel:CLASS`."""
+
+    metavar = "NAME"
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and is_zoo(name))
+
+
+def arch(text: str) -> str:
+    """`auto`, or arguments of a class: `width=32, act='relu'`."""
+    if text != AUTO:
+        try:
+            parse_arch(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{error}") from None
+    return text
 
 
 def server(text: str) -> str:

@@ -12,18 +12,17 @@ from data.degrade import parse_degradation
 from data.pairs import Source, parse_full_scales
 from data.settings import CHANNELS, MIN_EPOCH_STEPS, DataSettings
 from data.splits import Holdout
-from models import UNIT_RANGE, network_defaults
 from models.fetch import check_weights, weights_name
 from utils.options.flags import (
     EXPORT,
     EXPORT_HELP,
     EXPORT_USAGE,
-    NETWORK_FLAGS,
     TEST,
     TEST_EXAMPLES,
     TRAIN,
     TRAIN_EXAMPLES,
 )
+from utils.options.network import complete, default_name, resolve_network
 from utils.options.parser import NATURAL, Parser
 from utils.options.presets import PRESETS
 from utils.run.run import Run
@@ -124,6 +123,7 @@ def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
         from_files = [key for key in CHANNELS if key in str(saved.get("from_files"))]
     elif asked["weights"]:
         check_weights(asked["weights"])
+    typed = complete(typed, before)
     changed = {key for key in typed.keys() & before.keys() if not _same_value(key, typed[key], before[key])}
     changed |= {"minutes"} & typed.keys()  # of a resumed run the same number means that much more time
     if resumes:
@@ -136,7 +136,7 @@ def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
         raise UserError(f"{run.folder} exists", fix="continue with --resume, or choose another --name")
     length = _other_length(typed, before, resumes)
     opt = Options(base | before | length | typed | {"name": run.name}, changed, from_files)
-    _resolve_network(opt, changed)
+    resolve_network(opt, changed)
     _check_train(opt)
     return opt
 
@@ -173,6 +173,8 @@ def parse_export(argv: Sequence[str]) -> Options:
     opt = Options({"name": None, "size": None} | parser.defaults | typed, set(typed))
     if opt.model and not opt.weights:
         raise UserError("--model needs --weights", fix="or name a run")
+    if opt.card and opt.model:
+        raise UserError("--card describes a run", fix="name a run")
     _resolve_run(opt, parser)
     if opt.target and opt.to != "onnx":
         raise UserError(f"--target {opt.target} takes --to onnx", fix="drop one of them")
@@ -189,7 +191,7 @@ def _resolve_run(opt: Options, parser: Parser) -> None:
     if opt.model:
         opt.input_nc = opt.input_nc or 3
         opt.output_nc = opt.output_nc or opt.input_nc
-        _resolve_network(opt, opt.changed)
+        resolve_network(opt, opt.changed)
         opt.name = opt.name or re.sub(r"[^\w.\-=+]", "_", weights_name(opt.weights))
     elif flags := sorted((parser.group_names(*titles) - {"weights"}) & opt.changed):
         raise UserError(f"--{flags[0]} comes from the run", fix="leave it out, or give --model and --weights")
@@ -235,12 +237,6 @@ def upgrade(saved: Mapping[str, Any]) -> dict[str, Any]:
     if "dist_timeout" in options:
         options["timeout"] = max(options.pop("dist_timeout"), options.pop("worker_timeout", 0))
     return options
-
-
-def default_name(dataroot: str, model: str) -> str:
-    """`<folder of the data>_<model>`, of letters that a folder name takes anywhere."""
-    folder = Path(os.path.realpath(dataroot.split(":")[0])).name.removesuffix(".csv")  # links may loop
-    return re.sub(r"[^\w.\-=+]", "_", f"{folder}_{model}")
 
 
 def source_of(options: Mapping[str, Any]) -> Source:
@@ -364,21 +360,6 @@ def _refuse_another_run(run: Run, changed: set[str], before: Mapping[str, Any]) 
             f"{run.name} was started with {before[key]}",
             "leave it out, or start another --name (with --weights to begin from this run's weights)",
         )
-
-
-def _resolve_network(opt: Options, given: set[str]) -> None:
-    """Fill in the network's own defaults; refuse flags that it does not have."""
-    own = network_defaults(opt.model)
-    for name in NETWORK_FLAGS:
-        if name not in own and name in given:
-            raise UserError(f"--model {opt.model} has no --{name}", fix=f"it has {', '.join(own)}")
-        if name in own and getattr(opt, name) is None:
-            setattr(opt, name, own[name])
-    if "weights" in own and not opt.weights:
-        raise UserError(f"--model {opt.model} needs --weights", fix="name the file of the network")
-    mean, std = (0.0, 1.0) if opt.model in UNIT_RANGE else (0.5, 0.5)
-    opt.mean = mean if opt.mean is None else opt.mean
-    opt.std = std if opt.std is None else opt.std
 
 
 def _check_train(opt: Options) -> None:
