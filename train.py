@@ -26,7 +26,6 @@ import math
 from argparse import Namespace
 from contextlib import ExitStack
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
@@ -34,20 +33,22 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from data import check
-from data.training import TrainingData, open_data, split_batch
-from models import build_network, own_arguments
+from data.training import open_data, split_batch
+from models import OBJECTIVES, build_network, own_arguments
 from models.ema import EMA
 from models.fetch import local_weights
 from models.layers import size_of, sync_batchnorm
-from models.objectives import OBJECTIVES, Objective
+from models.objectives import Objective, Task
+from models.terms import parse_gan, parse_loss
 from models.weights import load_weights
 from models.wrappers import bare
-from utils.eval.evaluator import Evaluator, MeanPSNR, mean_psnr
-from utils.eval.metrics import Protocol, mean_train_psnr
+from utils.eval.evaluator import Evaluator
+from utils.eval.metrics import Protocol, train_figures
+from utils.eval.validation import Validator
 from utils.optim.horizon import Deadline, EpochWork, Horizon, set_length
 from utils.optim.optimizers import OPTIMIZERS, freeze
 from utils.optim.schedules import build_schedule
-from utils.optim.turns import build_turns
+from utils.optim.turns import build_turns, terms_of_step
 from utils.run.checkpoint import Best, Checkpoints, restore_newest
 from utils.run.meter import Meter
 from utils.run.origin import Origin, computation
@@ -84,23 +85,29 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     # ---- data: a sample is a function of (seed, epoch, index), independent of workers, ranks and resuming
     data = open_data(data_settings(opt), ranks)
 
-    # ---- network: build, load, to the device, EMA, compile, DDP; `net` is neither compiled nor DDP
+    # ---- networks: build, load, to the device, EMA; they are the bare ones, the objective wraps them
     resuming = opt.resume or opt.epoch > 0  # --epoch N resumes, too
     options = vars(opt) | data.options() | {"versions": versions()}
-    net, notes = build_net(opt, options, saved_run, resuming)
-    net.to(ranks.device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
-    trained, ema = freeze(bare(net), opt.freeze), EMA(net, opt.ema)  # --freeze: names as in saved weights
-    notes += [f"        {millions(trained)} parameters trained", sync_batchnorm(net, ranks)]
-    model = distributed.wrap(net, ranks, opt.compile)
+    nets, notes = build_nets(opt, options, saved_run, resuming)
+    layout = torch.channels_last if opt.channels_last else torch.contiguous_format
+    for net in nets.values():
+        net.to(ranks.device, memory_format=layout)
+        notes.append(sync_batchnorm(net, ranks))
+    trained = [each for net in nets.values() for each in freeze(bare(net), opt.freeze)]
+    averaged = {name: EMA(net, opt.ema) for name, net in nets.items()}
+    notes.append(f"        {millions(trained)} parameters trained")
 
     # ---- objective: a list of turns (parameters and their loss terms), each with an optimizer
-    objective, optimizers = build_objective(opt, model, trained, ranks, amp)
+    channels = options["input_nc"], options["output_nc"]
+    objective, optimizers = build_objective(opt, nets, trained, channels, ranks, amp)
 
     # ---- the state of the run: one list of parts, which is saved and restored
-    horizon, best = Horizon(data.sampler.steps_per_epoch), Best(data.val_digest)
+    horizon = Horizon(data.sampler.steps_per_epoch)
+    best = Best(data.val_digest, opt.best, keep_psnr=data.val_set.pairs.has_targets)
     origin = Origin(saved_run, data.files, computation(ranks, amp), say, **opt.identity())
-    parts = {"origin": origin, "net": net, "ema": ema, "objective": objective, "horizon": horizon}
-    parts |= {"best": best} | {f"optimizer_{name}": optimizer for name, optimizer in optimizers.items()}
+    parts = {"origin": origin, **nets, **{name.replace("net", "ema"): ema for name, ema in averaged.items()}}
+    parts |= {"objective": objective, "horizon": horizon, "best": best}
+    parts |= {f"optimizer_{name}": optimizer for name, optimizer in optimizers.items()}
     if resuming and ranks.is_main:
         run.acquire(cleanup)  # before the state is read: another process may still be saving one
     resumed = restore_newest(saved_run, parts, opt.epoch, horizon, say) if resuming else None
@@ -111,7 +118,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     cleanup.enter_context(run.writing())
     if ranks.is_main:
         run.open(cleanup, options | {"run_id": origin.run_id}, data.files, None if opt.epoch else resumed)
-    checkpoints = Checkpoints(run, parts, ema.net, status, opt.save_minutes, opt.keep, ranks)
+    tested = {name: ema.net for name, ema in averaged.items()}
+    checkpoints = Checkpoints(run, parts, tested, status, opt.save_minutes, opt.keep, ranks)
     notes += [checkpoints.begin(horizon.step, best, resumed), *(turn.lr_change for turn in turns if resuming)]
     log = open_log(cleanup, run if ranks.is_main else None, horizon.step, opt, say)
     notes += [f"device  {ranks.note}, {'bfloat16' if amp else 'float32'}", f"run     {run.folder}, {horizon}"]
@@ -120,19 +128,20 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     # ---- the loop
     cleanup.enter_context(oom_errors(horizon.describe))
     protocol = Protocol(max_value=data.max_value)
-    evaluator = Evaluator(ema.net, ranks.device, amp, opt.mean, opt.std, say=say, protocol=protocol)
-    predict = partial(predict_first, evaluator, data)
-    work = EpochWork(data.load_batch, predict, len(data.val_indices), data.decoding_steps)
+    how = {"say": say, "protocol": protocol, "metrics": ("psnr", opt.best)}
+    evaluators = [Evaluator(net, ranks.device, amp, opt.mean, opt.std, **how) for net in tested.values()]
+    validate = Validator(evaluators, data, ranks, opt.best, evenly_spaced(len(data.val_indices), 4))
+    work = EpochWork(data.load_batch, validate.first, len(data.val_indices), data.decoding_steps)
     deadline = Deadline(opt.minutes, STARTED, horizon, ranks, work, checkpoints)
     meter = Meter(opt.batchSize, data.batches, ranks)
-    guard = FiniteGuard(opt.nan_policy, net, ranks, run.state("latest"), say)
+    guard = FiniteGuard(opt.nan_policy, nn.ModuleList(nets.values()), ranks, run.state("latest"), say)
     progress = Progress(horizon.title, horizon.step, horizon.last, quiet=not ranks.is_main)
     stop = 0  # the number of the signal that stops the run
     while True:
         # ---- before the first step and whenever the loop over batches ends: validate, save, leave
         ended = horizon.epoch_ended and not stop
         if ended and horizon.validation_due(opt.val_freq):
-            found = validate(evaluator, data, ranks, signals)
+            found = validate(signals)
             stop = all_reduce_max(signals.stop, ranks)  # if stopped here, a resumed run repeats it
             if not stop:
                 log.validation(found, best.update(found, horizon.step), best, horizon)
@@ -150,15 +159,16 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             meter.begin_step(new_epoch=horizon.offset == 0)
             seed(ranks.device, opt.seed * 1_000_003 + horizon.step * ranks.world + ranks.rank)  # for dropout
             micro_batches = split_batch(batch, opt.accum, opt.reduction, ranks)
-            losses, norms = [], []
+            losses, norms = [], []  # of each turn
             for turn in turns:  # all gradients first, then all steps
                 turn.optimizer.zero_grad()
+                losses.append(0)
                 for micro in micro_batches:
                     with ddp_sync(turn.module, last=micro is micro_batches[-1]):
-                        terms = turn.losses(micro)
+                        terms = micro["terms"][turn.name] = turn.losses(micro)
                         loss = sum(terms.values()) * micro["weight"]
                         loss.backward()
-                    losses.append(loss.detach())
+                    losses[-1] += loss.detach()
                 norms.append(clip_grad_norm_(turn.parameters, opt.clip or math.inf))
             step_loss, step_norm = sum(losses), sum(norms)
             bad, stop = read_flags(step_loss, step_norm, signals.stop, ranks)  # the only GPU-to-CPU sync
@@ -167,11 +177,13 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
                 if bad:
                     turn.optimizer.zero_grad()  # the step counts, but changes no weight
                 turn.optimizer.step()
-            ema.update()
+            for ema in averaged.values():
+                ema.update()
             horizon.advance()
             if note := deadline.step(data.batches.waited_s):  # it set or shortened the run's length
                 say(note)
-            meter.add(step_loss, mean_train_psnr(micro_batches, opt.mean, opt.std), skipped=bad)
+            shown = {"loss": losses[0], **train_figures(micro_batches, opt.mean, opt.std)}
+            meter.add(shown | terms_of_step(micro_batches), skipped=bad)
             progress.step(horizon.title, horizon.last)
             if horizon.step % opt.log_freq == 0 or horizon.done:
                 values = meter.read()
@@ -190,10 +202,13 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 # ----------------------------------------------------------------- parts of the set-up, the loop and the end
 
 
-def build_net(
+def build_nets(
     opt: Namespace, options: dict[str, Any], saved_run: Run, resuming: bool
-) -> tuple[nn.Module, list[str]]:
-    """The network with its initial weights, on the CPU, and lines that describe it."""
+) -> tuple[dict[str, nn.Module], list[str]]:
+    """The networks with their initial weights, on the CPU, and lines that describe them.
+
+    "net" is the one that is tested; without pairs, "netBA" is the way back.
+    """
     torch.manual_seed(opt.seed)
     weights = local_weights(opt.weights) if opt.weights and not resuming else None
     arguments = own_arguments(opt.model, options)
@@ -207,34 +222,26 @@ def build_net(
     if weights and "weights" not in arguments:
         how = load_weights(net, weights) or "every tensor by its name"
         notes.append(f"weights {opt.weights}: {how}")
-    return net, notes
+    if opt.objective == "paired":
+        return {"net": net}, notes
+    back = {"input_nc": options["output_nc"], "output_nc": options["input_nc"]}
+    return {"net": net, "netBA": build_network(opt.model, **arguments | back)}, notes
 
 
 def build_objective(
-    opt: Namespace, model: nn.Module, trained: list[nn.Parameter], ranks: Ranks, amp: bool
+    opt: Namespace, nets: dict[str, nn.Module], trained: list[nn.Parameter], nc: Any, ranks: Ranks, amp: bool
 ) -> tuple[Objective, dict[str, torch.optim.Optimizer]]:
-    """The objective, and an optimizer for each of its turns, by name."""
+    """The objective, and an optimizer for each of its turns, by name; `nc`: channels of input and target."""
     autocast = partial(torch.autocast, ranks.device.type, torch.bfloat16, enabled=amp)
-    objective = OBJECTIVES["paired"](model, trained, opt.loss, opt.reduction, autocast)
+    wrap = partial(distributed.wrap, ranks=ranks, compile=opt.compile)
+    terms, gan, how = parse_loss(opt.loss), parse_gan(opt.gan or ""), (opt.seed, nc, opt.mean, opt.std)
+    task = Task(nets, trained, terms, ranks, opt.reduction, autocast, wrap, gan, *how)
+    objective = OBJECTIVES[opt.objective](task)
     build, betas = OPTIMIZERS[opt.optimizer], (opt.beta1, opt.beta2)
     return objective, {
-        turn.name: build(turn.parameters, opt.lr, betas, opt.momentum, opt.weight_decay)
+        turn.name: build(turn.parameters, turn.lr or opt.lr, betas, opt.momentum, opt.weight_decay)
         for turn in objective.turns()
     }
-
-
-def validate(evaluator: Evaluator, data: TrainingData, ranks: Ranks, signals: Signals) -> MeanPSNR | None:
-    """Mean PSNR over the validation images of all processes, until a signal; None without such images."""
-    if not data.val_count:
-        return None
-    distributed.broadcast_buffers(evaluator.net, ranks)
-    predictions = signals.until_stopped(evaluator(data.val_images))
-    return mean_psnr(predictions, ranks, evenly_spaced(len(data.val_indices), 4))
-
-
-def predict_first(evaluator: Evaluator, data: TrainingData) -> None:
-    """Predict one validation image, for the timing of --minutes."""
-    list(evaluator(islice(data.val_images, 1)))
 
 
 def finish(

@@ -75,6 +75,8 @@ def check_data(
         channels = channels or channels_of(pairs)
         dataset = WholeDataset(pairs, ImageSpec(*channels, degrade=degrade, seed=seed))
         findings = check_pairs(dataset, source)
+        if pairs.others:
+            findings += check_pairs(WholeDataset(pairs.others, dataset.spec.mirrored()), source)
         scan = scan_of(findings)
         report_split(findings, scan, say)
         wrong = [f"{finding.name}: {finding.problem}" for finding in findings if finding.problem]

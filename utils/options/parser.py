@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from data.pairs import parse_full_scales
+from models.terms import CYCLE_LOSS, parse_gan, parse_loss
 from utils.system.errors import UserError
 
 MAX_INT = 2**31 - 1  # largest size or seed that torch takes
@@ -58,6 +59,18 @@ SYNONYMS = {  # what other tools call it -> our flag
     "scheduler": "schedule",
     "lr_policy": "schedule",
     "criterion": "loss",
+    "gan_mode": "gan mode=lsgan",
+    "netD": "gan netD=patch",
+    "norm_D": "gan norm=instance",
+    "ndf": "gan ndf=64",
+    "n_layers_D": "gan n_layers=3",
+    "lr_D": "gan lr=0.0002",
+    "pool_size": "gan pool=50",
+    "lambda_L1": "loss l1:100+gan:1",
+    "lambda_A": f"loss {CYCLE_LOSS}",
+    "lambda_B": f"loss {CYCLE_LOSS}",
+    "lambda_cycle": f"loss {CYCLE_LOSS}",
+    "lambda_identity": f"loss {CYCLE_LOSS}",
 }
 
 
@@ -211,7 +224,7 @@ class Parser(argparse.ArgumentParser):
             return f"{before} takes no value: remove {word!r}"
         word = word.split("=")[0]
         synonym = f"--{SYNONYMS.get(word.lstrip('-').replace('-', '_'), '')}"
-        if synonym in actions:
+        if synonym.split()[0] in actions:
             return f"did you mean {synonym}?"
         begun = [name for name in actions if word.startswith("--") and name.startswith(word)]
         near = begun or difflib.get_close_matches(word, actions, n=1, cutoff=0.5)
@@ -332,6 +345,30 @@ def milestones(text: str) -> list[float]:
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of epochs such as 20,30")
     return found
+
+
+def loss_terms(text: str) -> str:
+    """`l1:100+gan:1`: loss terms with weights; without blanks."""
+    try:
+        parse_loss(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text.replace(" ", "")
+
+
+loss_terms.metavar = "TERMS"  # type: ignore[attr-defined]
+
+
+def gan_settings(text: str) -> str:
+    """`mode=hinge,ndf=32`: settings of a discriminator; without blanks."""
+    try:
+        parse_gan(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text.replace(" ", "")
+
+
+gan_settings.metavar = "K=V,..."  # type: ignore[attr-defined]
 
 
 def server(text: str) -> str:

@@ -60,20 +60,21 @@ class Run:
 
     # -------------------------------------------------------------------------------------------- its files
 
-    def net(self, tag: str) -> Path:
-        """Weights of `latest`, `best` or `epoch_0010`."""
-        return self.folder / f"{tag}_net.pth"
+    def net(self, tag: str, name: str = "net") -> Path:
+        """Weights of `latest`, `best` or `epoch_0010`; `name` is "netBA" for the way back, from B to A."""
+        return self.folder / f"{tag}_{name}.pth"
 
-    def saved_net(self, load: str) -> Path:
+    def saved_net(self, load: str, name: str = "net") -> Path:
         """The weights that `--load` names: best, latest, or the number of an epoch.
 
         Raises:
             UserError: no such file (lists those that exist).
         """
         tag = f"epoch_{int(load):04d}" if load.isdigit() else load
-        file = self.net(tag)
+        file = self.net(tag, name)
         if not file.is_file():
-            found = sorted(path.name.removesuffix("_net.pth") for path in self.folder.glob("*_net.pth"))
+            ending = f"_{name}.pth"
+            found = sorted(path.name.removesuffix(ending) for path in self.folder.glob(f"*{ending}"))
             tags = [str(int(tag[6:])) if tag.startswith("epoch_") else tag for tag in found]
             fix = " or ".join(f"--load {tag}" for tag in tags[-4:]) or "train the run first"
             what = f"no such file: {file} [--load {load}]"

@@ -1,0 +1,107 @@
+"""Perceptual figures: distances on Lite0 or VGG19 features of each image, and KID of two sets of images."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.perceptual import MIN_SIDE, FeatureDistance, VGGDistance, lite0_features, vgg_features
+from utils.eval.lpips import as_batch, by_image
+from utils.system.distributed import Ranks
+
+if TYPE_CHECKING:
+    from utils.eval.evaluator import Prediction
+
+DISTANCES: dict[str, Callable[[], FeatureDistance]] = {
+    "lite0": lambda: FeatureDistance(lite0_features()),
+    "vgg": lambda: VGGDistance(vgg_features()),
+}
+MAX_KID_PIXELS = 2**20  # larger images are shrunk before their features are pooled
+MIN_KID_IMAGES = 2  # of each set
+
+
+def open_distances(
+    names: Iterable[str], device: torch.device
+) -> "list[Callable[[Prediction], dict[str, float]]]":
+    """A function from a prediction to `<name>` and `<name>_input` for each of DISTANCES among `names`.
+
+    Raises:
+        UserError: the weights of a network are not on this machine.
+    """
+    metrics = {name: DISTANCES[name]().to(device) for name in names if name in DISTANCES}
+    return [by_image(name, metric, device, MIN_SIDE) for name, metric in metrics.items()]
+
+
+def kid(one: Tensor, other: Tensor) -> float:
+    """Kernel inception distance of two sets of features, `(N, d)` and `(M, d)`; NaN for sets of one image.
+
+    The unbiased estimate of the squared maximum mean discrepancy for the kernel (x y / d + 1)^3 (Binkowski et
+    al. 2018, section 4), over all images; it may be slightly negative.
+
+    >>> same = torch.eye(4)
+    >>> round(kid(same, same), 4), round(kid(same, same + 5), 2) > 100
+    (-0.2383, True)
+    """
+    n, m = len(one), len(other)
+    if min(n, m) < MIN_KID_IMAGES:
+        return math.nan
+    one, other = one.double(), other.double()
+    within = (kernel(one, one).sum() - kernel(one, one).trace()) / (n * (n - 1))
+    beyond = (kernel(other, other).sum() - kernel(other, other).trace()) / (m * (m - 1))
+    return (within + beyond - 2 * kernel(one, other).mean()).item()
+
+
+def kernel(x: Tensor, y: Tensor) -> Tensor:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+class KID:
+    """Collects pooled Lite0 features of sets of images, by name, and compares two sets.
+
+    Args:
+        device: where the features are computed.
+
+    Raises:
+        UserError: the package with Lite0's weights is not installed.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device, self.net = device, lite0_features().to(device)
+        self.sets: dict[str, list[Tensor]] = {}
+
+    def add(self, name: str, image: np.ndarray) -> None:
+        """Add an image `(H, W, C)` of any depth to the set `name`."""
+        self.sets.setdefault(name, []).append(self.features(image))
+
+    def features(self, image: np.ndarray) -> Tensor:
+        """The features of an image, `(1280,)`, float32 on the CPU."""
+        x = as_batch(image).to(self.device)
+        pixels = x.shape[-2] * x.shape[-1]
+        if pixels > MAX_KID_PIXELS:
+            factor = math.sqrt(MAX_KID_PIXELS / pixels)
+            x = F.interpolate(x, scale_factor=factor, mode="bilinear", antialias=True)
+        with torch.inference_mode():
+            return self.net.pooled(x)[0].float().cpu()
+
+    def compare(self, one: str, other: str, ranks: Ranks) -> float:
+        """KID of two sets over all processes; NaN where one has fewer than two images."""
+        return kid(*(all_rows(self.sets.get(name, []), ranks) for name in (one, other)))
+
+
+def all_rows(rows: Sequence[Tensor], ranks: Ranks) -> Tensor:
+    """The rows `(d,)` of all processes as one matrix; every process must call it."""
+    if ranks.world == 1:
+        return torch.stack(list(rows)) if rows else torch.empty(0, 1)
+    counts = torch.zeros(ranks.world, dtype=torch.long, device=ranks.device)
+    width = torch.tensor(len(rows[0]) if rows else 0, device=ranks.device)
+    counts[ranks.rank] = len(rows)
+    counts, width = ranks.reduce(counts), ranks.reduce(width, torch.distributed.ReduceOp.MAX)
+    found = torch.zeros(int(counts.sum()), max(1, int(width)), device=ranks.device)
+    first = int(counts[: ranks.rank].sum())
+    if rows:
+        found[first : first + len(rows)] = torch.stack(list(rows)).to(ranks.device)
+    return ranks.reduce(found).cpu()
