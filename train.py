@@ -33,7 +33,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from data import check
-from data.training import open_data, split_batch
+from data.training import TrainingData, open_data, split_batch
 from models import OBJECTIVES, build_network, own_arguments
 from models.ema import EMA
 from models.fetch import local_weights
@@ -65,6 +65,8 @@ from utils.vis.console import Progress, Say, clock, describe_step, millions, say
 from utils.vis.grids import evenly_spaced
 from utils.vis.training_log import open_log
 
+Nets = dict[str, nn.Module]  # "net" is the one that is tested; without pairs, "netBA" is the way back
+
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:
     """Train, top to bottom; returns the exit code. `cleanup` is unwound however it ends."""
@@ -88,25 +90,18 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     # ---- networks: build, load, to the device, EMA; they are the bare ones, the objective wraps them
     resuming = opt.resume or opt.epoch > 0  # --epoch N resumes, too
     options = vars(opt) | data.options() | {"versions": versions()}
-    nets, notes = build_nets(opt, options, saved_run, resuming)
-    layout = torch.channels_last if opt.channels_last else torch.contiguous_format
-    for net in nets.values():
-        net.to(ranks.device, memory_format=layout)
-        notes.append(sync_batchnorm(net, ranks))
+    nets, notes = build_nets(opt, options, saved_run, resuming, ranks)
     trained = [each for net in nets.values() for each in freeze(bare(net), opt.freeze)]
-    averaged = {name: EMA(net, opt.ema) for name, net in nets.items()}
+    averaged = {name.replace("net", "ema"): EMA(net, opt.ema) for name, net in nets.items()}
     notes.append(f"        {millions(trained)} parameters trained")
 
     # ---- objective: a list of turns (parameters and their loss terms), each with an optimizer
-    channels = options["input_nc"], options["output_nc"]
-    objective, optimizers = build_objective(opt, nets, trained, channels, ranks, amp)
+    objective, optimizers = build_objective(opt, nets, trained, options, ranks, amp)
 
     # ---- the state of the run: one list of parts, which is saved and restored
-    horizon = Horizon(data.sampler.steps_per_epoch)
-    best = Best(data.val_digest, opt.best, keep_psnr=data.val_set.pairs.has_targets)
+    horizon, best = Horizon(data.sampler.steps_per_epoch), Best(data.val_digest, opt.best, data.val_paired)
     origin = Origin(saved_run, data.files, computation(ranks, amp), say, **opt.identity())
-    parts = {"origin": origin, **nets, **{name.replace("net", "ema"): ema for name, ema in averaged.items()}}
-    parts |= {"objective": objective, "horizon": horizon, "best": best}
+    parts = {"origin": origin, "objective": objective, "horizon": horizon, "best": best} | nets | averaged
     parts |= {f"optimizer_{name}": optimizer for name, optimizer in optimizers.items()}
     if resuming and ranks.is_main:
         run.acquire(cleanup)  # before the state is read: another process may still be saving one
@@ -118,7 +113,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     cleanup.enter_context(run.writing())
     if ranks.is_main:
         run.open(cleanup, options | {"run_id": origin.run_id}, data.files, None if opt.epoch else resumed)
-    tested = {name: ema.net for name, ema in averaged.items()}
+    tested = {name: ema.net for name, ema in zip(nets, averaged.values(), strict=True)}
     checkpoints = Checkpoints(run, parts, tested, status, opt.save_minutes, opt.keep, ranks)
     notes += [checkpoints.begin(horizon.step, best, resumed), *(turn.lr_change for turn in turns if resuming)]
     log = open_log(cleanup, run if ranks.is_main else None, horizon.step, opt, say)
@@ -127,10 +122,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
     # ---- the loop
     cleanup.enter_context(oom_errors(horizon.describe))
-    protocol = Protocol(max_value=data.max_value)
-    how = {"say": say, "protocol": protocol, "metrics": ("psnr", opt.best)}
-    evaluators = [Evaluator(net, ranks.device, amp, opt.mean, opt.std, **how) for net in tested.values()]
-    validate = Validator(evaluators, data, ranks, opt.best, evenly_spaced(len(data.val_indices), 4))
+    validate = build_validator(opt, tested, data, ranks, amp, say)
     work = EpochWork(data.load_batch, validate.first, len(data.val_indices), data.decoding_steps)
     deadline = Deadline(opt.minutes, STARTED, horizon, ranks, work, checkpoints)
     meter = Meter(opt.batchSize, data.batches, ranks)
@@ -159,16 +151,15 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             meter.begin_step(new_epoch=horizon.offset == 0)
             seed(ranks.device, opt.seed * 1_000_003 + horizon.step * ranks.world + ranks.rank)  # for dropout
             micro_batches = split_batch(batch, opt.accum, opt.reduction, ranks)
-            losses, norms = [], []  # of each turn
+            losses, norms = [], []
             for turn in turns:  # all gradients first, then all steps
                 turn.optimizer.zero_grad()
-                losses.append(0)
                 for micro in micro_batches:
                     with ddp_sync(turn.module, last=micro is micro_batches[-1]):
                         terms = micro["terms"][turn.name] = turn.losses(micro)
                         loss = sum(terms.values()) * micro["weight"]
                         loss.backward()
-                    losses[-1] += loss.detach()
+                    losses.append(loss.detach())
                 norms.append(clip_grad_norm_(turn.parameters, opt.clip or math.inf))
             step_loss, step_norm = sum(losses), sum(norms)
             bad, stop = read_flags(step_loss, step_norm, signals.stop, ranks)  # the only GPU-to-CPU sync
@@ -182,8 +173,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             horizon.advance()
             if note := deadline.step(data.batches.waited_s):  # it set or shortened the run's length
                 say(note)
-            shown = {"loss": losses[0], **train_figures(micro_batches, opt.mean, opt.std)}
-            meter.add(shown | terms_of_step(micro_batches), skipped=bad)
+            values = train_figures(micro_batches, opt.mean, opt.std) | terms_of_step(micro_batches)
+            meter.add({"loss": sum(losses[: len(micro_batches)])} | values, skipped=bad)  # of the first turn
             progress.step(horizon.title, horizon.last)
             if horizon.step % opt.log_freq == 0 or horizon.done:
                 values = meter.read()
@@ -203,12 +194,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
 
 def build_nets(
-    opt: Namespace, options: dict[str, Any], saved_run: Run, resuming: bool
-) -> tuple[dict[str, nn.Module], list[str]]:
-    """The networks with their initial weights, on the CPU, and lines that describe them.
-
-    "net" is the one that is tested; without pairs, "netBA" is the way back.
-    """
+    opt: Namespace, options: dict[str, Any], saved_run: Run, resuming: bool, ranks: Ranks
+) -> tuple[Nets, list[str]]:
+    """The networks with their initial weights, on the device, and lines that describe them."""
     torch.manual_seed(opt.seed)
     weights = local_weights(opt.weights) if opt.weights and not resuming else None
     arguments = own_arguments(opt.model, options)
@@ -222,19 +210,25 @@ def build_nets(
     if weights and "weights" not in arguments:
         how = load_weights(net, weights) or "every tensor by its name"
         notes.append(f"weights {opt.weights}: {how}")
-    if opt.objective == "paired":
-        return {"net": net}, notes
-    back = {"input_nc": options["output_nc"], "output_nc": options["input_nc"]}
-    return {"net": net, "netBA": build_network(opt.model, **arguments | back)}, notes
+    nets = {"net": net}
+    if opt.objective == "cycle":
+        back = {"input_nc": options["output_nc"], "output_nc": options["input_nc"]}
+        nets["netBA"] = build_network(opt.model, **arguments | back)
+    layout = torch.channels_last if opt.channels_last else torch.contiguous_format
+    for each in nets.values():
+        each.to(ranks.device, memory_format=layout)
+        notes.append(sync_batchnorm(each, ranks))
+    return nets, notes
 
 
 def build_objective(
-    opt: Namespace, nets: dict[str, nn.Module], trained: list[nn.Parameter], nc: Any, ranks: Ranks, amp: bool
+    opt: Namespace, nets: Nets, trained: list[nn.Parameter], options: dict[str, Any], ranks: Ranks, amp: bool
 ) -> tuple[Objective, dict[str, torch.optim.Optimizer]]:
-    """The objective, and an optimizer for each of its turns, by name; `nc`: channels of input and target."""
+    """The objective, and an optimizer for each of its turns, by name."""
     autocast = partial(torch.autocast, ranks.device.type, torch.bfloat16, enabled=amp)
     wrap = partial(distributed.wrap, ranks=ranks, compile=opt.compile)
-    terms, gan, how = parse_loss(opt.loss), parse_gan(opt.gan or ""), (opt.seed, nc, opt.mean, opt.std)
+    channels = options["input_nc"], options["output_nc"]
+    terms, gan, how = parse_loss(opt.loss), parse_gan(opt.gan or ""), (opt.seed, channels, opt.mean, opt.std)
     task = Task(nets, trained, terms, ranks, opt.reduction, autocast, wrap, gan, *how)
     objective = OBJECTIVES[opt.objective](task)
     build, betas = OPTIMIZERS[opt.optimizer], (opt.beta1, opt.beta2)
@@ -242,6 +236,16 @@ def build_objective(
         turn.name: build(turn.parameters, turn.lr or opt.lr, betas, opt.momentum, opt.weight_decay)
         for turn in objective.turns()
     }
+
+
+def build_validator(
+    opt: Namespace, nets: Nets, data: TrainingData, ranks: Ranks, amp: bool, say: Say
+) -> Validator:
+    """Validates the networks by PSNR and the figure of --best."""
+    protocol, metrics = Protocol(max_value=data.max_value), ("psnr", opt.best)
+    how: dict[str, Any] = {"say": say, "protocol": protocol, "metrics": metrics}
+    evaluators = [Evaluator(net, ranks.device, amp, opt.mean, opt.std, **how) for net in nets.values()]
+    return Validator(evaluators, data, ranks, opt.best, evenly_spaced(len(data.val_indices), 4))
 
 
 def finish(

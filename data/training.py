@@ -102,6 +102,11 @@ class TrainingData:
         return digest(fingerprint(self.source, self.val_set.pairs))
 
     @property
+    def val_paired(self) -> bool:
+        """Whether every validation image has a target."""
+        return self.val_set.pairs.has_targets
+
+    @property
     def decoding_steps(self) -> int:
         """Steps after which every training image was decoded once."""
         return len(self.train_set) // self.train_set.repeat // self.sampler.batch_size

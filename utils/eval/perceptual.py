@@ -14,6 +14,7 @@ from utils.eval.lpips import as_batch, by_image
 from utils.system.distributed import Ranks
 
 if TYPE_CHECKING:
+    from data.datasets import WholeDataset
     from utils.eval.evaluator import Prediction
 
 DISTANCES: dict[str, Callable[[], FeatureDistance]] = {
@@ -34,6 +35,13 @@ def open_distances(
     """
     metrics = {name: DISTANCES[name]().to(device) for name in names if name in DISTANCES}
     return [by_image(name, metric, device, MIN_SIDE) for name, metric in metrics.items()]
+
+
+def measure_all(
+    distances: "Iterable[Callable[[Prediction], dict[str, float]]]", image: "Prediction"
+) -> dict[str, float]:
+    """The values of all distances for one prediction, by name."""
+    return {key: value for distance in distances for key, value in distance(image).items()}
 
 
 def kid(one: Tensor, other: Tensor) -> float:
@@ -87,9 +95,26 @@ class KID:
         with torch.inference_mode():
             return self.net.pooled(x)[0].float().cpu()
 
-    def compare(self, one: str, other: str, ranks: Ranks) -> float:
-        """KID of two sets over all processes; NaN where one has fewer than two images."""
-        return kid(*(all_rows(self.sets.get(name, []), ranks) for name in (one, other)))
+    def take(self, image: "Prediction", again: bool = False) -> None:
+        """Add an output, and unless the same images came before (`again`), its input and target."""
+        self.add("output", image.output)
+        if not again:
+            self.add("input", image.input)
+            if image.target is not None:
+                self.add("reference", image.target)
+
+    def take_references(self, others: "WholeDataset", ranks: Ranks) -> None:
+        """Add this process's share of the images of the other set, instead of targets."""
+        for i in range(ranks.rank, len(others), ranks.world):
+            self.add("reference", others.whole(i).input)
+
+    def figures(self, ranks: Ranks) -> dict[str, float]:
+        """`kid` of the outputs and `kid_input` of the inputs, over all processes; NaN for single images."""
+        sets = {name: all_rows(self.sets.get(name, []), ranks) for name in ("output", "input", "reference")}
+        return {
+            "kid": kid(sets["output"], sets["reference"]),
+            "kid_input": kid(sets["input"], sets["reference"]),
+        }
 
 
 def all_rows(rows: Sequence[Tensor], ranks: Ranks) -> Tensor:

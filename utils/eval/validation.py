@@ -6,7 +6,7 @@ from itertools import islice
 from data.datasets import Whole
 from data.training import TrainingData
 from utils.eval.evaluator import Evaluator, MeanPSNR, Prediction, mean_psnr
-from utils.eval.perceptual import KID, open_distances
+from utils.eval.perceptual import KID, measure_all, open_distances
 from utils.system import distributed
 from utils.system.distributed import Ranks
 from utils.system.errors import UserError
@@ -30,7 +30,6 @@ class Validator:
     ):
         self.evaluator, self.back = evaluators[0], (evaluators[1] if len(evaluators) > 1 else None)
         self.data, self.ranks, self.figure, self.keep = data, ranks, figure, keep
-        self.paired = data.val_set.pairs.has_targets
         if data.val_count:
             self._check()
         self.names = [figure] if figure in ("ssim", "lite0") else []
@@ -39,7 +38,7 @@ class Validator:
         self.kept: tuple[str, ...] = ()  # sets of features that are complete
 
     def _check(self) -> None:
-        if self.figure in ("psnr", "ssim", "lite0") and not self.paired:
+        if self.figure in ("psnr", "ssim", "lite0") and not self.data.val_paired:
             why = "the validation images have no targets"
             raise UserError(f"--best {self.figure} needs pairs", why, "use --best kid, or --best last")
         if self.figure == "kid" and self.data.val_count < 2:
@@ -57,13 +56,10 @@ class Validator:
         predictions = signals.until_stopped(self._measured(self.data.val_images))
         found = mean_psnr(predictions, self.ranks, self.keep, *([self.names] if self.names else []))
         if self.kid:
-            self._add_references()
+            if self.data.val_others and not self.kept:
+                self.kid.take_references(self.data.val_others, self.ranks)
             self.kept = ("input", "reference")  # the same in every validation
-            figures = {
-                "kid": self.kid.compare("output", "reference", self.ranks),
-                "kid_input": self.kid.compare("input", "reference", self.ranks),
-            }
-            found = found._replace(figures={**found.figures, **figures})
+            found = found._replace(figures={**found.figures, **self.kid.figures(self.ranks)})
         if self.back:
             found = found._replace(shown=list(self._with_back(found.shown)))
         return found
@@ -76,27 +72,10 @@ class Validator:
     def _measured(self, images: Iterable[Whole]) -> Iterator[Prediction]:
         """Predictions with the perceptual distance among their scores; KID takes its features."""
         for image in self.evaluator(images):
-            more = {key: value for each in self.distances for key, value in each(image).items()}
+            more = measure_all(self.distances, image)
             if self.kid:
-                self._collect(image)
+                self.kid.take(image, again=bool(self.kept))
             yield image._replace(scores={**image.scores, **more}) if more else image
-
-    def _collect(self, image: Prediction) -> None:
-        assert self.kid
-        self.kid.add("output", image.output)
-        if "input" not in self.kept:
-            self.kid.add("input", image.input)
-            if image.target is not None:
-                self.kid.add("reference", image.target)
-
-    def _add_references(self) -> None:
-        """Add this process's share of the other set, once."""
-        assert self.kid
-        others = self.data.val_others
-        if others is None or "reference" in self.kept:
-            return
-        for i in range(self.ranks.rank, len(others), self.ranks.world):
-            self.kid.add("reference", others.whole(i).input)
 
     def _with_back(self, shown: Sequence[Prediction]) -> Iterator[Prediction]:
         """Predictions with an image of B each, and what the way back makes of it."""

@@ -67,12 +67,12 @@ class Best:
     Args:
         images: a digest of the validation images; a best of other images is forgotten.
         figure: a key of FIGURES, or `last`: every validation is the best.
-        tag: names the file of the weights.
         keep_psnr: keep the best by PSNR, too.
+        tag: names the file of the weights.
     """
 
     def __init__(
-        self, images: str = "", figure: str = "psnr", tag: str = "best", keep_psnr: bool = False
+        self, images: str = "", figure: str = "psnr", keep_psnr: bool = False, tag: str = "best"
     ) -> None:
         self.images, self.figure, self.tag = images, figure, tag
         self.beside = Best(images, tag="best_psnr") if keep_psnr and figure != "psnr" else None

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from utils.eval.folder import summary_of
+from utils.run.checkpoint import FIGURES
 from utils.run.log import read_log
+
+CHOOSING = [(f"val_{figure}", sign) for figure, sign in FIGURES.items() if figure != "psnr"]
 
 
 def figures(results: Path, log: Path, weights: Path) -> list[dict[str, Any]]:
@@ -20,7 +23,8 @@ def figures(results: Path, log: Path, weights: Path) -> list[dict[str, Any]]:
     found = []
     with suppress(OSError, ValueError, KeyError):
         validated = [record for record in read_log(log) if isinstance(record.get("val_psnr"), float)]
-        best = max(validated, key=lambda record: record["val_psnr"])
+        figure, sign = next(((key, sign) for key, sign in CHOOSING if key in validated[0]), ("val_psnr", 1))
+        best = max(validated, key=lambda record: sign * record[figure])
         found.append({"data": "validation", "psnr": best["val_psnr"], "psnr_input": best["val_psnr_input"]})
     for folder in sorted(results.glob("[!.]*")):
         summary = summary_of(folder) or {}
