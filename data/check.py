@@ -28,7 +28,8 @@ from utils.eval.evaluator import input_baseline
 from utils.eval.metrics import Protocol
 from utils.options import parse_or_exit, source_of
 from utils.options.flags import DEBUG, data_flags
-from utils.options.parser import COUNT, NATURAL, Parser, flag, number
+from utils.options.kinds import COUNT, NATURAL, number
+from utils.options.parser import Parser, flag
 from utils.system.errors import UserError, run_script
 from utils.system.streams import fix_streams
 from utils.vis.console import Progress, say_on

@@ -16,7 +16,6 @@ from data.loader import no_collate
 from data.pairs import PairList, Source
 from data.sampler import EpochSampler
 from data.splits import find_pairs, hold_out
-from models import LOSSES
 from tests.builders import FAST, OURS, TINY, TINY_NET, dataset, network, same_state, tiny_flags, write_set
 from tests.cli import InProcess, options, records, state, status, weights
 from utils.optim.optimizers import OPTIMIZERS
@@ -104,7 +103,7 @@ def test_no_step_is_taken_at_lr_zero(cli: InProcess, schedule: str) -> None:
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", ["l1", "mse", "charbonnier"])
 def test_loss_of_the_first_step(cli: InProcess, loss: str, reduction: str) -> None:
     """resunet starts as the identity, so the first loss is that of the input."""
     losses = records(cli.train(*PLAIN, "--loss", loss, "--reduction", reduction, "--lr", "1e-4").run, "loss")

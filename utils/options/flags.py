@@ -8,18 +8,12 @@ from data.pairs import MAX_SCALE
 from models import ACTIVATIONS, INITS, NETWORKS, NORMS, OBJECTIVES, UPSAMPLES, network_defaults
 from utils.optim.optimizers import OPTIMIZERS
 from utils.optim.schedules import SCHEDULES
-from utils.options.parser import (
+from utils.options.kinds import (
     COUNT,
     MAX_INT,
     NATURAL,
     NONNEGATIVE,
-    ON_OFF,
     POSITIVE,
-    SWITCH,
-    Flag,
-    Table,
-    common,
-    flag,
     full_scales,
     gan_settings,
     gpu_list,
@@ -31,6 +25,7 @@ from utils.options.parser import (
     regex,
     server,
 )
+from utils.options.parser import ON_OFF, SWITCH, Flag, Table, common, flag
 from utils.options.presets import PRESETS
 
 METRICS = ("psnr", "ssim", "mae", "lpips", "lite0", "vgg", "kid")
