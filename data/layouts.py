@@ -86,7 +86,8 @@ def unpaired(source: Source, split: str) -> PairList:
         for side, files in zip(sides, (inputs, targets), strict=True)
     )
     if not second:
-        raise UserError(f"no images in the second folder of {where}", "; ".join(remarks))
+        what = f"no images in the second folder of {where}"
+        raise UserError(what, "; ".join(remarks), "give both sets, such as trainA/ and trainB/")
     back = source._replace(max_value=source.max_value[::-1])
     more = 1, source.max_pixels
     others = PairList("unpaired", split, where, second, partial(input_alone, back), *more)

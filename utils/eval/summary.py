@@ -141,7 +141,7 @@ def unmeasured(results: Results, metric: str) -> list[str]:
 def _reason(row: Mapping[str, Any], metric: str) -> str:
     """Tell why a value is NaN, from the PSNR of the input, which is measured over the same pixels."""
     if metric in PERCEPTUAL or not math.isnan(row.get("psnr", 0.0)):
-        return "too small, or too large" if metric in PERCEPTUAL else "too small"
+        return "too small"
     if "psnr_input" not in row:
         return "NaN in the output, or no pixels left after --crop_border"
     return "no pixels left after --crop_border" if math.isnan(row["psnr_input"]) else "NaN in the output"
