@@ -336,3 +336,18 @@ def test_other_figures_choose_the_best(cli: InProcess, figure: str, digits: floa
 def test_the_last_weights_can_be_the_best(cli: InProcess) -> None:
     run = cli.train(*SHORT, "--best", "last", "--lr", "0.5").run
     assert state(run)["best"]["step"] == 6 and len([each for each in log(run) if "val_psnr" in each]) == 2
+
+
+@needs_lite0
+def test_images_too_small_for_lite0_are_left_out_or_refused(cli: InProcess) -> None:
+    write_set(Path("set"), "pairs", 6, [(20, 20), (14, 14)], splits=("train",))
+    common = (
+        *TINY_NET,
+        *words("--crop_size 12 --batchSize 2 --max_steps 2 --visdom off --gpu_ids -1 --log_freq 1"),
+    )
+    run = cli.train("--dataroot", "set", *common, *words("--best lite0 --val_share 0.7 --repeat 4")).run
+    (value,) = set(map(math.isfinite, records(run, "val_lite0")))
+    assert value and (run / "best_net.pth").is_file()
+    write_set(Path("tiny"), "pairs", 6, (14, 14), splits=("train",))
+    refused = cli.train("--dataroot", "tiny", *common, "--best", "lite0", name="tiny", code=2)
+    assert refused.refused("at least 16 x 16 pixels", "--best psnr")

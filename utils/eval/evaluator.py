@@ -120,18 +120,20 @@ def mean_psnr(
     Images that equal their target (inf) are left out of the mean; it is inf where all of them do.
 
     Args:
-        more: names of other scores to average, with those of the inputs.
+        more: names of other scores to average, with those of the inputs, over the images that have one.
     """
     names = ["psnr", "psnr_input", *more, *(f"{name}_input" for name in more)]
     sums = torch.zeros(len(names), 2, dtype=torch.float64)  # of each score: the sum and its count
     shown: list[Prediction] = []
     for i, image in enumerate(predictions):
         for row, name in zip(sums, names, strict=True):
-            if (value := image.scores.get(name, math.nan)) != math.inf:
+            value = image.scores.get(name, math.nan)
+            if value != math.inf and not (name in names[2:] and math.isnan(value)):
                 row += torch.tensor([value, 1.0], dtype=torch.float64)
         if i in keep:
             shown.append(image)
     if ranks.world > 1:
         sums = ranks.reduce(sums.to(ranks.device)).cpu()
     means = [total / count if count else math.inf for total, count in sums.tolist()]
+    means[2:] = [mean if math.isfinite(mean) else math.nan for mean in means[2:]]
     return MeanPSNR(means[0], means[1], shown, dict(zip(names[2:], means[2:], strict=True)))

@@ -5,6 +5,7 @@ from itertools import islice
 
 from data.datasets import Whole
 from data.training import TrainingData
+from models.perceptual import MIN_SIDE
 from utils.eval.evaluator import Evaluator, MeanPSNR, Prediction, mean_psnr
 from utils.eval.perceptual import KID, measure_all, open_distances
 from utils.system import distributed
@@ -41,6 +42,10 @@ class Validator:
         if self.figure in ("psnr", "ssim", "lite0") and not self.data.val_paired:
             why = "the validation images have no targets"
             raise UserError(f"--best {self.figure} needs pairs", why, "use --best kid, or --best last")
+        sizes = [(self.data.spec.size,) * 2] if self.data.spec.size else self.data.scan.sizes
+        if self.figure == "lite0" and all(min(size) < MIN_SIDE for size in sizes):
+            why = f"it takes images of at least {MIN_SIDE} x {MIN_SIDE} pixels"
+            raise UserError("--best lite0 cannot be measured", why, "use --best psnr")
         if self.figure == "kid" and self.data.val_count < 2:
             why = f"KID needs at least 2 validation images, there is {self.data.val_count}"
             raise UserError("--best kid cannot be measured", why, "raise --val_share, or use --best last")
