@@ -108,12 +108,13 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     resumed = restore_newest(saved_run, parts, opt.epoch, horizon, say) if resuming else None
     set_length(horizon, opt)
     turns = build_turns(objective.turns(), optimizers, build_schedule(opt, horizon))
+    tested = {name: ema.net for name, ema in zip(nets, averaged.values(), strict=True)}
+    validate = build_validator(opt, tested, data, ranks, amp, say)
 
     # ---- the run's folder, log and visdom page
     cleanup.enter_context(run.writing())
     if ranks.is_main:
         run.open(cleanup, options | {"run_id": origin.run_id}, data.files, None if opt.epoch else resumed)
-    tested = {name: ema.net for name, ema in zip(nets, averaged.values(), strict=True)}
     checkpoints = Checkpoints(run, parts, tested, status, opt.save_minutes, opt.keep, ranks)
     notes += [checkpoints.begin(horizon.step, best, resumed), *(turn.lr_change for turn in turns if resuming)]
     log = open_log(cleanup, run if ranks.is_main else None, horizon.step, opt, say)
@@ -122,7 +123,6 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
     # ---- the loop
     cleanup.enter_context(oom_errors(horizon.describe))
-    validate = build_validator(opt, tested, data, ranks, amp, say)
     work = EpochWork(data.load_batch, validate.first, len(data.val_indices), data.decoding_steps)
     deadline = Deadline(opt.minutes, STARTED, horizon, ranks, work, checkpoints)
     meter = Meter(opt.batchSize, data.batches, ranks)

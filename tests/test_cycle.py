@@ -362,7 +362,7 @@ def test_sets_without_pairs_are_validated_by_kid(cli: InProcess) -> None:
     plain = cli.test("--name", "run")
     assert "no targets" in plain.out and len(list((plain.results / "outputs").iterdir())) == 3
     one = cli.train("--dataroot", "set", *TINY_NET, *FAST, *CYCLE, "--best", "kid", name="one", code=2)
-    assert one.refused("at least 2 validation images", "--best last")
+    assert one.refused("at least 2 validation images", "--best last") and not one.run.exists()
 
 
 def test_identity_and_pool_have_an_effect(cli: InProcess) -> None:

@@ -205,6 +205,12 @@ def test_kid_is_the_unbiased_estimate() -> None:
     beyond = np.mean([k(a, b) for i, a in enumerate(y) for j, b in enumerate(y) if i != j])
     expected = within + beyond - 2 * np.mean([k(a, b) for a in x for b in y])
     assert kid(torch.from_numpy(x), torch.from_numpy(y)) == pytest.approx(expected, rel=1e-12)
+    y = y[:7]
+    apart = [(i, j) for i in range(7) for j in range(7) if i != j]
+    each = [k(x[i], x[j]) + k(y[i], y[j]) - k(x[i], y[j]) - k(x[j], y[i]) for i, j in apart]
+    assert kid(torch.from_numpy(x), torch.from_numpy(y), paired=True) == pytest.approx(
+        np.mean(each), rel=1e-12
+    )
     assert math.isnan(kid(torch.from_numpy(x[:1]), torch.from_numpy(y)))
 
 
@@ -213,6 +219,18 @@ def test_kid_of_one_distribution_is_zero_in_the_mean() -> None:
     rng = np.random.default_rng(1)
     values = [kid(*(torch.from_numpy(rng.normal(0, 1, (20, 8))) for _ in range(2))) for _ in range(200)]
     assert abs(np.mean(values)) < 3 * np.std(values) / math.sqrt(len(values)) < 0.05
+
+
+def test_kid_of_pairs_is_unbiased_although_they_show_the_same() -> None:
+    """Two noisy views of the same scenes: with the pairs in the mean, the estimate is far below zero."""
+    rng, values = np.random.default_rng(2), list[tuple[float, float]]()
+    for _ in range(200):
+        scenes = rng.normal(0, 1, (20, 8))
+        x, y = (torch.from_numpy(scenes + rng.normal(0, 0.3, scenes.shape)) for _ in range(2))
+        values.append((kid(x, y, paired=True), kid(x, y)))
+    paired, plain = np.array(values).T
+    assert abs(paired.mean()) < 3 * paired.std() / math.sqrt(len(paired)) < 0.05
+    assert plain.mean() < -0.2
 
 
 class Half(Ranks):
@@ -273,10 +291,8 @@ def test_figures_of_test_py(cli: InProcess) -> None:
     assert "Lite0 distance: no value for 1 images (too small; first: 3.png)" in done.out
 
     features = KID(CPU)
-    for output, target in zip(outputs, targets, strict=True):
-        features.add("output", output)
-        features.add("reference", target)
-    expected = features.figures(ALONE)["kid"]
+    rows = [torch.stack([features.features(each) for each in side]) for side in (outputs, targets)]
+    expected = kid(*rows, paired=True)
     assert done.summary["kid"] == pytest.approx(expected, rel=1e-4)
     assert f"KID (Lite0) {done.summary['kid']:.4f} (input {done.summary['kid_input']:.4f}" in done.out
     assert "kid" not in done.rows[0] and "Lite0" in done.page
@@ -350,4 +366,4 @@ def test_images_too_small_for_lite0_are_left_out_or_refused(cli: InProcess) -> N
     assert value and (run / "best_net.pth").is_file()
     write_set(Path("tiny"), "pairs", 6, (14, 14), splits=("train",))
     refused = cli.train("--dataroot", "tiny", *common, "--best", "lite0", name="tiny", code=2)
-    assert refused.refused("at least 16 x 16 pixels", "--best psnr")
+    assert refused.refused("at least 16 x 16 pixels", "--best psnr") and not refused.run.exists()
