@@ -82,7 +82,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     degrade = parse_degradation(opt.degrade) if opt.degrade else None
     source = source_to_test(opt, trained, scale)
     run_source = None if opt.model else source_of(vars(trained))
-    pairs = images_to_test(source, opt.split, run_source, holdout_of(vars(trained)))
+    files = (run_source and run.files()) or {}
+    pairs = images_to_test(source, opt.split, run_source, holdout_of(vars(trained)), files)
     measured = pairs.has_targets
     channels, normalize = (trained.input_nc, trained.output_nc), (trained.mean, trained.std)
     dataset = WholeDataset(pairs, ImageSpec(*channels, None, degrade, *normalize, opt.seed))

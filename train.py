@@ -6,13 +6,14 @@ torchrun --nproc_per_node 2 train.py --dataroot datasets/mine --batchSize 16   #
 python train.py --resume --name mine_resunet                                   # continue where it stopped
 """
 
-import shlex
 import signal
 import sys
-import time
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends it without a traceback
+
+import shlex
+import time
 
 from utils.options import data_settings, describe, parse_or_exit, parse_train
 from utils.system.streams import fix_streams

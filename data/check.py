@@ -4,7 +4,6 @@ Reports unreadable files, pairs that cannot be used, files that are in several s
 """
 
 import argparse
-import hashlib
 import os
 import sys
 from collections import defaultdict
@@ -31,11 +30,11 @@ from utils.options.flags import DEBUG, data_flags
 from utils.options.kinds import COUNT, NATURAL, number
 from utils.options.parser import Parser, flag
 from utils.system.errors import UserError, run_script
+from utils.system.hashes import sha256
 from utils.system.streams import fix_streams
 from utils.vis.console import Progress, say_on
 
 Say = Callable[[str], None]
-HASHED_BYTES = 2**20  # at a time
 
 
 class Finding(NamedTuple):
@@ -132,7 +131,7 @@ def check_pair(dataset: WholeDataset, source: Source, index: int) -> Finding:
     try:
         for path in {pair.input, pair.target} - {None}:
             assert path is not None
-            hashes[str(path)] = sha256(path)
+            hashes[str(path)] = hash_of(path)
         headers = pair_headers(pair, dataset.pairs)
         whole = dataset.whole(index)
     except (UserError, OSError) as error:
@@ -199,12 +198,9 @@ def shared_between_splits(paths: dict[str, dict[str, list[str]]]) -> list[str]:
     return found
 
 
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
+def hash_of(path: Path) -> str:
     with open_regular(path) as file:
-        while block := file.read(HASHED_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return sha256(file)
 
 
 def parse_check(argv: Sequence[str]) -> argparse.Namespace:

@@ -4,14 +4,13 @@ import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from filecmp import cmp
+from pathlib import Path, PurePosixPath
 
 from data.folders import first_five
-from data.pairs import PairList, Source
+from data.pairs import Pair, PairList, Source
 
-Files = dict[
-    str, list[int]
-]  # name: [bytes, time of the last change in ns since 1970], in the order of the pairs
+Files = dict[str, list[int]]  # name: [bytes, time of the last change in ns], in the order of the pairs
 SECOND_NS = 1_000_000_000
 
 
@@ -38,6 +37,25 @@ def fingerprint(source: Source, *lists: PairList) -> Files:
         folder, _, name = path.rpartition("/")
         found[name_in(folder) + name] = _size_and_time(path)
     return found
+
+
+def known_pairs(pairs: PairList, files: Files, root: Path) -> list[Pair]:
+    """The pairs of which a file is among `files`, as a copy or under another path.
+
+    It has the name and the size of one of them, and the same content unless that one is no longer there.
+
+    Args:
+        root: the folder that the names in `files` are relative to.
+    """
+    by_name: dict[tuple[str, int], list[str]] = {}
+    for name, (size, _) in files.items():
+        by_name.setdefault((PurePosixPath(name).name, size), []).append(name)
+
+    def is_known(path: Path) -> bool:
+        names = by_name.get((path.name, _size_and_time(str(path))[0]), ())
+        return any(not (root / name).is_file() or cmp(path, root / name, shallow=False) for name in names)
+
+    return [pair for pair in pairs.pairs if any(is_known(path) for path in {pair.input, pair.target} if path)]
 
 
 def _namer(source: Source) -> Callable[[str], str]:

@@ -240,7 +240,9 @@ def aligned(source: Source, split: str) -> PairList:
     folder = split_folder(Path(source.root), split)
     listing = list_images(folder)
     found = [Pair(name, path, path, name) for name, path in listing.paths(folder)]
-    where, reads = f"{folder}, {source.direction}", partial(two_halves, source)
+    half = "left" if source.direction == "AtoB" else "right"
+    where = f"{folder}, {source.direction}: the input is the {half} half"
+    reads = partial(two_halves, source)
     return PairList("aligned", split, where, found, reads, 1, source.max_pixels, listing.remarks)
 
 

@@ -92,11 +92,14 @@ class PairList(NamedTuple):
 
     def describe(self) -> str:
         """Such as "train: 12 images of 4 targets, pairs (data/train/A -> B)"."""
+        images = counted(len(self.pairs), "image")
         if self.others:
-            counts = f"{len(self.pairs)} images and {len(self.others.pairs)} of the other set"
-            return f"{self.split}: {counts}, no pairs, {self.layout} ({self.where})"
-        targets = len({pair.group for pair in self.pairs})
-        return f"{self.split}: {len(self.pairs)} images of {targets} targets, {self.layout} ({self.where})"
+            images += f" and {len(self.others.pairs)} of the other set"
+            return f"{self.split}: {images}, no pairs, {self.layout} ({self.where})"
+        targets = counted(len({pair.group for pair in self.pairs}), "target")
+        measured = self.layout == "demo" or any(pair.target for pair in self.pairs)
+        of = f"of {targets}" if measured else "without targets"
+        return f"{self.split}: {images} {of}, {self.layout} ({self.where})"
 
     @property
     def everything(self) -> list[Pair]:
@@ -119,6 +122,14 @@ class PairList(NamedTuple):
             else f"{folder(path.parent)}/{path.name}"
             for path in paths
         }
+
+
+def counted(count: int, noun: str) -> str:
+    """
+    >>> counted(1, "image"), counted(2, "image")
+    ('1 image', '2 images')
+    """
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def group_by_file(pairs: list[Pair]) -> list[Pair]:

@@ -21,9 +21,7 @@ from data.matching import any_match, match_names
 from data.pairs import Source
 from utils.system.errors import UserError
 
-Places = dict[
-    str, tuple[Path, Path]
-]  # what a pair's name begins with ("" or "scene/"): input and target folder
+Places = dict[str, tuple[Path, Path]]  # the beginning of a pair's name, "" or "scene/": its two folders
 SCENE_LEVELS = 2  # of folders that are searched for scenes
 
 

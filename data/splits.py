@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from data.fingerprint import Files, known_pairs
 from data.folders import SPLITS, first_five, held_by, images_in, split_folder, splits_of, subfolders
 from data.images import SUFFIXES, header
 from data.layouts import LAYOUTS, manifest_rows, manifest_splits
@@ -17,6 +18,9 @@ from utils.system.errors import UserError
 from utils.system.rng import Purpose, stream
 
 DEFAULT_VAL_SHARE = 0.1
+NO_TEST_IMAGES = (
+    "note    no test images: test.py will measure those of validation; --test_share 0.1 holds out others"
+)
 MAX_HEADERS = 1000  # read to detect a layout
 
 
@@ -215,10 +219,12 @@ class Division(NamedTuple):
     Args:
         parts: pairs by split: "train", "val", and "test" if a share is held out for testing.
         held_out: groups of targets that were held out of the train split, by split.
+        note: a line for the start of a new run, or "".
     """
 
     parts: dict[str, PairList]
     held_out: dict[str, list[str]]
+    note: str = ""
 
 
 def divide(listing: PairList, source: Source, holdout: Holdout) -> Division:
@@ -248,7 +254,8 @@ def divide(listing: PairList, source: Source, holdout: Holdout) -> Division:
         train, val = hold_out(train, val_share, holdout.seed, "val", kept.get("val"))
         held_out["val"] = groups_of(val)
     seen = {"train": train._replace(seen="trained on"), "val": val._replace(seen="validated on")}
-    return Division(seen | parts, held_out)
+    new_without_test = holdout.kept is None and "test" not in (*present, *parts)
+    return Division(seen | parts, held_out, NO_TEST_IMAGES if new_without_test else "")
 
 
 def hold_out(
@@ -292,31 +299,41 @@ def same_data(one: Source, other: Source) -> bool:
     )
 
 
-def images_to_test(source: Source, split: str, run: Source | None, holdout: Holdout) -> PairList:
+def images_to_test(
+    source: Source, split: str, run: Source | None, holdout: Holdout, files: Files
+) -> PairList:
     """The images that test.py measures; `seen` says how the run has seen them.
 
     Args:
         run: where the images of the run come from; None: its weights are of unknown origin.
+        files: the fingerprint of the run's images; empty where it is not known.
 
     Raises:
         UserError: as `find_pairs`; images that the run was trained on, unless `split` is "train".
     """
     if run is None:
         return find_pairs(source, split)
-    pairs = images_of_run(source, split, holdout) if same_data(source, run) else find_pairs(source, split)
+    own = same_data(source, run)
+    pairs = images_of_run(source, split, holdout) if own else find_pairs(source, split)
     if pairs.seen or not pairs.pairs[0].target:  # nothing will be measured; or no files: the demo
         return pairs
     try:
         parts = divide(find_pairs(run, "train"), run, holdout).parts
     except UserError as error:  # such as data that were moved
-        remark = f"whether the run was trained on these images is unknown: {error.what}"
-        return pairs._replace(remarks=(*pairs.remarks, remark))
-    files = pairs.files()
-    known = {name: len(files & parts[name].files()) for name in ("train", "val")}
-    if known["train"] and split != "train":
-        fix = "name other images by --dataroot, or say --split train"
-        raise UserError(f"{known['train']} of these files are what the run was trained on", pairs.where, fix)
-    return pairs._replace(seen=next((parts[name].seen for name, count in known.items() if count), ""))
+        if not files:
+            remark = f"whether the run was trained on these images is unknown: {error.what}"
+            return pairs._replace(remarks=(*pairs.remarks, remark))
+        parts = {}
+    tested = pairs.files()
+    for name in ("train", "val"):
+        if not (count := len(tested & parts[name].files()) if parts else 0):
+            continue
+        if name == "train" and split != "train":
+            fix = "name other images by --dataroot, or say --split train"
+            raise UserError(f"{count} of these files are what the run was trained on", pairs.where, fix)
+        return pairs._replace(seen=parts[name].seen)
+    seen = "" if own else seen_elsewhere(pairs, run, holdout, files)
+    return pairs._replace(seen=seen)
 
 
 def images_of_run(source: Source, split: str, holdout: Holdout) -> PairList:
@@ -337,3 +354,15 @@ def images_of_run(source: Source, split: str, holdout: Holdout) -> PairList:
             return part
     why = f"the run held out none of {source.root}, which has {', '.join(present) or 'no splits'}"
     raise UserError(f"no images of the split '{split}'", why, "--split train, or --dataroot FOLDER")
+
+
+def seen_elsewhere(pairs: PairList, run: Source, holdout: Holdout, files: Files) -> str:
+    """How the run has seen copies of these images, in words; "" if it has not.
+
+    What it held out for testing is among its files, too, and was not seen.
+    """
+    root, unseen = Path(run.root), set((holdout.kept or {}).get("test", ()))
+    known = known_pairs(pairs, files, root if root.is_dir() else root.parent)
+    count = sum(pair.group not in unseen for pair in known)
+    copies = f"by name and size {count} of {len(pairs.pairs)}"
+    return f"trained or validated on ({copies} are copies of its images)" if count else ""

@@ -1,7 +1,5 @@
 """Where the difference between inputs and targets lies: in fine structure, or in what is seen from afar."""
 
-from itertools import islice
-
 import numpy as np
 
 from data.datasets import WholeDataset
@@ -26,10 +24,10 @@ def coarse_share(settings: DataSettings) -> float:
         UserError: no pairs, or pairs that do not match.
     """
     pairs = find_pairs(settings.source, "train", need_targets=True)
-    dataset = WholeDataset(pairs, image_spec(settings, scan_headers(pairs)))
+    sample = pairs._replace(pairs=pairs.pairs[:: max(1, len(pairs.pairs) // IMAGES)])
+    dataset = WholeDataset(sample, image_spec(settings, scan_headers(sample)))
     errors = np.zeros(2)
-    for index in islice(range(len(dataset)), None, None, max(1, len(dataset) // IMAGES)):
-        image = dataset[index]
+    for image in map(dataset.__getitem__, range(len(dataset))):
         if isinstance(image, tuple) and image.target is not None:
             errors += squared_errors(image.input, image.target)
     return errors[1] / errors[0] if errors[0] else 0.0

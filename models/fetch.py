@@ -1,6 +1,5 @@
 """Weights by address: downloaded once into torch.hub's cache, and checked. Imports torch only to download."""
 
-import hashlib
 import re
 import socket
 import sys
@@ -11,6 +10,7 @@ from urllib.error import HTTPError
 from urllib.parse import urldefrag, urlsplit
 
 from utils.system.errors import UserError, first_sentence
+from utils.system.hashes import sha256
 
 TIMEOUT_S = 30.0  # for a connection, and for each part of a download
 
@@ -58,7 +58,7 @@ def local_weights(weights: str) -> Path:
     import torch
 
     file = Path(torch.hub.get_dir(), "checkpoints", f"{digest[:12]}_{Path(urlsplit(address).path).name}")
-    if file.is_file() and sha256(file) == digest:
+    if holds(file, digest):
         return file
     print(f"download {address} to {file}", file=sys.stderr)
     try:
@@ -73,12 +73,12 @@ def local_weights(weights: str) -> Path:
     return file
 
 
-def sha256(file: Path) -> str:
-    found = hashlib.sha256()
+def holds(file: Path, digest: str) -> bool:
+    """Whether a file is there and has this SHA-256."""
+    if not file.is_file():
+        return False
     with file.open("rb") as content:
-        while block := content.read(2**20):
-            found.update(block)
-    return found.hexdigest()
+        return sha256(content) == digest
 
 
 @contextmanager

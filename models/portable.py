@@ -23,7 +23,7 @@ class Portable(nn.Module):
     """`(N, input_nc, H, W)` in [0, 1] to `(N, output_nc, scale * H, scale * W)` in [0, 1], float32.
 
     Args:
-        net: the network, which is copied; it pads by itself.
+        net: a network that pads its own input; a copy is taken.
         mean, std: of the Normalize that it was trained with.
         half: compute in float16, instance and group norms excepted.
     """

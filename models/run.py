@@ -16,6 +16,7 @@ from models.weights import load_weights
 from utils.system.device import set_float32
 from utils.system.errors import UserError
 from utils.system.jsonfile import read_object
+from utils.system.netfile import saved_net
 from utils.system.pixels import from_float
 from utils.system.tensorfile import is_safetensors, safetensors_metadata
 
@@ -117,7 +118,7 @@ def load_run(
     Args:
         path: the folder of a run, such as `checkpoints/NAME`; or a `.safetensors` file that
             `python -m utils.export` wrote.
-        weights: of a folder: `best`, `latest`, or `epoch_0010`.
+        weights: of a folder: `best`, `latest`, or the number of an epoch, as for --load.
         device: on which to compute; on a GPU without TF32, which this switches off for the process.
         tile: side of tiles in pixels; None: the whole image where it fits into memory.
         tile_overlap: pixels that tiles share.
@@ -138,7 +139,7 @@ def read_exported(file: Path) -> tuple[dict[str, Any], Path]:
         options = json.loads(safetensors_metadata(file)["options"])
     except (KeyError, ValueError):
         fix = "test.py --weights FILE --model ... takes it"
-        raise UserError(f"{file} says of no network what it is", "its metadata has no options", fix) from None
+        raise UserError(f"{file} does not describe its network", "no options in its metadata", fix) from None
     return options, file
 
 
@@ -149,8 +150,4 @@ def read_run(folder: Path, weights: str) -> tuple[dict[str, Any], Path]:
             f"no run in {folder}", "options.json is missing", "name a folder such as checkpoints/RUN"
         )
     options = read_object(folder / "options.json", fix="restore a copy of it")
-    file = folder / f"{weights}_net.pth"
-    if not file.is_file():
-        found = sorted(each.name.removesuffix("_net.pth") for each in folder.glob("*_net.pth"))
-        raise UserError(f"no such file: {file}", f"the run has {', '.join(found) or 'no weights'}")
-    return options, file
+    return options, saved_net(folder, weights)

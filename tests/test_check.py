@@ -200,13 +200,17 @@ def test_validation_needs_targets_and_a_test_does_not(tmp_path: Path) -> None:
     source = pairs_set(tmp_path, ("train",))
     save(picture(77), tmp_path / "test/input/1.png")
     code, said = check(source)
-    assert code == 0 and lines_with("test: 1 images of 1 targets, inputs", said)
+    assert code == 0 and lines_with("test: 1 image without targets, inputs", said)
     assert len(lines_with("input PSNR", said)) == 1
     rows = ["split,input,target", "test,test/input/1.png,"]
     rows += [f"train,train/input/{i}.png,train/target/{i}.png" for i in range(3)]
     (tmp_path / "a.csv").write_text("\n".join(rows))
     code, said = check(Source(str(tmp_path / "a.csv")))
-    assert code == 0 and lines_with("test: 1 images", said) and len(lines_with("input PSNR", said)) == 1
+    assert (
+        code == 0
+        and lines_with("test: 1 image without targets, manifest", said)
+        and len(lines_with("input PSNR", said)) == 1
+    )
     (tmp_path / "b.csv").write_text("\n".join(rows).replace("test,", "val,"))
     line = problem(Source(str(tmp_path / "b.csv")))
     assert line.startswith("val:") and "without a target" in line
@@ -240,7 +244,7 @@ def test_several_inputs_of_one_target_are_no_copies(tmp_path: Path) -> None:
         save(picture(level), tmp_path / f"train/hazy/1_{level}.png")
     save(picture(9), tmp_path / "train/clear/1.png")
     code, said = check(Source(str(tmp_path)))
-    assert code == 0 and not lines_with("note", said) and "3 images of 1 targets" in said[0]
+    assert code == 0 and not lines_with("note", said) and "3 images of 1 target, " in said[0]
 
 
 def test_inputs_that_equal_their_targets_are_noted(tmp_path: Path) -> None:
@@ -269,7 +273,7 @@ def test_a_folder_without_splits(tmp_path: Path) -> None:
     save(picture(1), tmp_path / "A/1.png")
     save(picture(2), tmp_path / "B/1.png")
     code, said = check(Source(str(tmp_path)))
-    assert code == 0 and said[0].startswith("train: 1 images")
+    assert code == 0 and said[0].startswith("train: 1 image of 1 target, ")
     assert "no targets found" in problem(Source(str(tmp_path / "A")))  # nothing but inputs
 
 

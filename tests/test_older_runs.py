@@ -27,7 +27,7 @@ def test_an_older_run_resumes(cli: InProcess, old_run: Path) -> None:
     ended = cli.train("--resume", "--max_steps", "12", "--visdom", "off", name="old_run")
     assert "note    the state is of an older version" in ended.err
     assert "steps 7 to 12, 3 an epoch" in ended.err
-    assert "val: 3 images of 1 targets" in ended.err  # --val_share 0.2 of 6 targets, as it was
+    assert "val: 3 images of 1 target, " in ended.err  # --val_share 0.2 of 6 targets, as it was
     assert scripts.log(old_run)[: len(before)] == before
     assert [record["step"] for record in scripts.log(old_run)[len(before) :] if "lr" in record] == [
         8,

@@ -1,6 +1,7 @@
 """Learning rates against closed forms and torch's own schedulers, at any step and after any resume."""
 
 import math
+from argparse import Namespace
 from collections.abc import Callable
 from itertools import pairwise, product
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch.optim import SGD, Adam, Optimizer, lr_scheduler
 
 from utils.optim.horizon import Horizon
-from utils.optim.schedules import SCHEDULES, Plan, Schedule, factor
+from utils.optim.schedules import SCHEDULES, Plan, Schedule, build_schedule, factor
 
 LR = 0.0002
 TOTAL = 40
@@ -256,3 +257,16 @@ def test_a_length_that_changes_between_two_steps_is_followed_at_once(name: str, 
         scheduler.step()
     resumed = schedule_of(name, PLAN._replace(decay=2, total=9), LR, step=6).scheduler(optimizer_at())
     assert [rate.hex() for rate in curve(scheduler, 3)] == [rate.hex() for rate in curve(resumed, 3)]
+
+
+@pytest.mark.parametrize("total", [13, 26, 61, 222, 5000])
+def test_a_run_of_minutes_that_is_shorter_than_its_warm_up_reaches_its_peak_and_decays(total: int) -> None:
+    horizon = Horizon(500)
+    horizon.total = total
+    opt = Namespace(
+        **{"minutes": 0.5, "schedule": "cosine", "lr": 1.0, "decay_epoch": None, "step_size": 10.0},
+        **{"milestones": [], "gamma": 0.5, "warmup": 0.2},
+    )
+    rates = [build_schedule(opt, horizon).factor(step) for step in range(total)]
+    assert max(rates) > 0.8 and rates.index(max(rates)) <= min(100, 0.2 * total) + 1
+    assert rates[-1] < 0.05

@@ -564,13 +564,13 @@ def test_files_of_training_are_recognised_whatever_the_folder_is_called(
     run, source = Source(str(tmp_path / "set")), Source(str(tmp_path / root))
     all_of_it, held_out = Holdout(0.0), Holdout(None)
     if count:
-        error = error_of(images_to_test, source, "test", run, all_of_it)
+        error = error_of(images_to_test, source, "test", run, all_of_it, {})
         assert error.what == f"{count} of these files are what the run was trained on"
-        error = error_of(images_to_test, source, "test", run, held_out)
+        error = error_of(images_to_test, source, "test", run, held_out, {})
         assert error.what == f"{count - 2} of these files are what the run was trained on"
     else:
-        assert images_to_test(source, "test", run, all_of_it).seen == ""
-    assert images_to_test(source, "train", run, held_out).seen == "trained on" * bool(count)
+        assert images_to_test(source, "test", run, all_of_it, {}).seen == ""
+    assert images_to_test(source, "train", run, held_out, {}).seen == "trained on" * bool(count)
 
 
 def test_what_is_gone_or_has_no_files_shares_none(tmp_path: Path) -> None:
@@ -579,7 +579,7 @@ def test_what_is_gone_or_has_no_files_shares_none(tmp_path: Path) -> None:
         Source(root) for root in ("demo:2:16", str(tmp_path / "set"), str(tmp_path / "gone"))
     )
     for tested, trained in ((found, gone), (found, demo), (demo, demo), (found, None)):
-        assert images_to_test(tested, "test", trained, Holdout()).seen == ""
+        assert images_to_test(tested, "test", trained, Holdout(), {}).seen == ""
 
 
 # ----------------------------------------------------------------------------------------- a hundred thousand

@@ -16,8 +16,19 @@ from data.loader import no_collate
 from data.pairs import PairList, Source
 from data.sampler import EpochSampler
 from data.splits import find_pairs, hold_out
-from tests.builders import FAST, OURS, TINY, TINY_NET, dataset, network, same_state, tiny_flags, write_set
-from tests.cli import InProcess, options, records, state, status, weights
+from tests.builders import (
+    FAST,
+    OURS,
+    TINY,
+    TINY_NET,
+    dataset,
+    network,
+    same_state,
+    tiny_flags,
+    words,
+    write_set,
+)
+from tests.cli import InProcess, options, records, state, status, step_of, weights
 from utils.optim.optimizers import OPTIMIZERS
 from utils.optim.schedules import SCHEDULES
 from utils.options import parse_train
@@ -204,6 +215,24 @@ def test_epoch_resumes_from_that_state(cli: InProcess) -> None:
     assert records(run, "epoch")[-1] == 4 and len(records(run, "loss")) == 12
     assert cli.train("--epoch", "1", code=2).refused("saved: 2, 4")
     assert cli.train("--epoch", "4", "--n_epochs", "4", code=2).refused("nothing to train")
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "steps"),
+    [
+        ("--n_epochs 2", "--max_steps 9", 9),
+        ("--n_epochs 3 --max_steps 4", "--n_epochs 3", 9),
+        ("--n_epochs 2 --max_steps 20", "--max_steps 11", 11),
+        ("--n_epochs 2", "--n_epochs 4 --max_steps 7", 7),
+    ],
+)
+def test_the_length_that_is_typed_for_a_resumed_run_holds(
+    cli: InProcess, first: str, then: str, steps: int
+) -> None:
+    run = cli.train(*SHORT, *words(first)).run
+    cli.train("--resume", *words(then))
+    assert step_of(run) == steps
+    assert cli.train("--resume", code=2).refused("is finished")
 
 
 def test_a_finished_run_can_grow_but_not_become_another(cli: InProcess) -> None:

@@ -101,7 +101,7 @@ def output_of(opt: Namespace, run: Run) -> Path:
 
 
 def metadata(trained: Namespace, found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What a file says of itself, as text: options, figures with their protocol, versions."""
+    """Metadata of an exported file: options, figures with their protocol, versions, each as JSON text."""
     content = {"options": vars(trained), "figures": found, "versions": versions()}
     return {"format": "pt"} | {key: json.dumps(value) for key, value in content.items()}
 

@@ -547,7 +547,8 @@ def test_a_test_that_cannot_tell_whether_its_images_were_trained_on_says_so(
 ) -> None:
     write_set(Path("set"), splits=["train"])
     write_set(Path("other"), splits=[""], seed=50)
-    cli.train("--dataroot", "set", *STEP)
+    run = cli.train("--dataroot", "set", *STEP).run
+    (run / "data.json").unlink()  # as in a run of an older version
     if kind == "removed":
         shutil.rmtree("set")
     else:
@@ -579,3 +580,62 @@ def test_advice_on_a_scale_holds(cli: InProcess, factor: int) -> None:
 )
 def test_a_demo_is_bounded(cli: InProcess, root: str) -> None:
     assert cli.train("--dataroot", root, *STEP, code=2).refused("invalid demo data", "100000")
+
+
+def elsewhere(kind: str) -> str:
+    """Another place of the set's files; the folder to test."""
+    if kind == "copy":
+        shutil.copytree("set", "other")
+    elif kind == "moved":
+        Path("set").rename("other")
+    elif kind == "moved, other folder names":
+        Path("set").rename("other")
+        Path("other/train").rename("other/everything")
+        return "other/everything"
+    elif kind == "some of them":
+        write_set(Path("other"), splits=[""], names=[f"{i}_new.png" for i in range(3)], seed=70)
+        for side in ("input", "target"):
+            shutil.copy(f"set/train/{side}/4.png", f"other/{side}/4.png")
+    return "other"
+
+
+@pytest.mark.risk(34)
+@pytest.mark.parametrize(
+    ("kind", "copies"),
+    [
+        ("copy", "6 of 6"),
+        ("moved", "6 of 6"),
+        ("moved, other folder names", "6 of 6"),
+        ("some of them", "1 of 4"),
+    ],
+)
+def test_copies_of_training_images_are_recognised(cli: InProcess, kind: str, copies: str) -> None:
+    write_set(Path("set"), splits=["train"], count=6)
+    cli.train("--dataroot", "set", *STEP)
+    place = elsewhere(kind)
+    split = () if place != "other" or kind == "some of them" else ("--split", "train")
+    ended = cli.test("--dataroot", place, *split)
+    caveat = f"trained or validated on (by name and size {copies} are copies of its images)"
+    assert ended.summary["seen"] == caveat and "no figure for unseen images" in ended.out
+    assert "--test_share" in ended.out
+
+
+@pytest.mark.risk(34)
+@pytest.mark.parametrize("kind", ["other names", "other content", "other size", "held out for testing"])
+def test_images_that_a_run_has_not_seen_get_no_caveat(cli: InProcess, kind: str) -> None:
+    bitmaps = [f"{i}.bmp" for i in range(6)]  # of one size
+    write_set(Path("set"), splits=[""], names=bitmaps)
+    cli.train("--dataroot", "set", *STEP, "--test_share", "0.4")
+    held_out = options(cli.run())["held_out"]["test"]
+    if kind == "held out for testing":
+        for side in ("input", "target"):
+            for name in held_out:
+                Path("other", side).mkdir(parents=True, exist_ok=True)
+                shutil.copy(Path("set", side, name), Path("other", side, name))
+    else:
+        names = [f"new_{name}" for name in bitmaps] if kind == "other names" else bitmaps
+        size = (48, 40) if kind == "other size" else (40, 40)
+        write_set(Path("other"), splits=[""], seed=90, names=names, size=size)
+    ended = cli.test("--dataroot", "other")
+    assert ended.summary["seen"] == "" and "unseen images" not in ended.out
+    assert len(ended.rows) == (len(held_out) if kind == "held out for testing" else 6)

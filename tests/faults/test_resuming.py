@@ -489,7 +489,7 @@ def test_a_run_that_continues_at_another_lr_says_so(
     came_to = records(run, "lr")[-1]
     text = cli.train("--resume", *flags, "--visdom", "off").err
     now = records(run, "lr")[6]
-    assert f"{said}{now:.2e} now; the run had come to {came_to:.2e}" in text
+    assert f"{said}{now:.2e} (of the saved state: {came_to:.2e})" in text
 
 
 def test_weights_to_begin_with_are_named(cli: InProcess) -> None:
@@ -505,7 +505,7 @@ def test_weights_to_begin_with_are_named(cli: InProcess) -> None:
 def test_a_run_that_continues_at_its_lr_says_nothing(cli: InProcess) -> None:
     run = cli.train(*TINY, *PLAIN, "--schedule", "step").run
     text = cli.train("--resume", "--n_epochs", "3", "--visdom", "off").err
-    assert "had come to" not in text and len(set(records(run, "lr"))) == 1
+    assert "of the saved state" not in text and len(set(records(run, "lr"))) == 1
 
 
 # ------------------------------------------------------------------------------------ processes that disagree

@@ -52,7 +52,7 @@ def kid(one: Tensor, other: Tensor, paired: bool = False) -> float:
 
     Args:
         paired: row i of both shows one scene. Such pairs are alike whatever the sets are: they are left out of
-            the mean between the sets (Gretton et al. 2012, eq. 4), which makes it unbiased for pairs, too.
+            the mean between the sets (Gretton et al. 2012, eq. 4), so that it is unbiased for pairs, too.
 
     >>> same = torch.eye(4)
     >>> round(kid(same, same), 4), kid(same, same, paired=True)

@@ -55,7 +55,8 @@ def caveats(size: int | None, seen: str, to_gray: bool) -> list[str]:
     """
     lines = []
     if seen:
-        lines.append(f"these images are what the network was {seen}: no figure for unseen images")
+        fix = "test others by --dataroot, or train with --test_share"
+        lines.append(f"these images are what the network was {seen}: no figure for unseen images ({fix})")
     if size:
         lines.append(
             f"trained on images resized to --size {size}, measured at native size: not the task of training, "

@@ -1,7 +1,7 @@
 """Where a run is and how long it is: step, total, epoch; and `--minutes` as a number of steps.
 
 The speed of a machine varies. Whenever half of the remaining steps have been taken, `Deadline` checks whether
-the rest still fits; if not, the run becomes shorter, never longer.
+the rest still fits; if not, the run becomes shorter. It becomes longer only where much more fits.
 """
 
 import math
@@ -16,9 +16,10 @@ from typing import Any, NamedTuple, Protocol
 from utils.system.distributed import Ranks, all_reduce_max
 from utils.system.errors import UserError
 
-FIRST_LOOK = 3  # after so many steps: does timing MIN_TIMED_STEPS take most of the time already?
-MIN_TIMED_STEPS, MAX_TIMED_STEPS = 25, 1000  # steps that are timed before the length is set
-TIMED_SHARE = 0.1  # of all steps, within these two
+FEWEST_TIMED_STEPS = 3  # are timed before the length is set, however slow they are
+MIN_TIMED_STEPS, MAX_TIMED_STEPS = 25, 1000  # as well, unless that takes MAX_TIMED_SHARE of the time
+TIMED_SHARE, MAX_TIMED_SHARE = 0.1, 0.2  # of all steps, within these two; of the time that was left
+LONGER = 1.2  # a run becomes longer where so many times its steps fit: it was timed in a slow moment
 SAFETY_MARGIN = 0.03  # of the time, when the length is set, for what the timed steps did not show
 
 
@@ -133,11 +134,7 @@ def set_length(horizon: Horizon, opt: Namespace) -> None:
         horizon.total = None
     if horizon.done and not horizon.epoch_ended:  # else its last validation is still missing
         why = f"{opt.n_epochs} epochs of {horizon.steps_per_epoch} steps, --max_steps {opt.max_steps}"
-        fix = (
-            "give a new --minutes"
-            if opt.minutes
-            else "raise --n_epochs or --max_steps, the one that ended it"
-        )
+        fix = "give a new --minutes" if opt.minutes else "raise --n_epochs or --max_steps"
         what = f"{opt.name} is finished: it has all its {horizon.total} steps"
         raise UserError(what, "" if opt.minutes else why, fix)
     horizon.stop_after = horizon.step + 2 if opt.dry_run else None
@@ -213,7 +210,7 @@ class StepTimer:
 
     def __init__(self, on: bool) -> None:
         self.taken = 0  # steps
-        self.due = FIRST_LOOK if on else 0  # read it after this many steps
+        self.due = FEWEST_TIMED_STEPS if on else 0  # read it after this many steps
         self.ends: list[tuple[float, float]] = []  # of each step: when, and the wait for data until then
         self.fixed: tuple[int, float, StepCost] | None = None  # step, time and cost when the length was set
 
@@ -237,10 +234,11 @@ class StepTimer:
         return statistics.median(steps), statistics.median(waits)
 
     def too_early(self, left_s: float) -> bool:
-        """Whether, at the first look, timing more steps leaves at least half of the time; sets `due`."""
-        if self.taken != FIRST_LOOK or MIN_TIMED_STEPS * sum(self.read()) > left_s / 2:
+        """Whether more steps are to be timed before anything is estimated; sets `due`."""
+        timed_s = self.ends[-1][0] - self.ends[0][0]
+        if self.taken >= MIN_TIMED_STEPS or timed_s > MAX_TIMED_SHARE * (timed_s + left_s):
             return False
-        self.due = MIN_TIMED_STEPS
+        self.due = self.taken + 1
         return True
 
     def cost(self, work: EpochWork, epoch_steps: int, save_s: float) -> StepCost:
@@ -277,7 +275,7 @@ class StepTimer:
 
 
 class Deadline:
-    """Sets `horizon.total` so that the command ends in time, and lowers it where the machine slows down.
+    """Sets `horizon.total` so that the command ends in time, and again where the speed of steps changes.
 
     Without `--minutes`, or once a resumed run has a total, it is never due.
 
@@ -306,25 +304,27 @@ class Deadline:
         if not self.timer.step(waited_s):
             return ""
         timer, horizon = self.timer, self.horizon
-        if all_reduce_max(not timer.too_early(self.left_s()), self.ranks) == 0:
+        if not timer.fixed and not all_reduce_max(not timer.too_early(self.left_s()), self.ranks):
             return ""
-        cost = timer.since() if timer.fixed else self.first_cost()
+        cost, before = timer.since() if timer.fixed else self.first_cost(), horizon.total
         left_s = self.left_s()
-        fits = horizon.step - all_reduce_max(
-            -steps_within(left_s, cost), self.ranks
-        )  # in the slowest process
-        known = horizon.total is not None
-        fits = min(fits, horizon.total) if horizon.total is not None else fits
-        if not timer.ready(fits - horizon.step, cost) or fits == horizon.total:
+        slowest = -all_reduce_max(-steps_within(left_s, cost), self.ranks)  # in the slowest process
+        fits = horizon.step + slowest
+        if before is not None and before < fits <= LONGER * before:
+            fits = before
+        if not timer.ready(fits - horizon.step, cost) or fits == before:
             return ""
         horizon.total = fits
-        over_s = cost.step * (fits - horizon.step) + cost.last - left_s
         note = f", to end {self.minutes:g} minutes after the start"
-        if known:
-            note = ", fewer because the machine became slower" + note
+        over_s = cost.step * slowest + cost.last - left_s
+        if before is not None:
+            change = (
+                "fewer because steps became slower" if fits < before else "more because steps became faster"
+            )
+            note = f", {change}{note}"
         elif over_s > cost.step:  # more than rounding
             late = f"the last step, validation and save take {over_s:.0f} s longer"
-            note = f"; --minutes {self.minutes:g} cannot be met: {late} [--crop_size, --size, --model]"
+            note = f"; --minutes {self.minutes:g} cannot be met: {late} [raise it, or lower --crop_size]"
         return f"length  {fits} steps{note}"
 
     def left_s(self) -> float:

@@ -84,6 +84,7 @@ def onecycle(step: int, plan: Plan) -> float:
     return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
+MAX_WARMUP = 0.2  # of the steps of a run with --minutes
 SCHEDULES = {
     "lambda": linear_decay,
     "multiplicative": step_decay,
@@ -114,6 +115,7 @@ class Schedule:
         lr: base learning rate.
         decay_epoch, step_size, milestones, warmup: in epochs; a `decay_epoch` of None is half of the run.
         gamma: factor of a decay.
+        max_warmup: longest warm-up, as a share of the run.
     """
 
     name: str
@@ -124,6 +126,7 @@ class Schedule:
     milestones: Sequence[float] = ()
     gamma: float = 0.5
     warmup: float = 0.0
+    max_warmup: float = 1.0
 
     @property
     def plan(self) -> Plan:
@@ -136,7 +139,7 @@ class Schedule:
             step_size=in_steps(self.step_size),
             milestones=tuple(in_steps(epoch) for epoch in self.milestones),
             gamma=self.gamma,
-            warmup=in_steps(self.warmup),
+            warmup=min(in_steps(self.warmup), self.max_warmup * total),
         )
 
     def factor(self, step: int) -> float:
@@ -172,6 +175,6 @@ class Schedule:
 
 
 def build_schedule(opt: Namespace, horizon: "Horizon") -> Schedule:
-    """The schedule that the options ask for."""
+    """The schedule that the options ask for; an epoch may be longer than all of a run with --minutes."""
     decays = opt.decay_epoch, opt.step_size, opt.milestones, opt.gamma, opt.warmup
-    return Schedule(opt.schedule, opt.lr, horizon, *decays)
+    return Schedule(opt.schedule, opt.lr, horizon, *decays, MAX_WARMUP if opt.minutes else 1.0)

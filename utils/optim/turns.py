@@ -51,7 +51,7 @@ class Turn(NamedTuple):
     def lr_change(self) -> str:
         """A line about a resumed run that continues at another learning rate, else ""."""
         now, before = f"{self.lr:.2e}", f"{self.came_to:.2e}"
-        return f"lr      {now} now; the run had come to {before}" if now != before else ""
+        return f"lr      {now} (of the saved state: {before})" if now != before else ""
 
 
 def build_turns(specs: Sequence[Spec], optimizers: Mapping[str, Optimizer], schedule: Schedule) -> list[Turn]:

@@ -150,7 +150,8 @@ def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
         raise UserError("--data_changed is for a run that continues", fix="add --resume, or leave it out")
     elif run.taken() and not (asked["dry_run"] or asked["check_data"]):
         raise UserError(f"{run.folder} exists", fix="continue with --resume, or choose another --name")
-    opt = Options(base | before | typed | {"name": run.name}, changed, from_files)
+    length = _other_length(typed, before) if resumes else {}
+    opt = Options(base | before | length | typed | {"name": run.name}, changed, from_files)
     _resolve_network(opt, changed)
     resolve_objective(opt, typed)
     _check_train(opt)
@@ -257,7 +258,7 @@ def upgrade(saved: Mapping[str, Any]) -> dict[str, Any]:
         held_out = "held out" in str(options.get("data", ["", ""])[-1]) or options["val_from"] == "train"
         options["val_share"] = options.get("val_share") if held_out else None
         del options["val_from"]
-    listed = re.search(r" targets, (aligned|suffix) \(", str(options.get("data")))
+    listed = re.search(r" targets?, (aligned|suffix) \(", str(options.get("data")))
     if listed and options.get("layout") == "auto":  # until November 2026 these two were detected more freely
         options["layout"] = listed[1]
     if "dist_timeout" in options:
@@ -300,6 +301,20 @@ def _same_value(key: str, one: Any, other: Any) -> bool:
     if key in PLACES and one and other:
         return os.path.realpath(one) == os.path.realpath(other)
     return bool(one == other)
+
+
+def _other_length(typed: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The length of a resumed run that gives way where the user types the other one.
+
+    >>> _other_length({"max_steps": 30}, {"n_epochs": 4})  # an epoch has at least one step
+    {'n_epochs': 30}
+    >>> _other_length({"n_epochs": 8}, {"n_epochs": 4, "max_steps": 20})
+    {'max_steps': None}
+    """
+    kinds = typed.keys() & {"n_epochs", "max_steps"}
+    if kinds == {"max_steps"} and typed["max_steps"]:
+        return {"n_epochs": max(before["n_epochs"], typed["max_steps"])}
+    return {"max_steps": None} if kinds == {"n_epochs"} else {}
 
 
 def _refuse_another_run(run: Run, changed: set[str], before: Mapping[str, Any]) -> None:

@@ -11,7 +11,6 @@ from data.fingerprint import Files, changes, digest
 from utils.run.run import Run
 from utils.system.distributed import Ranks
 from utils.system.errors import UserError
-from utils.system.jsonfile import read_object
 
 ACCEPT = "--data_changed ok continues on the data as they are now"
 
@@ -103,26 +102,10 @@ class Origin:
             self.say(f"note    the data were moved; names and sizes of all {len(self.files)} files fit")
 
     def read_files(self) -> Files | None:
-        """The fingerprint that the run saved; None where there is none, as of an older version.
-
-        Raises:
-            UserError: it cannot be read, unless changed data are accepted.
-        """
-        path = self.run.data_file
-        if not path.exists():
-            return None
+        """The fingerprint that the run saved; None where there is none, or a damaged one that is accepted."""
         try:
-            found = read_object(path, f"restore a copy of it; {ACCEPT}")
-            bad = [name for name, values in found.items() if not is_entry(values)]
-            if bad:
-                raise UserError(f"{path} has a bad value of '{bad[0]}'", f"{found[bad[0]]!r}"[:80], ACCEPT)
-        except UserError:
+            return self.run.files()
+        except UserError as error:
             if not self.accept:
-                raise
+                raise UserError(error.what, error.why, f"{error.fix}; {ACCEPT}") from None
             return None
-        return found
-
-
-def is_entry(values: object) -> bool:
-    """Whether a value of the saved fingerprint is [size, time]."""
-    return isinstance(values, list) and [type(value) for value in values] == [int, int]

@@ -17,8 +17,10 @@ from typing import IO, Any
 from utils.system.atomic import disk_errors, write_text
 from utils.system.errors import UserError
 from utils.system.jsonfile import read_object
+from utils.system.netfile import saved_net
 
 ROOT = Path("checkpoints")
+RESTORE = "restore a copy of it"
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems without flock
 
 
@@ -65,21 +67,22 @@ class Run:
         return self.folder / f"{tag}_{name}.pth"
 
     def saved_net(self, load: str, name: str = "net") -> Path:
-        """The weights that `--load` names: best, latest, or the number of an epoch.
+        """The weights that `--load` names; raises UserError as `saved_net` does."""
+        return saved_net(self.folder, load, name)
+
+    def files(self) -> dict[str, list[int]] | None:
+        """The fingerprint of its data (`data.fingerprint.Files`); None where an older version saved none.
 
         Raises:
-            UserError: no such file (lists those that exist).
+            UserError: it cannot be read.
         """
-        tag = f"epoch_{int(load):04d}" if load.isdigit() else load
-        file = self.net(tag, name)
-        if not file.is_file():
-            ending = f"_{name}.pth"
-            found = sorted(path.name.removesuffix(ending) for path in self.folder.glob(f"*{ending}"))
-            tags = [str(int(tag[6:])) if tag.startswith("epoch_") else tag for tag in found]
-            fix = " or ".join(f"--load {tag}" for tag in tags[-4:]) or "train the run first"
-            what = f"no such file: {file} [--load {load}]"
-            raise UserError(what, f"the run has {', '.join(tags) or 'none'}", fix)
-        return file
+        if not self.data_file.exists():
+            return None
+        found = read_object(self.data_file, RESTORE)
+        for name, values in found.items():
+            if not isinstance(values, list) or [type(value) for value in values] != [int, int]:
+                raise UserError(f"{self.data_file} has a bad value of '{name}'", f"{values!r}"[:80], RESTORE)
+        return found
 
     def state(self, tag: str) -> Path:
         """Everything that a resume needs, at `latest` or `epoch_0010`."""
@@ -99,10 +102,10 @@ class Run:
             UserError: no such run (lists those that exist), or no JSON object in the file.
         """
         if not self.exists():
-            raise UserError(
-                f"no run '{self.name}' [--name]", f"{ROOT}/ holds {runs_present()}", "train it first"
-            )
-        return read_object(self.options_file, fix="restore a copy of it, or start again under another --name")
+            present = runs_present()
+            fix = "train it first" + ", or name one of these by --name" * bool(present)
+            raise UserError(f"no run '{self.name}' [--name]", f"{ROOT}/ holds {present or 'none'}", fix)
+        return read_object(self.options_file, f"{RESTORE}, or start again under another --name")
 
     def states(self) -> list[Path]:
         """Every state on the disk, the latest first."""
@@ -244,7 +247,7 @@ class Run:
 
 def runs_present() -> str:
     names = sorted(path.parent.name for path in ROOT.glob("*/options.json"))
-    return ", ".join(names[:6]) or "none"
+    return ", ".join(names[:6]) + f" and {len(names) - 6} more" * (len(names) > 6)
 
 
 def versions() -> dict[str, str]:

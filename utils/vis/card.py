@@ -1,4 +1,4 @@
-"""What a model says of itself where it is published: its figures."""
+"""Figures of a run for the metadata of its exported files."""
 
 import math
 from contextlib import suppress
