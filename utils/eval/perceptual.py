@@ -51,8 +51,8 @@ def kid(one: Tensor, other: Tensor, paired: bool = False) -> float:
     al. 2018, section 4), over all images; it may be slightly negative.
 
     Args:
-        paired: row i of both shows one scene. Such pairs are alike whatever the sets are: they are left out of
-            the mean between the sets (Gretton et al. 2012, eq. 4), so it is unbiased for pairs, too.
+        paired: row i of both shows one scene. Such pairs are alike whatever the sets are: they are left out
+            of the mean between the sets (Gretton et al. 2012, eq. 4), so it is unbiased for pairs, too.
 
     >>> same = torch.eye(4)
     >>> round(kid(same, same), 4), kid(same, same, paired=True)
