@@ -642,6 +642,10 @@ def test_another_figure_begins_anew_but_keeps_the_best_psnr() -> None:
     other = Best("images", "lite0", keep_psnr=True)
     other.load_state_dict(plain.state_dict())
     assert other.psnr is None and other.beside and other.beside.psnr == 21
+    other.update(Found(20, lite0=0.1), 9)
+    again = Best("images")
+    again.load_state_dict(other.state_dict())
+    assert (again.psnr, again.step) == (21, 5)
 
 
 @pytest.mark.parametrize(("extra", "paired", "cycle"), [(True, "lite0", "kid"), (False, "psnr", "last")])

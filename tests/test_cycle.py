@@ -397,7 +397,8 @@ def test_half_precision_and_dry_run(cli: InProcess) -> None:
     assert finite(weights(run)) and {value.dtype for value in weights(run).values()} == {torch.float32}
     before = tree(Path.cwd())
     assert "saved and loaded" in cli.train(*RUN, "--dry_run").err
-    assert cli.train(*RUN, "--dry_run", "--best", "kid", code=None).code in (0, 2)
+    if has_lite0():  # one validation image, which has no KID
+        assert "saved and loaded" in cli.train(*RUN, "--dry_run", "--best", "kid").err
     assert tree(Path.cwd()) == before
 
 

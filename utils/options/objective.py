@@ -64,11 +64,10 @@ def check_perceptual(asked: Collection[str], flag: str) -> None:
 
 def _resolve_best(opt: Any, gan: bool) -> None:
     """The figure that chooses the best weights, where none was given; a note where a package is missing."""
+    wanted, instead = ("kid", "last") if opt.objective == "cycle" else ("lite0", "psnr")
     if opt.best:
         check_perceptual({"lite0", "kid"} & {opt.best}, "best")
-        return
-    wanted, instead = ("kid", "last") if opt.objective == "cycle" else ("lite0", "psnr")
-    if not gan:
+    elif not gan:
         opt.best = "psnr"
     elif has_lite0():
         opt.best = wanted

@@ -149,6 +149,8 @@ class Best:
         for each in [state, state.get("beside", {})] if self.beside else []:
             if each and each.get("figure", "psnr") == "psnr":
                 self.beside.load_state_dict(each)  # type: ignore[union-attr]
+        if self.figure == "psnr":
+            state = state.get("beside", state)
         if state.get("figure", "psnr") != self.figure:
             return
         if state.get("images", self.images) == self.images:
