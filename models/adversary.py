@@ -8,8 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from models.discriminator import GanLoss, Logits, check_side
+from models.discriminator import GanLoss, Logits
 from models.losses import over_images
+from models.terms import GanSettings
 from utils.system.distributed import Ranks
 from utils.system.rng import stream
 
@@ -80,24 +81,24 @@ class Adversary:
 
     Args:
         net: the bare discriminator.
-        mode: of GanLoss.
+        gan: its settings.
         autocast: returns the context in which the network runs.
     """
 
     def __init__(
         self,
         net: nn.Module,
-        mode: str,
+        gan: GanSettings,
         pool: ImagePool,
         reduction: str,
         autocast: Callable[[], AbstractContextManager[Any]],
     ):
         self.net, self.pool, self.reduction, self.autocast = net, pool, reduction, autocast
-        self.loss = GanLoss(mode)
+        self.gan, self.loss = gan, GanLoss(gan.mode)
 
     def generator_term(self, fake: Tensor) -> Tensor:
         """Low where the discriminator takes `fake`, `(N, C, H, W)`, for real."""
-        check_side(self.net, *fake.shape[-2:])
+        self.gan.check_side(min(fake.shape[-2:]))
         self.net.requires_grad_(False)
         with self.autocast():
             logits = self.net(fake)

@@ -12,7 +12,6 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from models.layers import init_weights
 from models.terms import GanSettings
-from utils.system.errors import UserError
 
 MAX_FACTOR = 8  # of the channels, over those of the first layer
 SCALES = 2  # of the multi-scale discriminator (pix2pixHD has 2 or 3)
@@ -32,7 +31,6 @@ class PatchDiscriminator(nn.Module):
 
     def __init__(self, input_nc: int, ndf: int, n_layers: int, norm: str):
         super().__init__()
-        self.minimum = 3 * 2**n_layers  # pixels a side: instance norm needs two patches before the last layer
         widths = [ndf * min(2**level, MAX_FACTOR) for level in range(n_layers + 1)]
         layers: list[nn.Module] = []
         for level, width in enumerate(widths):
@@ -59,7 +57,7 @@ class MultiscaleDiscriminator(nn.Module):
     def __init__(self, input_nc: int, ndf: int, n_layers: int, norm: str):
         super().__init__()
         scales = [PatchDiscriminator(input_nc, ndf, n_layers, norm) for _ in range(SCALES)]
-        self.scales, self.minimum = nn.ModuleList(scales), scales[0].minimum * 2 ** (SCALES - 1)
+        self.scales = nn.ModuleList(scales)
 
     def forward(self, x: Tensor) -> Logits:
         logits: Logits = []
@@ -80,15 +78,6 @@ def build_discriminator(input_nc: int, gan: GanSettings, seed: int) -> nn.Module
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return DISCRIMINATORS[gan.netD](input_nc, gan.ndf, gan.n_layers, gan.norm)
-
-
-def check_side(net: nn.Module, height: int, width: int) -> None:
-    """Raise UserError for images that are too small for a discriminator."""
-    least = int(net.minimum)  # type: ignore[arg-type]
-    if min(height, width) < least:
-        why = f"it takes images of at least {least} x {least} pixels, these have {width} x {height}"
-        fix = f"--crop_size {least} or larger, or --gan n_layers=N with fewer layers"
-        raise UserError("the discriminator does not fit the images [--gan]", why, fix)
 
 
 # ----------------------------------------------------------------------------------------------------- losses

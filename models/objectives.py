@@ -92,7 +92,7 @@ class Task:
         net = build_discriminator(channels, self.gan, seed).to(self.ranks.device)
         size = pool if self.gan.pool is None else self.gan.pool
         images = ImagePool(size, self.seed, number, self.ranks)
-        return Adversary(net, self.gan.mode, images, self.reduction, self.autocast)
+        return Adversary(net, self.gan, images, self.reduction, self.autocast)
 
 
 class Paired:

@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 from models import LOSSES
+from utils.system.errors import UserError
 
 OWN_TERMS = {  # terms that an objective computes itself, and the objectives that have them
     "gan": ("paired", "cycle"),
@@ -85,6 +86,18 @@ class GanSettings(NamedTuple):
     norm: str = "instance"
     lr: float | None = None
     pool: int | None = None
+
+    @property
+    def least_side(self) -> int:
+        """Pixels a side of the smallest image: instance norm needs two patches before the last layer."""
+        return 3 * 2**self.n_layers * (2 if self.netD == "multiscale" else 1)
+
+    def check_side(self, pixels: int) -> None:
+        """Raise UserError for images whose smaller side is too small."""
+        if pixels < self.least_side:
+            why = f"it takes images of at least {self.least_side} pixels a side, these have {pixels}"
+            fix = f"--crop_size {self.least_side} or larger, or --gan n_layers=N with fewer layers"
+            raise UserError("the discriminator does not fit the images [--gan]", why, fix)
 
     def __str__(self) -> str:
         """The settings that differ from the defaults, as `parse_gan` reads them."""

@@ -42,7 +42,9 @@ from utils.run.checkpoint import Best
 from utils.system import tensorfile
 from utils.system.distributed import Ranks
 from utils.vis.console import describe_step
+from utils.vis.sinks import training_points
 from utils.vis.training_log import LONG_STEPS, DiscriminatorWatch
+from utils.vis.visdom import TRAINING
 
 ALONE = Ranks(torch.device("cpu"), 0, 1, "")
 GAN = ("--loss", "l1:10+gan:1", "--gan", "ndf=8,n_layers=2", "--best", "psnr")
@@ -217,9 +219,14 @@ def test_spectral_norm_bounds_every_convolution() -> None:
 @pytest.mark.parametrize("kind", ["patch", "multiscale"])
 def test_images_too_small_for_it_are_refused(cli: InProcess, kind: str) -> None:
     flags = (*RUN, "--gan", f"n_layers=4,ndf=4,netD={kind}")
-    assert cli.train(*flags, code=2).refused("--crop_size", "n_layers=N")
-    least = {"patch": 3, "multiscale": 6}[kind] * 4
-    net = build_discriminator(3, GanSettings(netD=kind, ndf=4, n_layers=2), 0)
+    refused = cli.train(*flags, code=2)
+    assert refused.refused("--crop_size", "n_layers=N") and not refused.run.exists()
+    write_set(Path("set"), count=4, size=(40, 40))
+    whole = ("--dataroot", "set", *TINY_NET, *words("--loss l1+gan --best psnr --visdom off --gpu_ids -1"))
+    assert cli.train(*whole, *flags[-2:], name="whole", code=2).refused("these have 40")
+    gan = GanSettings(netD=kind, ndf=4, n_layers=2)
+    least, net = {"patch": 3, "multiscale": 6}[kind] * 4, build_discriminator(3, gan, 0)
+    assert gan.least_side == least and "at least" in str(error_of(gan.check_side, least - 1))
     assert all(map(math.isfinite, [each.sum().item() for each in net(torch.rand(1, 3, least, least))]))
 
 
@@ -385,6 +392,15 @@ def test_every_term_is_logged_by_name_and_adds_up(cli: InProcess) -> None:
     assert len(records(run, "loss_D")) == 6
     line = describe_step(log(run)[0], 1e-4, 10)
     assert " l1 " in line and " gan " in line and " right " in line
+
+
+def test_terms_and_distances_have_windows_on_the_page() -> None:
+    figures = {"loss_l1": 2.0, "loss_D": 0.5, "D_real": 0.7, "D_fake": 0.2, "D_right": 0.9, "val_kid": 0.1}
+    points = training_points({"step": 3, "epoch": 1.5, **figures, "val_kid_input": 0.2, "val_lite0": None})
+    assert {window for window, *_ in points} <= TRAINING.keys()
+    assert ("terms", "l1", 3, 2.0) in points and ("terms", "D", 3, 0.5) in points
+    assert [y for window, _, _, y in points if window == "D"] == [0.7, 0.2, 0.9]
+    assert [(x, y) for window, _, x, y in points if window == "kid"] == [(1.5, 0.1), (1.5, 0.2)]
 
 
 def test_a_plain_run_logs_no_terms(cli: InProcess) -> None:

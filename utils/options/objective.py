@@ -33,6 +33,8 @@ def resolve_objective(opt: Any, typed: Mapping[str, Any]) -> None:
     if opt.gan and "gan" not in terms:
         what = f"--gan {opt.gan} has no effect on --loss {opt.loss}"
         raise UserError(what, "it has no term gan", f"use such as --loss {opt.loss}+gan:1, or drop --gan")
+    if "gan" in terms and (side := opt.crop_size or opt.size):  # else at the first image
+        parse_gan(opt.gan or "").check_side(side)
     _resolve_best(opt, "gan" in terms)
 
 
