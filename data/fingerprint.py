@@ -4,14 +4,17 @@ import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from filecmp import cmp
 from pathlib import Path, PurePosixPath
 
 from data.folders import first_five
+from data.images import open_regular
 from data.pairs import Pair, PairList, Source
 
 Files = dict[str, list[int]]  # name: [bytes, time of the last change in ns], in the order of the pairs
 SECOND_NS = 1_000_000_000
+COMPARED_BYTES = 2**16  # of files of one size, before they are compared whole
 
 
 def fingerprint(source: Source, *lists: PairList) -> Files:
@@ -40,20 +43,32 @@ def fingerprint(source: Source, *lists: PairList) -> Files:
 
 
 def known_pairs(pairs: PairList, files: Files, root: Path) -> list[Pair]:
-    """The pairs of which a file is among `files`, as a copy or under another path.
+    """The pairs of which a file is among `files`, as a copy, under another path or another name.
 
-    It has the name and the size of one of them, and the same content unless that one is no longer there.
+    Its content is that of one of them; of those that are no longer there, it has the name and the size.
 
     Args:
         root: the folder that the names in `files` are relative to.
     """
-    by_name: dict[tuple[str, int], list[str]] = {}
+    by_size: dict[int, list[str]] = {}
     for name, (size, _) in files.items():
-        by_name.setdefault((PurePosixPath(name).name, size), []).append(name)
+        by_size.setdefault(size, []).append(name)
+
+    @functools.cache
+    def beginning(path: Path) -> bytes | None:
+        """None where there is no such file any more."""
+        with suppress(OSError), open_regular(path) as file:
+            return hashlib.sha256(file.read(COMPARED_BYTES)).digest()
+        return None
+
+    def is_copy(path: Path, name: str) -> bool:
+        there = beginning(root / name)
+        if there is None:
+            return path.name == PurePosixPath(name).name
+        return there == beginning(path) and cmp(path, root / name, shallow=False)
 
     def is_known(path: Path) -> bool:
-        names = by_name.get((path.name, _size_and_time(str(path))[0]), ())
-        return any(not (root / name).is_file() or cmp(path, root / name, shallow=False) for name in names)
+        return any(is_copy(path, name) for name in by_size.get(_size_and_time(str(path))[0], ()))
 
     return [pair for pair in pairs.pairs if any(is_known(path) for path in {pair.input, pair.target} if path)]
 

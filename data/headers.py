@@ -10,6 +10,8 @@ from PIL import Image, TiffImagePlugin
 from PIL.ImageFile import ImageFile
 
 SUBFILE, BITS, PHOTOMETRIC, SAMPLES, EXTRA, SAMPLE_FORMAT = 254, 258, 262, 277, 338, 339  # TIFF tags
+SUB_IFDS = 330  # a TIFF tag: pages within a page
+MP_ENTRIES = 0xB002  # of an MPO: a description of each picture
 IMAGE_DEPTH = 32997  # the slices of a volume
 ORIENTATION = 0x0112  # also an EXIF tag
 BLACK_IS_ZERO, RGB = 1, 2  # values of PHOTOMETRIC
@@ -106,16 +108,26 @@ def pages_of(file: ImageFile) -> int:
     """Count the pages or frames; 1 for a photo with previews (MPO, pages of reduced size)."""
     if file.format == "PPM":
         return 1 + _portable_follows(file)
-    if file.format == "MPO" or not getattr(file, "is_animated", False):
-        return 1
-    if file.format != "TIFF":
-        return file.n_frames  # type: ignore[attr-defined]
+    if file.format == "MPO":  # of a stereo camera or a panorama; a phone adds previews and gain maps
+        entries = file.mpinfo.get(MP_ENTRIES, ())  # type: ignore[attr-defined]
+        return 1 + sum("Multi-Frame" in str(each["Attribute"]["MPType"]) for each in entries[1:])
+    if file.format == "TIFF":
+        return _tiff_pages(file)
+    return file.n_frames if getattr(file, "is_animated", False) else 1  # type: ignore[attr-defined]
+
+
+def _tiff_pages(file: ImageFile) -> int:
+    """Count the pages of a TIFF that are no reduced copies, and with them a first one that is."""
+    if not getattr(file, "is_animated", False):
+        tags: Any = file.tag_v2  # type: ignore[attr-defined]
+        within = tags.get(SUB_IFDS, ()) if tags.get(SUBFILE, 0) & REDUCED else ()
+        return 1 + (len(within) if isinstance(within, tuple) else 1)
     stream: Any = file.fp
     at = stream.tell()
     stream.seek(0)
-    found = sum(not tags.get(SUBFILE, 0) & REDUCED for tags in islice(directories(stream), MAX_PAGES))
+    reduced = [bool(tags.get(SUBFILE, 0) & REDUCED) for tags in islice(directories(stream), MAX_PAGES)]
     stream.seek(at)
-    return found
+    return reduced.count(False) + reduced[0]
 
 
 def directories(file: BinaryIO) -> Iterator[Any]:

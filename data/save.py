@@ -31,11 +31,13 @@ def output_suffix(name: str, dtype: Any) -> str:
 
     >>> [output_suffix("a.JPG", np.uint8), output_suffix("a.tiff", np.uint16), output_suffix("a.png", float)]
     ['.png', '.tiff', '.tif']
+    >>> output_suffix("a.PNG", np.uint8)
+    '.PNG'
     """
-    suffix = Path(name).suffix
-    if suffix.lower() in TIFF:
+    suffix, is_float = Path(name).suffix, np.dtype(dtype).kind == "f"
+    if suffix.lower() in TIFF or (suffix.lower() == ".png" and not is_float):
         return suffix
-    return ".tif" if np.dtype(dtype).kind == "f" else ".png"
+    return ".tif" if is_float else ".png"
 
 
 def kept_suffix(name: str, dtype: Any) -> str:

@@ -12,15 +12,21 @@ from data.folders import SPLITS, first_five, held_by, images_in, split_folder, s
 from data.images import SUFFIXES, header
 from data.layouts import LAYOUTS, manifest_rows, manifest_splits
 from data.matching import VAGUE_WORDS, telling_words
-from data.pairs import PairList, Source, group_by_file, repeated
+from data.pairs import Pair, PairList, Source, group_by_file, repeated
 from data.places import named_in_split, pair_places, refuse_unknown_roles, training_command
 from utils.system.errors import UserError
 from utils.system.rng import Purpose, stream
 
 DEFAULT_VAL_SHARE = 0.1
 NO_TEST_IMAGES = (
-    "note    no test images: test.py will measure those of validation; --test_share 0.1 holds out others"
+    "note    no test images: test.py will measure those of validation; a new run with --test_share 0.1 "
+    "holds out others"
 )
+SHARED_SCENES = (
+    "note    images held out of train are from folders that are trained on: {}; if a folder is a scene, "
+    "their PSNR is too high: move whole scenes to val/ or test/"
+)
+SWAP = {"AtoB": "--direction BtoA", "BtoA": "--direction AtoB"}
 MAX_HEADERS = 1000  # read to detect a layout
 
 
@@ -171,6 +177,9 @@ def _no_targets(source: Source, split: str) -> UserError:
     )
     fix += "CSV file with the columns input,target: --manifest pairs.csv"
     root = Path(source.root)
+    if root.is_file():
+        what, fix = f"one image is no set of pairs [--dataroot {root}]", "to restore it: test.py --name RUN"
+        return UserError(what, fix=f"{fix} --dataroot {root}; to train, name a folder")
     if not source.input_dir and root.is_dir():
         folder = split_folder(root, split)
         inner = subfolders(folder)
@@ -219,12 +228,12 @@ class Division(NamedTuple):
     Args:
         parts: pairs by split: "train", "val", and "test" if a share is held out for testing.
         held_out: groups of targets that were held out of the train split, by split.
-        note: a line for the start of a new run, or "".
+        notes: lines for the start of a new run.
     """
 
     parts: dict[str, PairList]
     held_out: dict[str, list[str]]
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def divide(listing: PairList, source: Source, holdout: Holdout) -> Division:
@@ -254,8 +263,19 @@ def divide(listing: PairList, source: Source, holdout: Holdout) -> Division:
         train, val = hold_out(train, val_share, holdout.seed, "val", kept.get("val"))
         held_out["val"] = groups_of(val)
     seen = {"train": train._replace(seen="trained on"), "val": val._replace(seen="validated on")}
-    new_without_test = holdout.kept is None and "test" not in (*present, *parts)
-    return Division(seen | parts, held_out, NO_TEST_IMAGES if new_without_test else "")
+    notes = [NO_TEST_IMAGES] * ("test" not in (*present, *parts))
+    held = [part for name in held_out for part in (seen | parts)[name].pairs]
+    trained_on = scenes_of(train.pairs)
+    if len(trained_on) > 1 and (shared := sorted(trained_on & scenes_of(held))):
+        notes.append(SHARED_SCENES.format(first_five(shared)))
+    if listing.layout == "aligned":
+        notes.append(f"note    {SWAP[source.direction]} if the input is the other half")
+    return Division(seen | parts, held_out, tuple(notes) if holdout.kept is None else ())
+
+
+def scenes_of(pairs: Sequence[Pair]) -> set[str]:
+    """The folders of images in folders."""
+    return {name.rpartition("/")[0] for name, *_ in pairs if "/" in name}
 
 
 def hold_out(
@@ -364,5 +384,5 @@ def seen_elsewhere(pairs: PairList, run: Source, holdout: Holdout, files: Files)
     root, unseen = Path(run.root), set((holdout.kept or {}).get("test", ()))
     known = known_pairs(pairs, files, root if root.is_dir() else root.parent)
     count = sum(pair.group not in unseen for pair in known)
-    copies = f"by name and size {count} of {len(pairs.pairs)}"
-    return f"trained or validated on ({copies} are copies of its images)" if count else ""
+    copies = f"{count} of {len(pairs.pairs)} are copies of its images"
+    return f"trained or validated on ({copies})" if count else ""

@@ -77,7 +77,7 @@ class TrainingData:
         both = "; ".join(part.describe() for part in parts)
         remarks = [remark for part in parts for remark in part.remarks]
         remarks += [*self.scan.remarks(), *self.ranges.remarks()]
-        notes = [self.division.note, self.batches.note, *(f"warning {remark}" for remark in remarks)]
+        notes = [*self.division.notes, self.batches.note, *(f"warning {remark}" for remark in remarks)]
         lines = [f"data    {both}; {self.cache.describe()}", f"        {self.scan.describe()}", *notes]
         return [line for line in lines if line]
 

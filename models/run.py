@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from models import build_network, own_arguments
@@ -64,8 +65,8 @@ class TrainedModel:
                 the channels of a network for colour.
 
         Returns:
-            An array, or a tensor on the device of `image`; `scale` times as high and wide, clamped to
-            [0, 1], integers rounded.
+            A Pillow image, an array, or a tensor on the device of `image`; `scale` times as high and wide,
+            clamped to [0, 1], integers rounded.
 
         Raises:
             UserError: a dtype, shape or number of channels that the network does not take.
@@ -75,7 +76,9 @@ class TrainedModel:
         array = np.asarray(image)
         gray = array.ndim == 2
         output = self._array(array[:, :, None] if gray else array)
-        return output[:, :, 0] if gray and self.output_nc == 1 else output
+        is_pillow = isinstance(image, Image.Image)
+        flat = output[:, :, 0] if self.output_nc == 1 and (gray or is_pillow) else output
+        return Image.fromarray(flat) if is_pillow else flat
 
     def _tensor(self, image: Tensor) -> Tensor:
         if image.ndim == 4:

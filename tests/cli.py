@@ -33,7 +33,7 @@ import torch
 from tests.builders import CPU, ROOT, Outline, pixels, strict_json, words
 from utils.eval.results import read_csv
 from utils.options import parse_export, parse_test, parse_train
-from utils.system.errors import UserError, run_script
+from utils.system.errors import UserError, bad_path, run_script
 
 PARSERS = {"train.py": parse_train, "test.py": parse_test, "utils.export": parse_export}
 STRICT = words(  # Python's flags; pyproject.toml says why these two warnings are no errors
@@ -245,9 +245,10 @@ def _end(main: Callable[..., int], parse: Callable[[list[str]], Any], flags: lis
     """The exit code of a script."""
     try:
         return run_script(main, parse(flags))
-    except UserError as error:  # of the parser
-        print(error, file=sys.stderr)
-        return error.code
+    except (UserError, OSError) as error:  # of the parser
+        failure = error if isinstance(error, UserError) else bad_path(error)
+        print(failure, file=sys.stderr)
+        return failure.code
     except SystemExit as ended:  # --help
         return int(ended.code or 0)
 

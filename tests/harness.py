@@ -47,6 +47,11 @@ RISKS = {
     35: "a test is interrupted or cannot write",
     36: "resumed on other data, or from another state",
     37: "processes of a run disagree",
+    38: "a page grows without limit",
+    39: "a hint does not help",
+    40: "minutes are not kept",
+    41: "a photo loses what belongs to it",
+    42: "a loss or a change is not said",
 }
 ON_GPU = (16, 21)  # need a GPU; imitated here
 

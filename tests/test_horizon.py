@@ -186,6 +186,7 @@ def test_a_tenth_of_the_steps_is_timed_within_bounds(total: int, timed: int) -> 
     assert steps == timed
 
 
+@pytest.mark.risk(40)
 @pytest.mark.parametrize(
     ("slower", "from_step", "within"),
     [(1.0, 0, (0.96, 0.98)), (1.03, 300, (0.97, 1.0)), (1.3, 300, (0.99, 1.02)), (3.0, 300, (0.99, 1.04))],
@@ -229,6 +230,7 @@ def test_the_work_besides_the_steps_is_part_of_the_estimate(clock: Clock) -> Non
     assert horizon.total == pytest.approx(expected, abs=3)
 
 
+@pytest.mark.risk(40)
 @pytest.mark.parametrize(
     ("slow_s", "slow_steps"), [(1.0, 8), (2.0, 12), (3.0, 4), (6.0, 3)], ids=["8", "12", "4", "3"]
 )
@@ -246,6 +248,7 @@ def test_a_run_that_was_timed_in_a_slow_moment_becomes_longer(
     assert len(notes) == 1 or "more because steps became faster" in notes[1]
 
 
+@pytest.mark.risk(40)
 @pytest.mark.parametrize("step_s", [1.5, 4.0, 9.0, 25.0])
 def test_steps_too_slow_to_be_timed_at_length_end_in_time(clock: Clock, step_s: float) -> None:
     """60 s hold fewer than twice the steps that are timed otherwise: the third step tells the length."""
@@ -259,6 +262,7 @@ def test_steps_too_slow_to_be_timed_at_length_end_in_time(clock: Clock, step_s: 
     assert ("cannot be met" in notes[0]) == (4 * step_s > 60)
 
 
+@pytest.mark.risk(40)
 @pytest.mark.parametrize(("predict_s", "says"), [(1.0, False), (5.0, False), (80.0, True)])
 def test_minutes_that_cannot_be_met_are_named_at_once(clock: Clock, predict_s: float, says: bool) -> None:
     """One validation of 5 images at the end of 60 s."""

@@ -547,6 +547,7 @@ def test_the_suffix_of_an_output() -> None:
     for name in ("a.png", "a.JPG", "a.bmp", "a.webp", "a"):
         assert [output_suffix(name, dtype) for dtype in (np.uint8, np.uint16)] == [".png", ".png"]
         assert output_suffix(name, np.float32) == ".tif"
+    assert output_suffix("a.PNG", np.uint8) == ".PNG" and output_suffix("a.PNG", np.float32) == ".tif"
     for suffix in (".tif", ".TIFF", ".Tif"):
         found = {output_suffix(f"s/a{suffix}", dtype) for dtype in (np.uint8, np.uint16, np.float32)}
         assert found == {suffix}

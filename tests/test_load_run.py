@@ -90,7 +90,9 @@ def test_arrays_pillow_images_and_tensors_are_one(tmp_path: Path) -> None:
     net = load_run(write_trained(tmp_path, *COARSE))
     shown = image(30, 45, smooth=True)
     expected = net(shown)
-    assert np.array_equal(net(Image.fromarray(shown)), expected)
+    photo = net(Image.fromarray(shown))
+    assert isinstance(photo, Image.Image) and photo.mode == "RGB" and photo.size == (45, 30)
+    assert np.array_equal(np.asarray(photo), expected)
     planes = torch.from_numpy(shown).permute(2, 0, 1)
     assert torch.equal(net(planes), torch.from_numpy(expected).permute(2, 0, 1))
     unit = planes / 255

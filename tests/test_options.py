@@ -100,6 +100,7 @@ def test_the_bare_recipe_recommends_minutes(flags: tuple[str, ...], hinted: bool
     assert [line.startswith("hint") and "--minutes" in line for line in lines].count(True) == hinted
 
 
+@pytest.mark.risk(40)
 @pytest.mark.parametrize(
     ("degrade", "preset", "share"),
     [

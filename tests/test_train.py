@@ -235,6 +235,11 @@ def test_the_length_that_is_typed_for_a_resumed_run_holds(
     assert cli.train("--resume", code=2).refused("is finished")
 
 
+def test_max_steps_alone_is_not_cut_by_the_default_number_of_epochs(cli: InProcess) -> None:
+    flags = (*SHORT, "--batchSize", "6", "--max_steps", "45", "--val_freq", "45", "--save_freq", "0")
+    assert step_of(cli.train(*flags).run) == 45
+
+
 def test_a_finished_run_can_grow_but_not_become_another(cli: InProcess) -> None:
     run = cli.train(*SHORT, "--n_epochs", "4").run
     assert cli.train("--resume", code=2).refused("raise --n_epochs or --max_steps")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.builders import FAST, TINY, assert_same_state, image, save
+from tests.builders import FAST, TINY, TINY_NET, assert_same_state, image, save, words, write_trained
 from tests.cli import InProcess, Workplace, children, options, step_of, wait_until, weights
 from utils.run.checkpoint import find_state
 from utils.run.log import read_log
@@ -75,17 +75,83 @@ def test_no_loader_outlives_a_script_that_is_killed(work: Workplace) -> None:
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in loaders), seconds=2)
 
 
+@pytest.mark.slow
 @pytest.mark.risk(27)
-def test_the_time_of_ctrl_z_is_no_silence_of_a_loader(work: Workplace) -> None:
-    slow = ("--degrade", "blur:60", "--num_workers", "1", "--timeout", "3", "--log_freq", "1")
-    job = work.start("train.py", *LONG, *slow, before=GROUP)
+@pytest.mark.parametrize(
+    ("workers", "start", "times", "group"),
+    [("1", "", 1, True), ("2", SPAWN, 1, True), ("1", "", 1, False), ("1", "", 2, True)],
+    ids=["fork", "spawn", "the script alone", "twice"],
+)
+def test_the_time_of_ctrl_z_is_no_silence_of_a_loader(
+    work: Workplace, workers: str, start: str, times: int, group: bool
+) -> None:
+    slow = ("--degrade", "blur:60", "--num_workers", workers, "--timeout", "3", "--log_freq", "1")
+    job = work.start("train.py", *LONG, *slow, before=GROUP + start)
     job.until_step(3)
-    os.killpg(job.pid, signal.SIGSTOP)
-    time.sleep(5)
-    os.killpg(job.pid, signal.SIGCONT)
-    job.until_step(step_of_log(job.run) + 3)
+    send = os.killpg if group else os.kill
+    for _ in range(times):
+        send(job.pid, signal.SIGSTOP)
+        time.sleep(5)
+        send(job.pid, signal.SIGCONT)
+        job.until_step(step_of_log(job.run) + 3)
     job.signal(signal.SIGTERM)
     assert job.wait(143).code == 143
+
+
+SLOW_TEST = """
+import time
+from pathlib import Path
+from tests.seams import wrap
+def slow(honest, *given):
+    Path("testing").touch()
+    time.sleep(0.3)
+    return honest(*given)
+wrap("predict", slow)
+"""
+
+
+@pytest.mark.risk(27)
+@pytest.mark.parametrize(
+    ("number", "start"), [(signal.SIGTERM, ""), (signal.SIGHUP, ""), (signal.SIGINT, SPAWN)]
+)
+def test_a_signal_to_the_group_of_a_test_leaves_what_was_measured(
+    work: Workplace, number: int, start: str
+) -> None:
+    write_trained(work.folder, *TINY_NET)
+    flags = ("--dataroot", "demo:80:32", "--num_workers", "2")
+    job = work.start("test.py", *flags, before=GROUP + start + SLOW_TEST)
+    job.until((work.folder / "testing").exists)
+    loaders = children(job.pid)
+    os.killpg(job.pid, number)
+    ended = job.wait(128 + number)
+    assert loaders and "Traceback" not in ended.err and "of 30 images" in ended.err
+    assert ended.summary["complete"] is False and 1 <= ended.summary["images"] == len(ended.rows) < 30
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in loaders))
+
+
+AT_IMPORT = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+"""
+
+
+@pytest.mark.risk(27)
+@pytest.mark.parametrize("script", ["train.py", "test.py"])
+@pytest.mark.parametrize("module", ["utils.options", "utils.options.flags", "torch", "models"])
+def test_ctrl_c_at_an_import_ends_the_script_without_a_word(
+    work: Workplace, script: str, module: str
+) -> None:
+    """Of the first module of all, in the first tenth of a second; while torch is imported; after it."""
+    write_trained(work.folder, *TINY_NET)
+    flags = (*TINY, *FAST, "--name", "new") if script == "train.py" else ("--dataroot", "demo:8:32")
+    job = work.start(script, *flags, before=AT_IMPORT.format(module=module))
+    ended = job.wait(-signal.SIGINT)
+    assert ended.out + ended.err == "" and not (work.folder / "results").exists()
 
 
 @pytest.mark.risk(27)
@@ -115,6 +181,7 @@ def failing(function: str, errno_name: str, only: str = "True") -> str:
 
 
 A_FOLDER = "stat.S_ISDIR(os.fstat(given[0]).st_mode)"
+OPENS_A_FOLDER = "given[1] == os.O_RDONLY and os.path.isdir(given[0])"
 
 
 @pytest.mark.risk(28)
@@ -126,8 +193,14 @@ A_FOLDER = "stat.S_ISDIR(os.fstat(given[0]).st_mode)"
         failing("fcntl.flock", "ENOLCK"),
         failing("os.fsync", "EINVAL", A_FOLDER),
         failing("os.fsync", "ENOTSUP", A_FOLDER),
+        failing("os.fsync", "ENOSYS", A_FOLDER),
+        failing("os.open", "EACCES", OPENS_A_FOLDER),
+        failing("os.open", "EISDIR", OPENS_A_FOLDER),
     ],
-    ids=["flock ENOSYS", "flock ENOTSUP", "flock ENOLCK", "fsync EINVAL", "fsync ENOTSUP"],
+    ids=[
+        *("flock ENOSYS", "flock ENOTSUP", "flock ENOLCK", "fsync EINVAL", "fsync ENOTSUP", "fsync ENOSYS"),
+        *("open EACCES", "open EISDIR"),
+    ],
 )
 def test_file_systems_without_locks_or_synced_folders_do(work: Workplace, before: str) -> None:
     ended = work.train(*TINY, *FAST, "--n_epochs", "1", before=before)
@@ -141,12 +214,30 @@ def test_an_error_of_the_disk_is_still_one(work: Workplace) -> None:
     assert ended.code != 0 and "cannot write" in ended.err
 
 
+GITS = {  # a program of this name: the version that is noted
+    "fails": ("#!/bin/sh\necho 'fatal: dubious ownership' >&2; exit 128\n", "none"),
+    "is not executable": ("", "none"),
+    "is no program": ("\0\0", "none"),
+    "is killed": ("#!/bin/sh\nkill -9 $$\n", "none"),
+    "hangs": ("#!/bin/sh\nexec /bin/sleep 60\n", "none"),
+    "answers in Latin-1": ("#!/bin/sh\nprintf 'r\\351sum\\351-1\\n'\n", "r\ufffdsum\ufffd-1"),
+}
+
+
 @pytest.mark.risk(28)
-@pytest.mark.parametrize("path", ["", "/nonexistent"])
-def test_git_need_not_be_installed(work: Workplace, path: str) -> None:
-    ended = work.train(*TINY, *FAST, "--n_epochs", "1", PATH=path)
-    assert options(ended.run)["versions"]["git"] == "none"
-    assert work.test("--visdom", "off", PATH=path).summary["versions"]["git"] == "none"
+@pytest.mark.parametrize("path", ["", "/nonexistent", *GITS])
+def test_git_need_not_work(cli: InProcess, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    program, version = GITS.get(path, ("", "none"))
+    if path in GITS:
+        file = cli.folder / "bin" / "git"
+        file.parent.mkdir()
+        file.write_text(program)
+        file.chmod(0o755 if program else 0o644)
+    monkeypatch.setenv("PATH", str(cli.folder / "bin") if path in GITS else path)
+    monkeypatch.setattr("utils.run.run.GIT_TIMEOUT_S", 0.5)
+    ended = cli.train(*TINY, *FAST, "--max_steps", "1")
+    assert options(ended.run)["versions"]["git"] == version
+    assert cli.test("--visdom", "off").summary["versions"]["git"] == version
 
 
 def no_lock(errno_name: str) -> str:
@@ -290,6 +381,18 @@ def test_arguments_too_long_for_a_file_name_are_refused(work: Workplace, flags: 
     assert ended.error and "Traceback" not in ended.err
 
 
+@pytest.mark.risk(23)
+@pytest.mark.parametrize("flag", ["--dataroot", "--name", "--weights", "--results_dir", "--output"])
+@pytest.mark.parametrize("value", ["a" * 300, "a/" * 3000, "a" * 300 + ".png"])
+def test_arguments_of_a_test_too_long_for_a_file_name_are_refused(
+    cli: InProcess, flag: str, value: str
+) -> None:
+    write_trained(cli.folder, *TINY_NET)
+    save(image(32, 32), cli.folder / "photo.png")
+    ended = cli.test("--dataroot", "photo.png", flag, value, code=None)
+    assert ended.refused(code=ended.code) and ended.code in (1, 2) and "--debug" not in ended.fix
+
+
 # ------------------------------------------------------------------------------------------ two in one folder
 
 
@@ -306,29 +409,50 @@ fcntl.flock = late
 
 
 @pytest.mark.risk(24)
-def test_a_start_that_is_late_at_the_lock_overwrites_nothing(work: Workplace) -> None:
-    """Another run of the name began and ended after the command line had found the name free."""
+@pytest.mark.parametrize("first", ["ended", "was stopped", "goes on"])
+def test_a_start_that_is_late_at_the_lock_overwrites_nothing(work: Workplace, first: str) -> None:
+    """Another run of the name began after the command line had found the name free."""
     late = work.start("train.py", *TINY, *FAST, "--n_epochs", "1", before=LATE)
     late.until(lambda: (work.folder / "at_lock").exists())
-    first = work.train(*TINY, *FAST, "--n_epochs", "2", "--seed", "9")
-    kept = (first.run / "best_net.pth").read_bytes()
+    length = ("--n_epochs", "2") if first == "ended" else ("--n_epochs", "4000", "--save_minutes", "60")
+    job = work.start("train.py", *TINY, *FAST, "--val_share", "0", "--seed", "9", *length)
+    if first != "ended":
+        job.until_step(3)
+    if first == "was stopped":
+        job.signal(signal.SIGTERM)
+    if first != "goes on":
+        job.wait(143 if first == "was stopped" else 0)
+    kept = (job.run / "latest_state.pth").read_bytes()
     (work.folder / "go").touch()
-    assert late.wait(2).refused("exists")
-    assert (first.run / "best_net.pth").read_bytes() == kept and options(first.run)["seed"] == 9
+    assert late.wait(2).refused("is in use" if first == "goes on" else "exists")
+    assert options(job.run)["seed"] == 9 and job.running() == (first == "goes on")
+    assert job.running() or (job.run / "latest_state.pth").read_bytes() == kept
 
 
 @pytest.mark.risk(24)
-def test_a_resume_that_waits_for_the_lock_continues_from_what_was_saved_last(work: Workplace) -> None:
-    job = work.start("train.py", *LONG)
-    job.until_step(3)
-    late = work.start("train.py", "--resume", "--n_epochs", "9000", before=LATE)
+@pytest.mark.parametrize(
+    ("first", "later", "step"),
+    [
+        ("--n_epochs 4000", "--resume --n_epochs 9000", None),
+        ("--n_epochs 2", "--resume --n_epochs 4", 800),
+        ("--n_epochs 4000 --repeat 1 --save_freq 1", "--epoch 1", 4),
+    ],
+    ids=["a stopped run", "an ended run", "an epoch"],
+)
+def test_a_resume_that_waits_for_the_lock_continues_from_what_was_saved_last(
+    work: Workplace, first: str, later: str, step: int | None
+) -> None:
+    job = work.start("train.py", *LONG, *words(first))
+    job.until_step(5)
+    late = work.start("train.py", *words(later), before=LATE)
     late.until(lambda: (work.folder / "at_lock").exists())
-    job.signal(signal.SIGTERM)
-    saved = step_of(job.wait(143).run)
+    if "4000" in first:
+        job.signal(signal.SIGTERM)
+    saved = step_of(job.wait(143 if "4000" in first else 0).run)
     (work.folder / "go").touch()
-    late.until(lambda: f"steps {saved} to" in late.said)
+    late.until(lambda: f"steps {step or saved} to" in late.said)
     late.signal(signal.SIGTERM)
-    assert step_of(late.wait(143).run) >= saved
+    assert step_of(late.wait(143).run) >= (step or saved)
 
 
 @pytest.mark.risk(24)

@@ -592,10 +592,11 @@ def elsewhere(kind: str) -> str:
         Path("set").rename("other")
         Path("other/train").rename("other/everything")
         return "other/everything"
-    elif kind == "some of them":
+    else:
         write_set(Path("other"), splits=[""], names=[f"{i}_new.png" for i in range(3)], seed=70)
         for side in ("input", "target"):
-            shutil.copy(f"set/train/{side}/4.png", f"other/{side}/4.png")
+            name = "holiday" if kind == "renamed" else "4"
+            shutil.copy(f"set/train/{side}/4.png", f"other/{side}/{name}.png")
     return "other"
 
 
@@ -607,15 +608,16 @@ def elsewhere(kind: str) -> str:
         ("moved", "6 of 6"),
         ("moved, other folder names", "6 of 6"),
         ("some of them", "1 of 4"),
+        ("renamed", "1 of 4"),
     ],
 )
 def test_copies_of_training_images_are_recognised(cli: InProcess, kind: str, copies: str) -> None:
     write_set(Path("set"), splits=["train"], count=6)
     cli.train("--dataroot", "set", *STEP)
     place = elsewhere(kind)
-    split = () if place != "other" or kind == "some of them" else ("--split", "train")
+    split = () if place != "other" or kind in ("some of them", "renamed") else ("--split", "train")
     ended = cli.test("--dataroot", place, *split)
-    caveat = f"trained or validated on (by name and size {copies} are copies of its images)"
+    caveat = f"trained or validated on ({copies} are copies of its images)"
     assert ended.summary["seen"] == caveat and "no figure for unseen images" in ended.out
     assert "--test_share" in ended.out
 
@@ -639,3 +641,36 @@ def test_images_that_a_run_has_not_seen_get_no_caveat(cli: InProcess, kind: str)
     ended = cli.test("--dataroot", "other")
     assert ended.summary["seen"] == "" and "unseen images" not in ended.out
     assert len(ended.rows) == (len(held_out) if kind == "held out for testing" else 6)
+
+
+@pytest.mark.risk(34)
+@pytest.mark.parametrize(
+    ("names", "shared"),
+    [
+        (["a/1.png", "a/2.png", "b/1.png", "b/2.png"], "a"),  # frames of a clip on both sides
+        (["a/1.png", "b/1.png", "c/1.png", "d/1.png"], ""),  # a folder for each pair
+        (["1.png", "2.png", "3.png", "4.png"], ""),
+        (["a/1.png", "a/2.png", "a/3.png", "a/4.png"], ""),  # one folder is no scene
+    ],
+)
+@pytest.mark.parametrize("flags", ["--val_share 0.25", "--val_share 0 --test_share 0.25"])
+def test_images_held_out_of_scenes_that_are_trained_on_are_named(
+    cli: InProcess, names: list[str], shared: str, flags: str
+) -> None:
+    rows = ["input,target"]
+    for i, name in enumerate(names):
+        save(image(40, 40, seed=2 * i, smooth=True), Path("t", name))
+        save(image(40, 40, seed=2 * i + 1, smooth=True), Path("x", name))
+        rows.append(f"x/{name},t/{name}")
+    Path("pairs.csv").write_text("\n".join(rows))
+    said = cli.train("--dataroot", "pairs.csv", *STEP, *words(flags)).err
+    assert ("held out of train are from folders that are trained on" in said) == bool(shared)
+    again = cli.train("--resume", "--max_steps", "2").err
+    assert "folders that are trained on" not in again and "no test images" not in again
+
+
+@pytest.mark.risk(23)
+def test_one_photo_is_no_training_set(cli: InProcess) -> None:
+    photo = save(image(40, 40), Path("photo.png"))
+    ended = cli.train("--dataroot", str(photo), *STEP, code=2)
+    assert ended.refused("one image is no set of pairs", "test.py --name RUN --dataroot photo.png")

@@ -3,6 +3,7 @@
 import io
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -129,6 +130,24 @@ def tiff_pages(*pages: Array, subfiles: tuple[int, ...] = ()) -> bytes:
     return file.getvalue()
 
 
+def two_views(kind: int) -> bytes:
+    """An MPO whose second picture is of a kind of the MPF standard, such as 0x020002 of a stereo camera."""
+    data = frames("MPO", 2)
+    with Image.open(io.BytesIO(data)) as file:
+        size = file.mpinfo[0xB002][1]["Size"]  # type: ignore[attr-defined]
+    assert data.count(struct.pack("<LL", 0, size)) == 1
+    return data.replace(struct.pack("<LL", 0, size), struct.pack("<LL", kind, size))
+
+
+def page_within_a_preview() -> bytes:
+    """A TIFF of one page, which is a reduced copy of the image in its SubIFD, as raw converters write it."""
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        writer.write(image(6, 8), photometric="rgb", subfiletype=1, subifds=1)
+        writer.write(image(24, 32), photometric="rgb")
+    return file.getvalue()
+
+
 PAGES: dict[str, tuple[bytes, str]] = {
     "two.tif": (tiff_pages(*stack(2)), "has 2 pages"),
     "other_sizes.tif": (tiff_pages(image(24, 32), image(9, 8)), "has 2 pages"),
@@ -142,6 +161,10 @@ PAGES: dict[str, tuple[bytes, str]] = {
         tiff(np.stack(stack(16, channels=1)), volumetric=True, photometric="minisblack"),
         "has 16 slices",
     ),
+    "preview_first.tif": (tiff_pages(image(6, 8), image(24, 32), subfiles=(1, 0)), "has 2 pages"),
+    "preview_outside.tif": (page_within_a_preview(), "has 2 pages"),
+    "stereo.jpg": (two_views(0x020002), "has 2 frames"),
+    "panorama.jpg": (two_views(0x020001), "has 2 frames"),
     "animated.gif": (frames("GIF"), "has 3 frames"),
     "animated.png": (frames("PNG"), "has 3 frames"),
     "animated.webp": (frames("WEBP"), "has 3 frames"),
@@ -180,6 +203,8 @@ def test_the_scripts_refuse_pages_with_the_way_out(tmp_path: Path, cli: InProces
 @pytest.mark.risk(32)
 def test_a_photo_with_previews_is_one_image(tmp_path: Path) -> None:
     """Pages that are marked as reduced copies, and the second picture of a phone's MPO."""
+    (tmp_path / "thumbnail.jpg").write_bytes(two_views(0x010001))
+    assert header(tmp_path / "thumbnail.jpg")[:2] == (32, 24)
     large = image(24, 32)
     path = tmp_path / "pyramid.tif"
     path.write_bytes(tiff_pages(large, large[::2, ::2], large[::4, ::4], subfiles=(0, 1, 1)))
@@ -316,10 +341,14 @@ def gray_set(root: Path, count: int = 12, split: str = "train") -> Path:
     return root
 
 
-def recolour(*paths: Path) -> None:
-    """Replace gray files by colour images of the same size."""
+def recolour(*paths: Path, kind: str = "RGB") -> None:
+    """Replace gray files by colour images of the same size, of one of Pillow's modes or of 16 bits."""
     for path in paths:
-        save(image(40, 40, seed=7, smooth=True), path)
+        colours = image(40, 40, seed=7, smooth=True)
+        if kind == "16 bit":
+            save(colours.astype(np.uint16) * 257, path)
+        else:
+            Image.fromarray(colours).convert(kind).save(path)
 
 
 @pytest.fixture
@@ -344,13 +373,16 @@ def test_colour_anywhere_in_the_list_is_found_by_the_sample(
 
 @pytest.mark.risk(32)
 @pytest.mark.usefixtures("few_headers")
-@pytest.mark.parametrize("side", ["input", "target"])
+@pytest.mark.parametrize(
+    ("side", "kind"),
+    [("input", "RGB"), ("target", "RGB"), ("input", "P"), ("target", "RGBA"), ("target", "16 bit")],
+)
 def test_colour_that_the_sample_missed_stops_the_run_by_name(
-    tmp_path: Path, cli: InProcess, side: str
+    tmp_path: Path, cli: InProcess, side: str, kind: str
 ) -> None:
     """Also after a resume, and never if a flag asks for gray."""
     path = gray_set(tmp_path / "set") / f"train/{side}/4.png"
-    recolour(path)
+    recolour(path, kind=kind)
     flag, epochs = f"--{'input' if side == 'input' else 'output'}_nc", (*SET[:-2], "--n_epochs", "1")
     for more in ((), ("--resume",)):
         ended = cli.train(*epochs, *more, code=1)
@@ -584,6 +616,9 @@ def test_identical_images_are_identical_on_any_scale(tmp_path: Path, cli: InProc
         (np.full((40, 40), 300, np.float32), "255", ["has values outside [0, 255]", "maximum 300"]),
         (np.full((40, 40), 3, np.float32), None, ["has values outside [0, 1]", "by --max_value"]),
         (np.full((40, 40), np.nan, np.float32), "255", ["has values outside [0, 255]", "nan"]),
+        (np.full((40, 40), np.inf, np.float32), None, ["has values outside [0, 1]", "maximum inf"]),
+        (np.full((40, 40), -0.25, np.float32), None, ["has values outside [0, 1]", "minimum -0.25"]),
+        (np.full((40, 40, 3), -1, np.float32), "255", ["has values outside [0, 255]", "minimum -1"]),
         (np.full((40, 40), 9, np.uint8), "4095", ["has 8 bits a channel", "--max_value 4095"]),
         (np.full((40, 40), 9, np.uint16), "0.5", ["has 16 bits a channel", "a whole number up to 65535"]),
     ],

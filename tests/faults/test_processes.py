@@ -236,6 +236,30 @@ def test_a_signal_to_the_launcher_stops_all_on_one_step(
         cases.check(records(two.run, key) == records(whole.run, key), key)
 
 
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.risk(27)
+@pytest.mark.parametrize(
+    ("to_all", "number"),
+    [(False, signal.SIGTERM), (True, signal.SIGTERM), (True, signal.SIGINT), (True, signal.SIGHUP)],
+)
+def test_a_signal_to_torchrun_with_loaders_saves(work: Workplace, to_all: bool, number: int) -> None:
+    """To the launcher alone, or to its ranks and their loader processes, too, as in a process group."""
+    flags = (*RUN, "--num_workers", "2", "--save_minutes", "60")
+    job = work.start("train.py", *flags, before=faulty("slow"), launcher=TORCHRUN)
+    job.until_step(5)
+    pids = processes_in(job.folder)
+    assert len(pids) >= 1 + 2 + 4
+    for pid in sorted(pids) if to_all else [job.pid]:
+        os.kill(pid, number)
+    began = time.monotonic()
+    assert job.wait(None, seconds=60).code != 0
+    found, step = status(job.run), step_of(job.run)
+    assert time.monotonic() - began < 20 and not processes_in(job.folder)
+    assert (found["state"], found["step"]) == ("stopped", step) and 5 <= step < 24 and is_sound(job.run)
+    assert found["code"] in (128 + number, 143)  # the launcher sends SIGTERM after any signal
+
+
 @pytest.mark.risk(5)
 def test_a_signal_at_a_bad_moment(
     cases: Cases, cli: InProcess, work: Workplace, monkeypatch: pytest.MonkeyPatch

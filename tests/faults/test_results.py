@@ -17,11 +17,14 @@ from PIL import Image, ImageCms
 from tests.builders import TINY, Outline, image, pixels, save, strict_json, tree, words, write_set
 from tests.cli import Ended, InProcess
 from tests.seams import wrap
+from utils.eval.evaluator import MeanPSNR
 from utils.eval.metrics import Protocol
 from utils.eval.results import Results, read_csv
 from utils.eval.summary import headline
 from utils.options.resolve import train_parser
+from utils.run.checkpoint import Best
 from utils.run.run import Run
+from utils.vis import report as report_module
 from utils.vis.report import PAGE_LIMIT, Report
 
 TRAIN = (*TINY, *words("--crop_size 16 --max_steps 2 --visdom off --gpu_ids -1 --amp off"))
@@ -183,10 +186,19 @@ def test_unlike_results_get_no_star(run: Path, cli: InProcess) -> None:
     for place, names in (("A", "ab"), ("B", "cd")):
         test_set(f"{place}/set", names=[f"{name}.png" for name in names])
     test_set("C/set", names=["a.png", "b.png"], seed=7)
-    for other, reason in (("B/set", "names of the images"), ("C/set", "input "), ("A/set", "")):
+    test_set("D/set", names=["a.png", "b.png", "c.png"])
+    for other, flags, reason in (
+        ("B/set", "", "names of the images"),
+        ("C/set", "", "input "),
+        ("D/set", "", "images 2 (run), 3 (other)"),
+        ("A/set", "--crop_border 4 --psnr_channel y", "protocol "),
+        ("A/set", "--x8", "x8 false (run), true (other)"),
+        ("A/set", "", ""),
+    ):
         shutil.rmtree("results", ignore_errors=True)
         cli.test("--dataroot", "A/set")
-        cli.test("--dataroot", other, name="other")
+        tested = cli.test("--dataroot", other, *words(flags), name="other").results
+        tested.rename(tested.with_name("set"))  # as older versions called it
         said = figures([read_record(name, Path("results")) for name in ("run", "other")])
         refused = [line for line in said.splitlines() if "no star" in line and line.startswith("set")]
         assert len(refused) == bool(reason) and all(reason in line for line in refused)
@@ -312,6 +324,26 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(
 
 
 @pytest.mark.risk(35)
+@pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC])
+def test_read_only_results_are_named_before_the_work(
+    run: Path, cli: InProcess, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """Faked, since nothing is read-only to root."""
+    test_set("set")
+
+    def mkdir(honest: Callable[..., Any], path: Path, *given: Any, **named: Any) -> Any:
+        if "results" in path.parts:
+            raise OSError(error, os.strerror(error), str(path))
+        return honest(path, *given, **named)
+
+    wrap("mkdir", mkdir, monkeypatch)
+    wrap("predict", fail_at(1, AssertionError("work was done")), monkeypatch)
+    ended = cli.test("--dataroot", "set", code=1)
+    assert ended.refused("results/run", os.strerror(error), "elsewhere with --results_dir", code=1)
+    assert not Path("results").exists()
+
+
+@pytest.mark.risk(35)
 def test_two_tests_at_once_in_one_folder(run: Path, cli: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     test_set("set")
     inner: list[Ended] = []
@@ -344,7 +376,13 @@ def test_figures_on_images_of_the_training_say_so(cli: InProcess, split: str, sa
 @pytest.mark.risk(34)
 @pytest.mark.parametrize(
     ("flags", "said"),
-    [("--size 32", "--size 32"), ("--input_nc 1 --output_nc 1", "gray network on colour images"), ("", "")],
+    [
+        ("--size 32", "--size 32"),
+        ("--size 16 --max_steps 1", "--size 16"),
+        ("--size 56", "--size 56"),  # larger than the images
+        ("--input_nc 1 --output_nc 1", "gray network on colour images"),
+        ("", ""),
+    ],
 )
 def test_figures_of_another_task_say_so(cli: InProcess, flags: str, said: str) -> None:
     write_set(Path("set"))
@@ -355,19 +393,33 @@ def test_figures_of_another_task_say_so(cli: InProcess, flags: str, said: str) -
     assert ("gray network" in ended.out) == ("nc" in flags)
 
 
-@pytest.mark.parametrize(("gain", "said"), [(-3.1, "worse than the input by 3.10 dB"), (0.0, ""), (2.0, "")])
-def test_a_model_that_is_worse_than_its_input_is_called_so(gain: float, said: str) -> None:
-    results = Results()
-    results.add("a", {"psnr": 20 + gain, "psnr_input": 20.0}, 0.1)
-    lines = headline(results, Protocol())
-    assert (
-        any(line.startswith(said) for line in lines) if said else not any("worse" in line for line in lines)
-    )
+@pytest.mark.risk(42)
+@pytest.mark.parametrize(
+    ("gains", "said"),
+    [
+        ([-3.1], "worse than the input by 3.10 dB"),
+        ([-0.006], "worse than the input by 0.01 dB"),
+        ([4.0, 3.0, -19.0], "worse than the input by 4.00 dB"),  # most images are better
+        ([0.0], ""),
+        ([-0.004], ""),  # shown as 0.00
+        ([2.0, -1.0], ""),
+    ],
+)
+def test_a_model_that_is_worse_than_its_input_is_called_so(gains: list[float], said: str) -> None:
+    results, best = Results(), Best()
+    for i, gain in enumerate(gains):
+        results.add(str(i), {"psnr": 20 + gain, "psnr_input": 20.0}, 0.1)
+    lines = [line for line in headline(results, Protocol()) if "worse" in line]
+    assert [line.split(":")[0] for line in lines] == [said] * bool(said)
+    mean = sum(gains) / len(gains)
+    best.update(MeanPSNR(20 + mean, 20.0, []), 9)
+    assert ("worse than its input" in best.describe()) == bool(said)
 
 
 NAN = float("nan")
 
 
+@pytest.mark.risk(6)
 @pytest.mark.parametrize("scores", [{}, {"psnr": NAN, "psnr_input": NAN}, {"psnr": NAN, "psnr_single": 3.0}])
 def test_nan_is_no_figure(scores: dict[str, float], tmp_path: Path) -> None:
     results = Results()
@@ -411,6 +463,7 @@ def test_no_name_is_a_formula_or_a_control_sequence(tmp_path: Path) -> None:
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
 
 
+@pytest.mark.risk(12)
 @pytest.mark.parametrize("name", ["a b", "x=1;y", "plain", "-x"])
 def test_a_printed_command_can_be_pasted(name: str) -> None:
     python, script, *flags = shlex.split(Run(Path("checkpoints") / name).resume_command())
@@ -418,9 +471,14 @@ def test_a_printed_command_can_be_pasted(name: str) -> None:
     assert train_parser().parse(flags) == {"resume": True, "name": name}
 
 
-@pytest.mark.risk(34)
+@pytest.mark.risk(39)
 @pytest.mark.parametrize(
-    ("degrade", "fix"), [("sr:2", "test a run that upscales"), ("sr:2+noise:5", "--degrade noise:5")]
+    ("degrade", "fix"),
+    [
+        ("sr:2", "test a run that upscales"),
+        ("sr:2+noise:5", "--degrade noise:5"),
+        ("blur:1+sr:4+noise:5", "--degrade blur:1+noise:5"),
+    ],
 )
 def test_a_hint_about_the_scale_works(run: Path, cli: InProcess, degrade: str, fix: str) -> None:
     test_set("set", size=(40, 44))
@@ -431,18 +489,37 @@ def test_a_hint_about_the_scale_works(run: Path, cli: InProcess, degrade: str, f
         assert cli.test(*flags[:-1], *shlex.split(refused.fix)).summary["images"] == 6
 
 
-@pytest.mark.risk(34)
-@pytest.mark.parametrize(("gone", "left"), [("best", "latest"), ("latest", "best")])
-def test_a_missing_checkpoint_names_those_that_exist(run: Path, cli: InProcess, gone: str, left: str) -> None:
-    (run / f"{gone}_net.pth").unlink()
-    refused = cli.test("--load", gone, code=2)
-    assert refused.fix == f"--load {left}"
+@pytest.mark.risk(39)
+@pytest.mark.parametrize(
+    ("load", "left"), [("best", "latest"), ("latest", "best"), ("7", "best"), ("best", "epoch_0003")]
+)
+def test_a_missing_checkpoint_names_those_that_exist(run: Path, cli: InProcess, load: str, left: str) -> None:
+    (run / "best_net.pth").rename(run / "kept")
+    (run / "latest_net.pth").unlink()
+    (run / "kept").rename(run / f"{left}_net.pth")
+    refused = cli.test("--load", load, code=2)
+    assert refused.fix == f"--load {'3' if left == 'epoch_0003' else left}"
     assert cli.test(*shlex.split(refused.fix)).summary["complete"]
+
+
+@pytest.mark.risk(39)
+@pytest.mark.parametrize(
+    ("change", "said", "loss"),
+    [(-3.689, "-3.69", True), (-0.006, "-0.01", True), (-0.004, "+0.00", False), (0.5, "+0.50", False)],
+)
+def test_an_ensemble_that_loses_is_not_called_a_gain(change: float, said: str, loss: bool) -> None:
+    results = Results()
+    results.add("a", {"psnr": 20 + change, "psnr_single": 20.0}, 0.1)
+    (line,) = [line for line in headline(results, Protocol()) if "x8" in line]
+    assert line.startswith(f"x8 changes PSNR by {said} dB") and "gain" not in line
+    assert ("leave --x8 out" in line) == loss
 
 
 # ------------------------------------------------------------------------------------------- page, photos
 
 
+@pytest.mark.slow
+@pytest.mark.risk(38)
 def test_a_page_of_many_images_is_within_its_limit(tmp_path: Path) -> None:
     noise = [image(240, 320, seed=seed) for seed in range(3)]
     report, count = Report(700), 700
@@ -459,6 +536,44 @@ def test_a_page_of_many_images_is_within_its_limit(tmp_path: Path) -> None:
     assert len(report.thumbs.files) == len(shown) and "images have no pictures here" in data["notes"][0]
 
 
+@pytest.mark.risk(38)
+@pytest.mark.parametrize(
+    ("count", "size", "budgets", "thumbs"),
+    [
+        (90, (60, 80), (2**20, 2**18), (30, 40)),  # as large as their thumbnails
+        (40, (200, 200), (2**23, 2**20), (40, 40)),  # only the previews are too many
+        (60, (20, 900), (2**17, 2**18), (24, 59)),
+        (30, (300, 400), (2**10, 2**10), (24, 24)),  # room for none: the sample stays
+    ],
+    ids=["small", "square", "long", "no room"],
+)
+def test_pictures_of_a_page_stay_within_their_budgets(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    size: tuple[int, int],
+    budgets: tuple[int, int],
+    thumbs: tuple[int, int],
+) -> None:
+    """The worst images and an even sample have pictures; all of them have a row and a link."""
+    monkeypatch.setattr(report_module, "THUMB_BUDGET", budgets[0])
+    monkeypatch.setattr(report_module, "PREVIEW_BUDGET", budgets[1])
+    noise, report = [image(*size, seed=seed) for seed in range(3)], Report(count)
+    rows = [{"name": f"{i}.png", "psnr": float(i)} for i in range(count)]
+    for i, row in enumerate(rows):
+        report.add(str(row["name"]), *noise, float(i), f"outputs/{i}.png")
+    report.write(tmp_path / "index.html", "t", [], rows)
+    data = strict_json(Outline((tmp_path / "index.html").read_text()).texts["data"])
+    shown = [i for i, row in enumerate(data["rows"]) if "thumbs" in row]
+    assert thumbs[0] <= len(shown) <= thumbs[1] and report.sample <= {*shown}
+    kept = [i for i in shown if i not in report.sample]
+    assert kept == [i for i in range(len(kept) + len(report.sample)) if i not in report.sample][: len(kept)]
+    for shelf, budget in zip((report.thumbs, report.large), budgets, strict=True):
+        assert shelf.bytes <= budget or {*shelf.files} == {f"{i}.png" for i in report.sample}
+    assert [row["link"] for row in data["rows"]] == [f"./outputs/{i}.png" for i in range(count)]
+    assert len(data["notes"]) == 1
+
+
 def photo(path: str, profile: bytes, orientation: int = 6) -> Path:
     exif = Image.Exif()
     exif[0x010F], exif[0x0112] = "Maker", orientation
@@ -469,6 +584,7 @@ def photo(path: str, profile: bytes, orientation: int = 6) -> Path:
     )
 
 
+@pytest.mark.risk(41)
 @pytest.mark.parametrize("kind", ["jpg", "JPEG", "png", "tif", "webp"])
 def test_a_photo_keeps_its_format_and_what_belongs_to_it(run: Path, cli: InProcess, kind: str) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -488,18 +604,50 @@ def test_a_photo_keeps_its_format_and_what_belongs_to_it(run: Path, cli: InProce
             assert output.layer[0][1:3] == (1, 1)  # 4:4:4
 
 
-def test_output_of_one_photo_and_of_a_folder(run: Path, cli: InProcess) -> None:
+@pytest.mark.risk(41)
+@pytest.mark.parametrize(
+    ("output", "file", "kind"),
+    [
+        ("clear.jpg", "clear.jpg", "JPEG"),
+        ("new/place/clear.PNG", "new/place/clear.PNG", "PNG"),
+        ("clear.webp", "clear.webp", "WEBP"),
+        ("folder/", "folder/a.bmp", "BMP"),
+        ("there", "there/a.bmp", "BMP"),
+        ("no suffix", "no suffix/a.bmp", "BMP"),
+    ],
+)
+def test_output_of_one_photo(run: Path, cli: InProcess, output: str, file: str, kind: str) -> None:
+    save(image(20, 24), Path("in/a.bmp"))
+    Path("there").mkdir()
+    cli.test("--dataroot", "in/a.bmp", "--output", output)
+    with Image.open(file) as found:
+        assert (found.format, found.size) == (kind, (24, 20))
+    assert [path for path in tree(Path("results")) if path.endswith(Path(file).name)] == []
+
+
+@pytest.mark.risk(41)
+@pytest.mark.parametrize("suffix", [".heic", ".avif", ".JXL", ".pdf", ".mp4"])
+def test_an_output_in_a_format_that_is_not_written_is_refused(run: Path, cli: InProcess, suffix: str) -> None:
     save(image(20, 24), Path("in/a.png"))
-    cli.test("--dataroot", "in/a.png", "--output", "clear.jpg")
-    with Image.open("clear.jpg") as output:
-        assert (output.format, output.size) == ("JPEG", (24, 20))
+    ended = cli.test("--dataroot", "in/a.png", "--output", f"out/a{suffix}", code=2)
+    assert ended.refused(f"{suffix.lower()} files are not written", "end the name with /")
+    assert not Path("out").exists()
+    done = cli.test("--dataroot", "in/a.png", "--output", f"out/a{suffix}/")
+    assert Path(f"out/a{suffix}/a.png").is_file() and f"images  out/a{suffix}/a.png" in done.out
+
+
+@pytest.mark.risk(41)
+def test_output_of_a_folder(run: Path, cli: InProcess) -> None:
+    save(image(20, 24), Path("in/a.png"))
     save(image(20, 24), Path("in/sub/b.jpg"))
     ended = cli.test("--dataroot", "in", "--output", "out")
     assert {*tree(Path("out"))} == {"a.png", "sub", "sub/b.jpg"}
+    assert "images  out/\n" in ended.out
     assert ended.data["rows"][0]["link"] == "./../../../out/a.png"
     assert not list((ended.results / "outputs").iterdir())
 
 
+@pytest.mark.risk(41)
 @pytest.mark.parametrize(
     ("output", "word"),
     [
@@ -521,6 +669,7 @@ def test_an_output_never_replaces_an_input(run: Path, cli: InProcess, output: st
     assert tree(Path("in")) == before and not Path("results/run/in").exists()
 
 
+@pytest.mark.risk(41)
 def test_a_measured_output_is_lossless(run: Path, cli: InProcess) -> None:
     test_set("set", 1, names=["a.jpg"])
     assert cli.test("--dataroot", "set", "--output", "x.jpg", code=2).refused("not lossless")

@@ -17,6 +17,7 @@ from tests.builders import (
     TINY_NET,
     assert_same_state,
     image,
+    largest_difference,
     network,
     same_state,
     save,
@@ -292,15 +293,18 @@ def test_another_machine_is_said(cli: InProcess, key: str, value: Any) -> None:
 
 
 @pytest.mark.risk(36)
-def test_another_number_of_threads_is_said(cli: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("first", "then"), [(2, 3), (3, 1), (1, 2), (2, 2)])
+def test_another_number_of_threads_is_said(
+    cli: InProcess, monkeypatch: pytest.MonkeyPatch, first: int, then: int
+) -> None:
     before = torch.get_num_threads()
     try:
-        for count in (2, 3):
+        for number, count in enumerate((first, then)):
             monkeypatch.setattr("utils.system.distributed.available_cores", lambda count=count: count)
-            done = cli.train(*TINY, *PLAIN) if count == 2 else longer(cli)
+            done = longer(cli) if number else cli.train(*TINY, *PLAIN)
     finally:
         torch.set_num_threads(before)
-    assert "note    threads 2, now 3" in done.err
+    assert (f"note    threads {first}, now {then}" in done.err) == (first != then)
 
 
 @pytest.mark.risk(36)
@@ -474,34 +478,46 @@ def test_a_bad_line_in_the_log_neither_bars_the_resume_nor_deletes_later_ones(
 # ----------------------------------------------------------------------------------------- what a resume says
 
 
+@pytest.mark.risk(42)
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    "flags",
     [
-        (("--n_epochs", "8"), "lr      "),
-        (("--n_epochs", "3", "--lr", "0.1"), "lr      "),
-        (("--n_epochs", "3", "--schedule", "cosine"), "lr      "),
+        ("--n_epochs", "8"),
+        ("--max_steps", "7"),
+        ("--n_epochs", "3", "--lr", "0.1"),
+        ("--n_epochs", "3", "--schedule", "cosine"),
     ],
 )
-def test_a_run_that_continues_at_another_lr_says_so(
-    cli: InProcess, flags: tuple[str, ...], said: str
-) -> None:
+def test_a_run_that_continues_at_another_lr_says_so(cli: InProcess, flags: tuple[str, ...]) -> None:
     run = cli.train(*TINY, *PLAIN).run
     came_to = records(run, "lr")[-1]
     text = cli.train("--resume", *flags, "--visdom", "off").err
     now = records(run, "lr")[6]
-    assert f"{said}{now:.2e} (of the saved state: {came_to:.2e})" in text
+    assert f"lr      {now:.2e} (of the saved state: {came_to:.2e})" in text
 
 
-def test_weights_to_begin_with_are_named(cli: InProcess) -> None:
+@pytest.mark.risk(42)
+@pytest.mark.parametrize(
+    ("prefix", "container", "said"),
+    [
+        ("", "", "every tensor by its name"),
+        ("module.", "", "stripped module."),
+        ("_orig_mod.", "", "stripped _orig_mod."),
+        ("", "params_ema", "'params_ema'"),
+    ],
+)
+def test_weights_to_begin_with_are_named(cli: InProcess, prefix: str, container: str, said: str) -> None:
     run = cli.train(*TINY, *PLAIN).run
-    best = "checkpoints/run/best_net.pth"
-    said = cli.train(*TINY, *PLAIN, "--weights", best, name="b").err
-    assert f"weights {best}: every tensor by its name" in said
-    torch.save({f"module.{key}": value for key, value in weights(run).items()}, "net.pth")
-    said = cli.train(*TINY, *PLAIN, "--weights", "net.pth", name="c").err
-    assert "weights net.pth: " in said and "module." in said
+    net = {f"{prefix}{key}": value for key, value in weights(run).items()}
+    torch.save({container: net} if container else net, "net.pth")
+    text = cli.train(*TINY, *PLAIN, "--weights", "net.pth", "--lr", "1e-12", name="new").err
+    (line,) = (line for line in text.splitlines() if line.startswith("weights net.pth: "))
+    assert said in line
+    begun = weights(run.with_name("new"))
+    assert largest_difference(begun, weights(run)) < 1e-6
 
 
+@pytest.mark.risk(42)
 def test_a_run_that_continues_at_its_lr_says_nothing(cli: InProcess) -> None:
     run = cli.train(*TINY, *PLAIN, "--schedule", "step").run
     text = cli.train("--resume", "--n_epochs", "3", "--visdom", "off").err

@@ -26,7 +26,7 @@ from tests.builders import ROOT, assert_same_state, image, save, tree, words
 from tests.cli import InProcess, Workplace, children, free_port, listening, wait_until, weights
 from tests.harness import Cases
 from tests.seams import wrap
-from tests.visdom_server import need_visdom
+from tests.visdom_server import need_visdom, visdom_server
 from utils.system.errors import UserError
 from utils.vis import visdom as visdom_plot
 from utils.vis import visdom_client
@@ -179,20 +179,58 @@ def dripping(connection: socket.socket) -> None:
         time.sleep(0.2)
 
 
-def packed(connection: socket.socket) -> None:
-    pack = zlib.compressobj(wbits=31)  # with the head of gzip
-    body = b"".join(pack.compress(bytes(2**20)) for _ in range(2**8)) + pack.flush()
-    connection.sendall(OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+def chunked(connection: socket.socket) -> None:
+    connection.sendall(OK + b"Transfer-Encoding: chunked\r\n\r\n")
+    while True:
+        connection.sendall(b"100000\r\n" + b"x" * 2**20 + b"\r\n")
 
 
-def redirecting(connection: socket.socket) -> None:
-    port = connection.getsockname()[1]
-    head = b"HTTP/1.1 307 T\r\nLocation: http://127.0.0.1:%d/elsewhere\r\nContent-Length: 0\r\n\r\n"
-    connection.sendall(head % port)
+def many_heads(connection: socket.socket) -> None:
+    connection.sendall(OK)
+    while True:
+        connection.sendall(b"X-Name: value\r\n" * 2**10)
+
+
+def packed_as(encoding: bytes, wbits: int) -> Callable[[socket.socket], None]:
+    """256 MB of zeros, packed."""
+
+    def answer(connection: socket.socket) -> None:
+        pack = zlib.compressobj(wbits=wbits)
+        body = b"".join(pack.compress(bytes(2**20)) for _ in range(2**8)) + pack.flush()
+        head = b"Content-Encoding: %s\r\nContent-Length: %d\r\n\r\n" % (encoding, len(body))
+        connection.sendall(OK + head + body)
+
+    return answer
+
+
+def redirecting(code: int, place: bytes) -> Callable[[socket.socket], None]:
+    """To `place`, in which %d is the port of this server."""
+
+    def answer(connection: socket.socket) -> None:
+        where = place.replace(b"%d", str(connection.getsockname()[1]).encode())
+        head = b"HTTP/1.1 %d T\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % (code, where)
+        connection.sendall(head)
+
+    return answer
+
+
+ANSWERS: dict[str, Callable[[socket.socket], None]] = {
+    "endless": endless,
+    "dripping": dripping,
+    "endless chunks": chunked,
+    "endless head": many_heads,
+    "gzip": packed_as(b"gzip", 31),
+    "deflate": packed_as(b"deflate", 15),
+    "gzip twice": packed_as(b"gzip, gzip", 31),
+    "307": redirecting(307, b"http://127.0.0.1:%d/elsewhere"),
+    "302 on this server": redirecting(302, b"/elsewhere"),
+    "308 by another name": redirecting(308, b"//localhost:%d/elsewhere"),
+    "301 to a file": redirecting(301, b"file:///etc/hostname"),
+}
 
 
 @pytest.mark.risk(22)
-@pytest.mark.parametrize("answer", [endless, dripping, packed, redirecting])
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
 def test_a_program_that_is_not_visdom_costs_little(answer: Callable[[socket.socket], None]) -> None:
     need_visdom()
     asked: list[bytes] = []
@@ -209,12 +247,29 @@ def test_a_program_that_is_not_visdom_costs_little(answer: Callable[[socket.sock
             threading.Thread(target=serve, daemon=True).start()
         began = time.monotonic()
         tracemalloc.start()
-        with pytest.raises(RuntimeError, match="not visdom"):
+        with pytest.raises((RuntimeError, OSError), match=r"not visdom|more than 100 headers"):
             visdom_client.VisdomClient("http://127.0.0.1", other.getsockname()[1], "run")
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert time.monotonic() - began < 3 * visdom_client.TIMEOUT_S and peak < 2**25
     assert asked and b"/elsewhere" not in asked
+
+
+@pytest.mark.risk(22)
+def test_no_proxy_is_asked_for_this_machine(cases: Cases, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with visdom_server() as server, socket.create_server(("127.0.0.1", 0)) as proxy:
+        for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            for place in ("http://127.0.0.1", "http://localhost", "http://LocalHost"):
+                with monkeypatch.context() as patch:
+                    patch.setenv(variable, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+                    client = visdom_client.VisdomClient(place, server.port, "run")
+                    cases.check(not client.has_window("one"), f"{variable} {place}")
+                client.close()
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
 
 
 # ------------------------------------------------------------------------------------------ files elsewhere

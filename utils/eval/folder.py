@@ -38,8 +38,11 @@ def write_errors(place: Path, flag: str = "--results_dir") -> Iterator[None]:
         fix = "free disk space" if error.errno in DISK_FULL else "fix its permissions"
         if error.errno == errno.ENOENT:
             fix = "keep the folder while the test runs"
+        name = str(error.filename or place)
+        if error.errno == errno.ENAMETOOLONG:
+            fix, name = "give a shorter name", f"{name[:40]}..."
         fix = f"{fix}, or write elsewhere with {flag} FOLDER"
-        what = f"cannot write {error.filename or place} [{flag}]"
+        what = f"cannot write {name} [{flag}]"
         raise CannotWrite(what, error.strerror or str(error), fix, code=1) from None
 
 

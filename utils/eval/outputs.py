@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,9 @@ class Outputs:
                 raise UserError(
                     f"{output} is neither a folder nor an image [--output]", fix=f"a folder, or {known}"
                 )
+            if re.fullmatch(r"\.[a-z]\w{1,3}", suffix):
+                fix = f"name a file of {', '.join(WRITTEN)}; of a folder, end the name with {os.sep}"
+                raise UserError(f"{suffix} files are not written [--output {output}]", fix=fix)
             return None
         if suffix not in WRITTEN:
             fix = f"name a file of {', '.join(WRITTEN)}"
@@ -136,6 +140,10 @@ class Outputs:
                 part.unlink(missing_ok=True)
                 raise
         self.written.append(path)
+
+    def shown(self) -> str:
+        """Return the one file that was written, or the folder of several."""
+        return str(self.written[0]) if len(self.written) == 1 else f"{self.root}{os.sep}"
 
     def listed(self) -> list[str]:
         """Paths of the outputs in the folder of the results."""

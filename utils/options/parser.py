@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from models.terms import CYCLE_LOSS
-from utils.system.errors import UserError
+from utils.system.errors import UserError, bad_path
 
 SWITCH, ON_OFF = "switch", "on_off"  # kinds of flags without a value: --x, and --x or --no-x
 
@@ -261,7 +261,7 @@ def parse_or_exit(parse: Callable[[Sequence[str]], Any], in_group: bool = False)
     except UserError as error:
         failure = error
     except OSError as error:  # such as a file name of 300 letters
-        failure = UserError(f"bad argument: {error.strerror}", str(error.filename)[:80], "give another path")
+        failure = bad_path(error)
     print(failure, file=sys.stderr, flush=True)
     if in_group and "WORLD_SIZE" in os.environ:
         from utils.system.distributed import report_refusal  # imports torch

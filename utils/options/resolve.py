@@ -150,7 +150,7 @@ def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
         raise UserError("--data_changed is for a run that continues", fix="add --resume, or leave it out")
     elif run.taken() and not (asked["dry_run"] or asked["check_data"]):
         raise UserError(f"{run.folder} exists", fix="continue with --resume, or choose another --name")
-    length = _other_length(typed, before) if resumes else {}
+    length = _other_length(typed, before, resumes)
     opt = Options(base | before | length | typed | {"name": run.name}, changed, from_files)
     _resolve_network(opt, changed)
     resolve_objective(opt, typed)
@@ -303,18 +303,18 @@ def _same_value(key: str, one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _other_length(typed: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """The length of a resumed run that gives way where the user types the other one.
+def _other_length(typed: Mapping[str, Any], before: Mapping[str, Any], resumes: bool) -> dict[str, Any]:
+    """The default, or saved, length that gives way where only the other one is typed.
 
-    >>> _other_length({"max_steps": 30}, {"n_epochs": 4})  # an epoch has at least one step
-    {'n_epochs': 30}
-    >>> _other_length({"n_epochs": 8}, {"n_epochs": 4, "max_steps": 20})
+    >>> _other_length({"max_steps": 50}, {"n_epochs": 40}, False)  # an epoch has at least one step
+    {'n_epochs': 50}
+    >>> _other_length({"n_epochs": 8}, {"n_epochs": 4, "max_steps": 20}, True)
     {'max_steps': None}
     """
     kinds = typed.keys() & {"n_epochs", "max_steps"}
     if kinds == {"max_steps"} and typed["max_steps"]:
         return {"n_epochs": max(before["n_epochs"], typed["max_steps"])}
-    return {"max_steps": None} if kinds == {"n_epochs"} else {}
+    return {"max_steps": None} if resumes and kinds == {"n_epochs"} else {}
 
 
 def _refuse_another_run(run: Run, changed: set[str], before: Mapping[str, Any]) -> None:

@@ -129,7 +129,7 @@ class Best:
         words = [] if math.isnan(self.psnr) else [f"val PSNR {beside_input(self.psnr, self.psnr_input)}"]
         if self.figure not in ("psnr", "last") and self.value is not None:
             words.insert(0, f"val {LABELS[self.figure]} {self.value:.4f}")
-        worse = ", worse than its input" if self.psnr < self.psnr_input else ""
+        worse = ", worse than its input" if self.psnr - self.psnr_input <= -0.005 else ""  # shown as -0.01
         return f"{', '.join(words) or 'the last'} at step {self.step}{worse}"
 
     def state_dict(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from utils.system.netfile import saved_net
 
 ROOT = Path("checkpoints")
 RESTORE = "restore a copy of it"
+GIT_TIMEOUT_S = 10.0
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems without flock
 
 
@@ -51,7 +52,9 @@ class Run:
         """
         if not re.fullmatch(r"[\w.\-=+ ]+", name) or name in (".", ".."):
             raise UserError(
-                f"bad run name [--name {name}]", "it becomes a folder", "letters, digits and . _ - = + only"
+                f"bad run name [--name {name[:80]}]",
+                "it becomes a folder",
+                "letters, digits and . _ - = + only",
             )
         return cls(ROOT / name)
 
@@ -256,8 +259,9 @@ def versions() -> dict[str, str]:
 
     command, folder = ["git", "describe", "--always", "--dirty"], Path(__file__).parent
     revision = ""
-    with suppress(OSError):  # git is not installed
-        revision = subprocess.run(command, capture_output=True, text=True, cwd=folder).stdout.strip()
+    with suppress(OSError, subprocess.TimeoutExpired):  # git is not installed, or its disk does not answer
+        asked = subprocess.run(command, capture_output=True, cwd=folder, timeout=GIT_TIMEOUT_S)
+        revision = asked.stdout.decode(errors="replace").strip()
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),

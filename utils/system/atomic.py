@@ -11,6 +11,7 @@ from utils.system.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of file systems that cannot sync a folder
+NO_FOLDER_OPEN = (*NO_FOLDER_SYNC, errno.EACCES, errno.EPERM, errno.EISDIR)  # or that cannot open one
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
 
@@ -32,14 +33,24 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         raise
     finally:
         part.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where the file system can; OSError for a fault of the disk."""
     try:
-        os.fsync(folder)
+        number = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_OPEN:
+            raise
+        return
+    try:
+        os.fsync(number)
     except OSError as error:
         if error.errno not in NO_FOLDER_SYNC:
             raise
     finally:
-        os.close(folder)
+        os.close(number)
 
 
 @contextmanager

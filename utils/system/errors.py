@@ -1,5 +1,6 @@
 """User-facing errors: what failed, why, and how to fix it."""
 
+import errno
 import signal
 import sys
 import traceback
@@ -47,6 +48,12 @@ def first_sentence(error: BaseException) -> str:
     return lines[0].partition(". ")[0]
 
 
+def bad_path(error: OSError) -> UserError:
+    """The error of an argument that names no possible file, such as one of 300 letters."""
+    what = f"bad argument: {error.strerror or error}"
+    return UserError(what, str(error.filename)[:80], "give another path")
+
+
 def run_script(main: Callable[[Any, ExitStack], int], opt: Any) -> int:
     """Call `main(opt, cleanup)` and return its exit code; a failure is printed as a UserError.
 
@@ -68,6 +75,8 @@ def run_script(main: Callable[[Any, ExitStack], int], opt: Any) -> int:
     except Exception as failure:
         if opt.debug:
             traceback.print_exc()
+        if isinstance(failure, OSError) and failure.errno == errno.ENAMETOOLONG:
+            failure = bad_path(failure)
         if not isinstance(failure, UserError):
             failure = UserError(
                 f"{type(failure).__name__}: {first_sentence(failure)}",

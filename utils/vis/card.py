@@ -23,7 +23,8 @@ def figures(results: Path, log: Path, weights: Path) -> list[dict[str, Any]]:
     found = []
     with suppress(OSError, ValueError, KeyError):
         validated = [record for record in read_log(log) if isinstance(record.get("val_psnr"), float)]
-        figure, sign = next(((key, sign) for key, sign in CHOOSING if key in validated[0]), ("val_psnr", 1))
+        choosing = ((key, sign) for key, sign in CHOOSING if validated and key in validated[0])
+        figure, sign = next(choosing, ("val_psnr", 1))
         best = max(validated, key=lambda record: sign * record[figure])
         found.append({"data": "validation", "psnr": best["val_psnr"], "psnr_input": best["val_psnr_input"]})
     for folder in sorted(results.glob("[!.]*")):

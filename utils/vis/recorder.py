@@ -166,6 +166,6 @@ class Recorder:
         there = [f", {what} {file}" for what, file in shown.items() if file.is_file()]
         print(printable(f"outputs {place}{''.join(there)}"))
         if self.outputs.elsewhere:
-            print(printable(f"images  {self.outputs.file or self.outputs.root}"))
+            print(printable(f"images  {self.outputs.shown()}"))
         if self.measured:
             print(printable(f"per image {place / 'metrics.csv'}"))
