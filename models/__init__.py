@@ -1,4 +1,4 @@
-"""Networks and losses by name. Listing the names imports no torch; building a network or a loss does.
+"""Networks, losses and objectives by name. Listing the names imports no torch; building one does.
 
 To add a network: one file in this folder, one function here and its line in NETWORKS. The function's
 keyword-only arguments are the network's flags and their defaults.
@@ -15,6 +15,7 @@ from utils.system.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
+    from models.objectives import Objective
     from models.run import load_run as load_run
 
 
@@ -124,6 +125,42 @@ def charbonnier_loss(*, reduction: str = "mean") -> "nn.Module":
     return CharbonnierLoss(reduction=reduction)
 
 
+def ssim_loss(*, reduction: str = "mean") -> "nn.Module":
+    from models.losses import SSIMLoss
+
+    return SSIMLoss(reduction=reduction)
+
+
+def color_loss(*, reduction: str = "mean") -> "nn.Module":
+    from models.losses import ColorLoss
+
+    return ColorLoss(reduction=reduction)
+
+
+def lite0_loss(*, reduction: str = "mean") -> "nn.Module":
+    from models.perceptual import FeatureDistance, lite0_features
+
+    return FeatureDistance(lite0_features(), reduction=reduction)
+
+
+def vgg_loss(*, reduction: str = "mean") -> "nn.Module":
+    from models.perceptual import VGGDistance, vgg_features
+
+    return VGGDistance(vgg_features(), reduction=reduction)
+
+
+def paired_objective(*given: Any) -> "Objective":
+    from models.objectives import Paired
+
+    return Paired(*given)
+
+
+def cycle_objective(*given: Any) -> "Objective":
+    from models.cycle import Cycle
+
+    return Cycle(*given)
+
+
 NETWORKS: "dict[str, Callable[..., nn.Module]]" = {
     "resnet": build_resnet,
     "unet": build_unet,
@@ -142,6 +179,15 @@ LOSSES: "dict[str, Callable[..., nn.Module]]" = {
     "l1": l1_loss,
     "mse": mse_loss,
     "charbonnier": charbonnier_loss,
+    "ssim": ssim_loss,
+    "color": color_loss,
+    "lite0": lite0_loss,
+    "vgg": vgg_loss,
+}
+
+OBJECTIVES: "dict[str, Callable[..., Objective]]" = {
+    "paired": paired_objective,
+    "cycle": cycle_objective,
 }
 
 NORMS = ("instance", "batch", "group", "none")

@@ -17,7 +17,8 @@ from typing import Any
 
 from utils.options import parse_or_exit
 from utils.options.flags import DEBUG, RESULTS
-from utils.options.parser import Parser, flag, path
+from utils.options.kinds import path
+from utils.options.parser import Parser, flag
 from utils.run.log import read_log
 from utils.run.run import Run
 from utils.system.atomic import atomic_write

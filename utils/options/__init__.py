@@ -3,22 +3,21 @@
 from utils.options.parser import parse_or_exit
 from utils.options.resolve import (
     Options,
-    data_settings,
     describe,
-    holdout_of,
+    network_to_test,
     parse_export,
     parse_test,
     parse_train,
     saved_options,
-    source_of,
-    source_to_test,
 )
+from utils.options.sources import data_settings, holdout_of, source_of, source_to_test
 
 __all__ = [
     "Options",
     "data_settings",
     "describe",
     "holdout_of",
+    "network_to_test",
     "parse_export",
     "parse_or_exit",
     "parse_test",

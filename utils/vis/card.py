@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from models.fetch import weights_name
 from utils.eval.folder import dataset_name, summary_of
+from utils.run.checkpoint import FIGURES
 from utils.run.log import read_log
 from utils.system.hashes import sha256
 
@@ -81,6 +82,8 @@ class Published(NamedTuple):
 
 # ---------------------------------------------------------------------------------------------------- figures
 
+CHOOSING = [(f"val_{figure}", sign) for figure, sign in FIGURES.items() if figure != "psnr"]
+
 
 def figures(results: Path, log: Path, weights: Path) -> list[dict[str, Any]]:
     """The figures of a run: the best validation, and every complete test of these weights.
@@ -102,10 +105,12 @@ def figures(results: Path, log: Path, weights: Path) -> list[dict[str, Any]]:
 
 
 def best_validation(log: Path) -> dict[str, Any]:
-    """The record of the best validation PSNR; empty without one."""
+    """The record of the best validation, by the figure that chose the best weights; empty without one."""
     with suppress(OSError, ValueError, KeyError):
         records = [each for each in read_log(log) if isinstance(each.get("val_psnr"), float)]
-        return max(records, key=lambda record: record["val_psnr"])
+        choosing = ((key, sign) for key, sign in CHOOSING if records and key in records[0])
+        figure, sign = next(choosing, ("val_psnr", 1))
+        return max(records, key=lambda record: sign * record[figure])
     return {}
 
 

@@ -62,8 +62,13 @@ class Progress:
 def describe_step(values: Mapping[str, float], lr: float, images_left: float) -> str:
     """One line of running means, with the time that is left; `images_left` is infinite if unknown."""
     left = "?" if math.isinf(images_left) else clock(images_left / values["images_s"])
+    terms = "".join(f"{key[5:]} {value:.3f} " for key, value in values.items() if key.startswith("loss_"))
+    if "D_right" in values:
+        scores = f"real {values['D_real']:.2f} fake {values['D_fake']:.2f}"
+        terms += f"D right {values['D_right']:.0%} ({scores}) "
+    psnr = f"PSNR {values['train_psnr']:.2f} " if "train_psnr" in values else ""
     return (
-        f"loss {values['loss']:.4f} PSNR {values['train_psnr']:.2f} lr {lr:.1e} "
+        f"loss {values['loss']:.4f} {terms}{psnr}lr {lr:.1e} "
         f"{values['images_s']:.1f} images/s wait {values['wait']:.0%} ETA {left}"
     )
 

@@ -11,6 +11,8 @@ from utils.run.run import Run
 from utils.system.errors import UserError
 from utils.vis.visdom import VisdomPlot
 
+VALIDATED = ("psnr", "ssim", "lite0", "kid")  # figures of validations, and names of their windows
+
 
 class VisdomSink:
     """Plot training curves in visdom; starts with the logged history, so that a resumed run is complete."""
@@ -38,8 +40,12 @@ def training_points(record: dict[str, Any]) -> list[tuple[str, str, float, float
     axes = (
         ("loss", "loss", "train", "step"),
         ("lr", "lr", "lr", "step"),
-        ("psnr", "val_psnr", "validation", "epoch"),
-        ("psnr", "val_psnr_input", "input", "epoch"),
+        ("D", "D_real", "D(real)", "step"),
+        ("D", "D_fake", "D(fake)", "step"),
+        ("D", "D_right", "share of patches right", "step"),
+        *(("terms", key, key.removeprefix("loss_"), "step") for key in record if key.startswith("loss_")),
+        *((figure, f"val_{figure}", "validation", "epoch") for figure in VALIDATED),
+        *((figure, f"val_{figure}_input", "input", "epoch") for figure in VALIDATED),
     )
     return [
         (window, curve, record[x], math.nan if record[key] is None else record[key])

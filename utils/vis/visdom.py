@@ -36,13 +36,19 @@ class Window(NamedTuple):
     curves: int = 1
 
 
+MARKERS = {"markers": True, "markersize": 6}
 EXPONENTS = {"layoutopts": {"plotly": {"yaxis": {"title": "lr", "exponentformat": "e"}}}}  # not 200µ
 TRAINING = {
     "loss": Window("loss", "step", "loss"),
     "lr": Window("learning rate", "step", "lr", EXPONENTS),
-    "psnr": Window("validation PSNR", "epoch", "PSNR (dB)", {"markers": True, "markersize": 6}, curves=2),
+    "psnr": Window("validation PSNR", "epoch", "PSNR (dB)", MARKERS, curves=2),
+    "terms": Window("loss terms, weighted", "step", "loss", curves=8),
+    "D": Window("discriminator", "step", "D(real), D(fake), share right", curves=3),
+    "ssim": Window("validation SSIM", "epoch", "SSIM", MARKERS, curves=2),
+    "lite0": Window("validation Lite0 distance", "epoch", "Lite0 distance", MARKERS, curves=2),
+    "kid": Window("validation KID (Lite0)", "epoch", "KID", MARKERS, curves=2),
 }
-TEST_OPTS = {"markers": True, "markersize": 6, "ytickmin": 0, "ytickmax": 90, "ytickstep": 10}
+TEST_OPTS = {**MARKERS, "ytickmin": 0, "ytickmax": 90, "ytickstep": 10}
 TEST = Window("PSNR", "i", "PSNR", TEST_OPTS)  # the curve `mean` is a single point
 
 
