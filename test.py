@@ -153,7 +153,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         **{"tile": opt.tile, "tile_overlap": opt.tile_overlap, "device": where, "seen": pairs.seen},
         "precision": "bfloat16" if amp else "float32",
         "caveats": caveats(trained_size, pairs.seen, to_gray) + ranges.remarks(),
-        "notes": evaluator.notes + [f"failed, in no figure: {error.what}" for error in failed],
+        "notes": evaluator.notes + failures(failed),
         "failed": len(failed),
         "peak_mib": round(peak_memory_mib(ranks.device)),
         "versions": versions(),
@@ -175,6 +175,14 @@ def compare_sets(kid: KID, dataset: WholeDataset, ranks: Ranks) -> dict[str, flo
     if others := dataset.pairs.others:
         kid.take_references(WholeDataset(others, dataset.spec.mirrored()), ranks)
     return kid.figures(ranks)
+
+
+def failures(failed: list[UserError]) -> list[str]:
+    """The images that failed, those of one reason in one line."""
+    reasons: dict[str, list[str]] = {}
+    for error in failed:
+        reasons.setdefault(error.why, []).append(error.what)
+    return [f"failed, in no figure: {'; '.join(names)} ({why})" for why, names in reasons.items()]
 
 
 def predictions(evaluator: Evaluator, images: Iterable[Whole]) -> Iterator[Prediction]:

@@ -34,7 +34,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from data import check
-from data.training import TrainingData, open_data, split_batch
+from data.training import open_data, split_batch
 from models import OBJECTIVES, build_network, own_arguments
 from models.ema import EMA
 from models.fetch import local_weights
@@ -44,9 +44,9 @@ from models.terms import parse_gan, parse_loss
 from models.weights import load_weights
 from models.wrappers import bare
 from models.zoo import AUTO
-from utils.eval.evaluator import Evaluator
-from utils.eval.metrics import Protocol, train_figures
+from utils.eval.metrics import train_figures
 from utils.eval.validation import Validator
+from utils.optim.cadence import validation_cost
 from utils.optim.horizon import Deadline, EpochWork, Horizon, set_length
 from utils.optim.optimizers import OPTIMIZERS, freeze
 from utils.optim.schedules import build_schedule
@@ -63,9 +63,9 @@ from utils.system.errors import UserError, run_script
 from utils.system.finite import FiniteGuard, read_flags
 from utils.system.memory import oom_errors
 from utils.system.signals import Signals
-from utils.vis.console import Progress, Say, clock, describe_step, millions, say_on
+from utils.vis.console import Progress, clock, describe_step, millions, say_on
 from utils.vis.grids import evenly_spaced
-from utils.vis.training_log import open_log
+from utils.vis.training_log import TrainingLog, open_log
 
 Nets = dict[str, nn.Module]  # "net" is the one that is tested; without pairs, "netBA" is the way back
 
@@ -95,7 +95,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     nets, notes = build_nets(opt, options, saved_run, resuming, ranks)
     trained = [each for net in nets.values() for each in freeze(bare(net), opt.freeze)]
     averaged = {name.replace("net", "ema"): EMA(net, opt.ema) for name, net in nets.items()}
-    notes.append(f"        {millions(trained)} parameters trained")
+    notes += [f"trained {millions(trained)} parameters"] * bool(opt.freeze)
 
     # ---- objective: a list of turns (parameters and their loss terms), each with an optimizer
     objective, optimizers = build_objective(opt, nets, trained, options, ranks, amp)
@@ -108,10 +108,11 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     if resuming and ranks.is_main:
         run.acquire(cleanup)  # before the state is read: another process may still be saving one
     resumed = restore_newest(saved_run, parts, opt.epoch, horizon, say) if resuming else None
-    set_length(horizon, opt)
+    set_length(horizon, opt, validation_cost(data.val_count, data.scan.sizes, opt))
     turns = build_turns(objective.turns(), optimizers, build_schedule(opt, horizon))
     tested = {name: ema.net for name, ema in zip(nets, averaged.values(), strict=True)}
-    validate = build_validator(opt, tested, data, ranks, amp, say)
+    shown = evenly_spaced(len(data.val_indices), 4)
+    validate = Validator(list(tested.values()), data, ranks, amp, opt.best, shown, say)
 
     # ---- the run's folder, log and visdom page
     cleanup.enter_context(run.writing())
@@ -121,7 +122,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     notes += [checkpoints.begin(horizon.step, best, resumed), *(turn.lr_change for turn in turns if resuming)]
     log = open_log(cleanup, run if ranks.is_main else None, horizon.step, opt, say)
     notes += [f"device  {ranks.note}, {'bfloat16' if amp else 'float32'}", f"run     {run.folder}, {horizon}"]
-    say("\n".join(filter(None, [describe(opt), *data.describe(), *notes])))
+    log.start([describe(opt), *data.describe(), *notes], run.report)
 
     # ---- the loop
     cleanup.enter_context(oom_errors(horizon.describe))
@@ -129,19 +130,20 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     deadline = Deadline(opt.minutes, STARTED, horizon, ranks, work, checkpoints)
     meter = Meter(opt.batchSize, data.batches, ranks)
     guard = FiniteGuard(opt.nan_policy, nn.ModuleList(nets.values()), ranks, run.state("latest"), say)
-    progress = Progress(horizon.title, horizon.step, horizon.last, quiet=not ranks.is_main)
+    progress = Progress(horizon.title, horizon.step, horizon.last, not ranks.is_main, deadline.left)
     stop = 0  # the number of the signal that stops the run
     while True:
         # ---- before the first step and whenever the loop over batches ends: validate, save, leave
-        ended = horizon.epoch_ended and not stop
-        if ended and horizon.validation_due(opt.val_freq):
-            found = validate(signals)
+        due = (horizon.epoch_ended or horizon.validation_due) and not stop
+        if due and horizon.validation_due:
+            with meter.paused():
+                found = validate(signals)
             stop = all_reduce_max(signals.stop, ranks)  # if stopped here, a resumed run repeats it
             if not stop:
                 log.validation(found, best.update(found, horizon.step), best, horizon)
-        if ended and not stop:
-            horizon.closed_at = horizon.step
-        if ended or stop or signals.take_save() or checkpoints.due(horizon.step):
+        if due and not stop:
+            horizon.close()
+        if due or stop or signals.take_save() or checkpoints.due(horizon.step):
             signals.disarm_kill_timer()
             checkpoints.save(horizon.step, best, horizon.kept_epoch(opt.save_freq))
         if stop or horizon.done:
@@ -180,16 +182,16 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             progress.step(horizon.title, horizon.last)
             if horizon.step % opt.log_freq == 0 or horizon.done:
                 values = meter.read()
-                log.scalars(horizon.step, horizon.epochs_done, lr=turns[0].lr, **values)
-                progress.show(describe_step(values, turns[0].lr, horizon.steps_left * opt.batchSize))
+                log.step(horizon, lr=turns[0].lr, **values)
+                progress.show(describe_step(values, turns[0].lr))
             for turn in turns:
                 turn.scheduler.step()
-            if stop or horizon.done or signals.save or checkpoints.due(horizon.step):
+            if stop or horizon.validation_due or signals.save or checkpoints.due(horizon.step):
                 break  # ranks may differ in the last two: a save has no collective operation
 
     progress.close()
     ranks.barrier()  # torchrun ends the other ranks when the first one exits
-    return finish(opt, stop, best, horizon, run, status, meter, say)
+    return finish(opt, stop, best, horizon, status, meter, log)
 
 
 # ----------------------------------------------------------------- parts of the set-up, the loop and the end
@@ -241,24 +243,17 @@ def build_objective(
     }
 
 
-def build_validator(
-    opt: Namespace, nets: Nets, data: TrainingData, ranks: Ranks, amp: bool, say: Say
-) -> Validator:
-    """Validates the networks by PSNR and the figure of --best."""
-    protocol, metrics = Protocol(max_value=data.max_value), ("psnr", opt.best)
-    how: dict[str, Any] = {"say": say, "protocol": protocol, "metrics": metrics}
-    evaluators = [Evaluator(net, ranks.device, amp, opt.mean, opt.std, **how) for net in nets.values()]
-    return Validator(evaluators, data, ranks, opt.best, evenly_spaced(len(data.val_indices), 4))
-
-
 def finish(
-    opt: Namespace, stop: int, best: Best, horizon: Horizon, run: Run, status: Status, meter: Meter, say: Say
+    opt: Namespace, stop: int, best: Best, horizon: Horizon, status: Status, meter: Meter, log: TrainingLog
 ) -> int:
     """Print the result and the next command; returns the exit code. A dry run ends with an estimate."""
+    say, run = log.say, status.run
     if stop:
         name = signal.Signals(stop).name
-        say(f"stopped by {name} after step {horizon.step}; continue with: {run.resume_command()}")
         status.write("stopped", 128 + stop, name)
+        if not opt.dry_run:
+            log.finish(run, best, time.monotonic() - STARTED)
+        say(f"stopped by {name} after step {horizon.step}; continue with: {run.resume_command()}")
         return 128 + stop
     if opt.dry_run:
         if status.enabled:
@@ -272,7 +267,9 @@ def finish(
     if best.psnr is not None:
         say(f"best {best.describe()}")
     degraded = ["--degrade", opt.degrade] if opt.degrade else []
-    say(f"weights {run.net('best')}, {clock(time.monotonic() - STARTED)} in all")
+    took_s = time.monotonic() - STARTED
+    say(f"weights {run.net('best')}, {clock(took_s)} in all")
+    log.finish(run, best, took_s)
     say(f"next    {shlex.join(['python', 'test.py', *run.name_flag(), *degraded])}")
     return 0
 

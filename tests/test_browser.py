@@ -20,11 +20,11 @@ pytestmark = pytest.mark.browser
 
 READ = """() => {
     const seen = (e) => e.getBoundingClientRect().width > 0 && e.getBoundingClientRect().height > 0;
-    const texts = (plot, query) => [...plot.querySelectorAll(query)].filter(seen).map((e) => e.textContent);
+    const words = (plot, query) => [...plot.querySelectorAll(query)].filter(seen).map((e) => e.textContent);
     const plots = [...document.querySelectorAll('.js-plotly-plot')].map((plot) => ({
-        title: texts(plot, '.gtitle').join(), xlabel: texts(plot, '.xtitle').join(),
-        ylabel: texts(plot, '.ytitle').join(), range: plot.layout.yaxis.range,
-        legend: texts(plot, '.legendtext'),
+        title: words(plot, '.gtitle').join(), xlabel: words(plot, '.xtitle').join(),
+        ylabel: words(plot, '.ytitle').join(), range: plot.layout.yaxis.range,
+        legend: words(plot, '.legendtext'),
         curves: Object.fromEntries(plot.data.map((t) => [t.name, [...t.x].map((x, i) => [x, t.y[i]])])),
         // plotly draws the traces in the order of their data
         marks: [...plot.querySelectorAll('.scatterlayer .trace')].map((t) =>
@@ -36,9 +36,13 @@ READ = """() => {
         title: i.closest('.window').querySelector('.bar .pull-right').textContent.trim(),
         loaded: i.complete && i.naturalWidth > 0, width: i.naturalWidth, height: i.naturalHeight,
     }));
+    const panels = [...document.querySelectorAll('.react-grid-item .content-text')].filter(seen);
+    const texts = panels.map((e) => [
+        e.closest('.window').querySelector('.bar .pull-right').textContent.trim(), e.textContent]);
     const boxes = [...document.querySelectorAll('.react-grid-item .window')].map((e) => {
         const box = e.getBoundingClientRect(); return [box.left, box.top, box.right, box.bottom]; });
-    return { plots: Object.fromEntries(plots.map((p) => [p.title + ' ' + p.xlabel, p])), images, boxes };
+    return { plots: Object.fromEntries(plots.map((p) => [p.title + ' ' + p.xlabel, p])), images, boxes,
+             texts: Object.fromEntries(texts) };
 }"""
 
 
@@ -59,6 +63,11 @@ class Page:
     def open(self, env: str) -> None:
         # not until the network is idle: the page's websocket stays open
         self.page.goto(f"http://127.0.0.1:{self.server.port}/env/{env}", wait_until="domcontentloaded")
+
+    def open_bare(self) -> None:
+        """Open the server's bare address, and wait for the links to its runs."""
+        self.page.goto(f"http://127.0.0.1:{self.server.port}", wait_until="domcontentloaded")
+        self.page.wait_for_selector("a[href='/env/run']")
 
     def read(self) -> dict[str, Any]:
         found: dict[str, Any] = self.page.evaluate(READ)
@@ -116,6 +125,15 @@ def test_the_page_shows_what_was_measured(server: Server, work: Workplace) -> No
         titles = {image["title"] for image in found["images"] if image["loaded"]}
         assert titles == {"input | output | target, step 9", "demo: input | output | target"}
         check_apart(found["boxes"])
+        panel = found["texts"]["run"]
+        assert "ended after 0:" in panel and "images/s" in panel and "val PSNR" in panel
+        assert "checkpoints/run/report.md" in panel and "resunet" in panel
+
+        # the page at the bare address leads to the run
+        page.open_bare()
+        page.page.click("a[href='/env/run']")
+        page.page.wait_for_url("**/env/run")
+        page.open("run")
 
         # the resumed run is shown without loading the page again
         work.train("--resume", "--n_epochs", "4", *seeing)
@@ -163,7 +181,8 @@ def measured(tested: Ended) -> dict[str, Any]:
     return {
         "loss step": {"train": curve("step", "loss")},
         "learning rate step": {"lr": curve("step", "lr")},
-        "validation PSNR epoch": {
+        "PSNR of the run epoch": {
+            "train": curve("epoch", "train_psnr"),
             "validation": curve("epoch", "val_psnr"),
             "input": curve("epoch", "val_psnr_input"),
         },
@@ -181,7 +200,7 @@ def check_drawing(plots: dict[str, Any], expected: dict[str, Any]) -> None:
         assert plot["legend"] == list(curves)
         counts = [len(points) for points in curves.values()]
         if "PSNR" in title:
-            assert plot["marks"] == counts
+            assert plot["marks"] == [len(points) * (name != "train") for name, points in curves.items()]
         assert plot["lines"] == [int(count > 1) for count in counts]
 
 
@@ -191,14 +210,14 @@ def check_axes(plots: dict[str, Any]) -> None:
     assert labels == {
         "loss step": "loss",
         "learning rate step": "lr",
-        "validation PSNR epoch": "PSNR (dB)",
+        "PSNR of the run epoch": "PSNR (dB)",
         "PSNR i": "PSNR",
     }
 
 
 def check_apart(boxes: list[list[float]]) -> None:
     """No pane covers another."""
-    assert len(boxes) == 6
+    assert len(boxes) == 7
     for one, two in itertools.combinations(boxes, 2):
         beside = one[2] <= two[0] or two[2] <= one[0] or one[3] <= two[1] or two[3] <= one[1]
         assert beside, (one, two)

@@ -3,7 +3,9 @@
 import math
 import re
 import time
+from argparse import Namespace
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ import torch
 from tests.builders import FAST, TINY
 from tests.cli import Workplace
 from utils.optim import horizon as module
-from utils.optim.horizon import Deadline, EpochWork, Horizon, StepCost, StepTimer
+from utils.optim.horizon import Deadline, EpochWork, Horizon, StepCost, StepTimer, set_length
 from utils.options.presets import PRESETS
 from utils.system.distributed import Ranks
 from utils.system.errors import UserError
@@ -60,11 +62,11 @@ def test_two_lengths_are_refused_and_a_dry_run_measures_none(work: Workplace) ->
 
 def test_a_preset_is_other_defaults_that_flags_override_and_a_resume_keeps(work: Workplace) -> None:
     given = ("--dataroot", "demo:8:96", "--preset", "fine", "--width", "8", "--visdom", "off", "--name", "p")
-    out = work.train(*given, "--crop_size", "32", "--batchSize", "4", "--n_epochs", "1").err
+    out = work.train(*given, "--crop_size", "32", "--batchSize", "4", "--n_epochs", "1", "--debug").err
     wanted = PRESETS["fine"] | {"crop_size": 32, "batchSize": 4, "width": 8}
     for key, value in wanted.items():
         assert f"{key}={value}" in out.replace("\n", " "), key
-    more = work.train("--resume", "--name", "p", "--n_epochs", "2").err
+    more = work.train("--resume", "--name", "p", "--n_epochs", "2", "--debug").err
     assert f"lr={PRESETS['fine']['lr']}" in more.replace("\n", " ")
     assert "--preset cannot change" not in more
 
@@ -103,13 +105,63 @@ def test_a_restored_horizon_walks_the_rest(at: int) -> None:
 
 @pytest.mark.parametrize(("every", "due"), [(1, [3, 6, 9, 10]), (2, [6, 10]), (5, [10])])
 def test_every_so_many_epochs_are_validated_and_the_last(every: int, due: list[int]) -> None:
-    horizon, found = Horizon(3), []
-    horizon.total = 10
+    horizon = Horizon(3)
+    set_length(horizon, length(n_epochs=4, max_steps=10, val_freq=every))
+    assert validated(horizon) == due
+
+
+def length(**options: Any) -> Namespace:
+    """Options of a run's length."""
+    defaults = {"n_epochs": 40, "max_steps": None, "minutes": None, "val_freq": None, "warmup": 0.0}
+    return Namespace(**(defaults | {"dry_run": False, "changed": set(), "name": "run"} | options))
+
+
+def validated(horizon: Horizon) -> list[int]:
+    """The steps at which the rest of a run validates; each epoch's end is handled as train.py does."""
+    found = []
     while not horizon.done:
         horizon.advance()
-        if horizon.epoch_ended and horizon.validation_due(every):
+        if horizon.validation_due:
             found.append(horizon.step)
-    assert found == due
+        horizon.close()
+        assert not horizon.validation_due  # once
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "cost", "due"),
+    [
+        ({"max_steps": 300}, 0.1, [*range(30, 301, 30)]),
+        ({"max_steps": 305}, 0.1, [*range(31, 280, 31), 305]),
+        ({"max_steps": 300}, 10, [30, 90, 180, 300]),  # at most a tenth of the time, the first one early
+        ({"max_steps": 7}, 0.0, [1, 2, 3, 4, 5, 6, 7]),
+        ({"max_steps": 300, "val_freq": 1}, 10, [120, 240, 300]),  # what was typed holds
+        ({"n_epochs": 2}, 0.1, [*range(24, 241, 24)]),  # few epochs, but long ones
+        ({"n_epochs": 10}, 0.1, [*range(120, 1201, 120)]),
+    ],
+)
+def test_a_run_validates_about_ten_times_however_short_it_is(
+    options: dict[str, Any], cost: float, due: list[int]
+) -> None:
+    horizon = Horizon(120)
+    set_length(horizon, length(**options), cost)
+    assert validated(horizon) == due
+
+
+@pytest.mark.parametrize("at", [29, 30, 31, 120, 121])
+def test_an_interrupted_run_validates_where_an_uninterrupted_one_does(at: int) -> None:
+    whole = Horizon(120)
+    set_length(whole, length(max_steps=300))
+    expected = validated(whole)
+    half, rest = Horizon(120), Horizon(120)
+    set_length(half, length(max_steps=300))
+    before = [step for step in expected if step <= at]
+    for _ in range(at):
+        half.advance()
+        half.close()
+    rest.load_state_dict(half.state_dict())
+    set_length(rest, length(max_steps=300))
+    assert before + validated(rest) == expected
 
 
 @pytest.mark.parametrize(("every", "kept"), [(0, {}), (1, {3: 1, 6: 2, 9: 3}), (2, {6: 2})])
@@ -213,6 +265,7 @@ def test_a_machine_that_becomes_slower_shortens_the_run(
 def test_the_work_besides_the_steps_is_part_of_the_estimate(clock: Clock) -> None:
     """Validation of 4 images at 1 s each and two saves of 2 s, every 50 steps and at the end."""
     horizon = Horizon(steps_per_epoch=50)
+    horizon.val_every, horizon.in_tenths = 50, False
 
     def predict() -> None:
         clock.now += 1
@@ -293,3 +346,29 @@ def test_a_known_length_and_a_dry_run_are_not_timed(
         clock.now += 1
         assert deadline.step(0) == ""
     assert horizon.total == total
+
+
+def test_a_run_of_minutes_validates_ten_times_once_its_length_is_known(clock: Clock) -> None:
+    """Steps of 0.1 s; a validation of 0.2 s fits ten times, one of 5 s takes a tenth of the time."""
+    for each_s, few, many in ((0.05, 9, 12), (1.25, 2, 4)):
+        horizon, spent, took = Horizon(500), 0.0, []
+        set_length(horizon, length(minutes=1, changed={"minutes"}))
+
+        def predict(each_s: float = each_s) -> None:
+            clock.now += each_s
+
+        clock.now = 0.0
+        deadline = deadline_of(60, horizon)
+        deadline.work = EpochWork(load=lambda: None, predict=predict, images=4, decoding_steps=0)
+        while not horizon.done:
+            horizon.advance()
+            clock.now += 0.1
+            deadline.step(0)
+            if horizon.validation_due:
+                clock.now += 4 * each_s
+                spent += 4 * each_s
+                took.append(horizon.step)
+            horizon.close()
+        assert few <= len(took) <= many and clock.now < 61
+        assert took[0] <= 0.12 * took[-1]  # the first pictures come within the first tenth
+        assert spent <= 0.1 * 60 + 2 * 4 * each_s  # besides the first and the last one

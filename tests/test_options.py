@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import ROOT, TINY
-from utils.options import parse_test, parse_train, resolve
+from tests.builders import ROOT, TINY, error_of, write_run
+from utils.options import describe, parse_test, parse_train, resolve
 from utils.options.flags import TEST, TRAIN
 from utils.options.parser import SYNONYMS, Parser
 from utils.options.presets import PRESETS
@@ -96,7 +96,7 @@ def test_older_names_of_a_flag_are_the_same_flag(one: tuple[str, ...], other: tu
     [((), True), (("--lr", "1e-3"), True), (("--minutes", "1"), False), (("--n_epochs", "3"), False)],
 )
 def test_the_bare_recipe_recommends_minutes(flags: tuple[str, ...], hinted: bool) -> None:
-    lines = resolve.describe(parse_train(["--dataroot", "demo", *flags])).splitlines()
+    lines = describe(parse_train(["--dataroot", "demo", *flags])).splitlines()
     assert [line.startswith("hint") and "--minutes" in line for line in lines].count(True) == hinted
 
 
@@ -117,7 +117,7 @@ def test_minutes_alone_choose_the_preset_by_the_data(
     flags = ["--degrade", degrade] if degrade else []
     opt = parse_train(["--dataroot", "demo:8:96", "--minutes", "5", *flags])
     assert (opt.preset, opt.model) == (preset, "resunet") and opt.name == "demo_resunet"
-    (said,) = (line for line in resolve.describe(opt).splitlines() if line.startswith("preset"))
+    (said,) = (line for line in describe(opt).splitlines() if line.startswith("preset"))
     found = float(re.search(r"leaves ([\d.]+)%", said)[1]) / 100  # type: ignore[index]
     assert share[0] <= found <= share[1]
 
@@ -170,6 +170,26 @@ def test_synonyms_name_flags_that_exist_and_none_is_a_flag_itself() -> None:
     known = resolve.train_parser().defaults.keys() | resolve.test_parser().defaults.keys()
     assert {value.split()[0] for value in SYNONYMS.values()} <= known
     assert not SYNONYMS.keys() & known
+
+
+def test_flags_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train.py @FILE`: a line as a shell reads it; what stands later on the command line wins."""
+    monkeypatch.chdir(tmp_path)
+    Path("args").write_text("--dataroot 'my images'  # two words\n\n--lr 0.5 --crop_size 64\n")
+    opt = resolve.train_parser().parse(["@args", "--lr", "0.25"])
+    assert opt == {"dataroot": "my images", "lr": 0.25, "crop_size": 64}
+    error = error_of(resolve.train_parser().parse, ["@absent"])
+    assert "absent" in error.what
+    Path("bad").write_text("--epochs 3")
+    assert "--n_epochs" in error_of(resolve.train_parser().parse, ["@bad"]).fix
+
+
+def test_resume_without_a_name_lists_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("dehaze", "denoise"):
+        write_run(tmp_path / "checkpoints" / name, {})
+    error = error_of(parse_train, ["--resume"])
+    assert error.why == "checkpoints/ holds dehaze, denoise" and "--name" in error.fix
 
 
 @pytest.mark.parametrize("word", ["everything", "All", "3"])

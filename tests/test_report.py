@@ -108,14 +108,18 @@ def test_the_pictures_of_gray_and_of_no_target() -> None:
     thumbs = report_of(flat(200, 60, 60, 1), flat(100, 60, 60, 1), flat(100, 60, 60)).thumbs.files["a"]
     assert list(thumbs) == ["input", "output", "target", "error"]
     assert abs(picture(thumbs["input"]) - 200).max() <= 1
-    assert picture(thumbs["error"]).max() <= 1
+    assert picture(thumbs["error"]).max() <= 1  # not colored yet
     kept = report_of(flat(1, 300, 300), flat(2, 300, 300), None)
     assert list(kept.thumbs.files["a"]) == ["input", "output"] == list(kept.large.files["a"])
 
 
 CHECKER = np.where(np.indices((640, 640)).sum(0) % 2, 1, -1).astype(np.float32)[..., None]
 ORANGE, WHITE = (255, 128, 0), (255,) * 3
-COLORS = {0: (0, 0, 0), 1 / 60: (128, 0, 0), 1 / 20: ORANGE, 0.1: WHITE, 0.4: WHITE}  # of errors
+COLORS = {0: (0, 0, 0), 1 / 60: (128, 0, 0), 1 / 20: ORANGE, 0.1: WHITE}  # of errors, on a scale of 0.1
+
+
+def error_shown(data: Any, row: int = 0) -> np.ndarray:
+    return picture(base64.b64decode(data["rows"][row]["thumbs"]["error"]))
 
 
 @pytest.mark.parametrize(
@@ -125,10 +129,28 @@ COLORS = {0: (0, 0, 0), 1 / 60: (128, 0, 0), 1 / 20: ORANGE, 0.1: WHITE, 0.4: WH
         (0.05 * CHECKER, ORANGE),  # errors of both signs do not cancel in the smaller thumbnail
     ],
 )
-def test_the_error_has_a_fixed_scale(error: np.ndarray, color: tuple[int, int, int]) -> None:
-    target = np.full_like(error, 0.5)
-    thumbs = report_of(target, target - error, target).thumbs.files["a"]
-    assert abs(picture(thumbs["error"]) - color).max() <= 3
+def test_all_errors_have_one_scale(tmp_path: Path, error: np.ndarray, color: tuple[int, int, int]) -> None:
+    report, target = Report(), np.full_like(error, 0.5)
+    report.add("a", target, target - error, target)
+    for name in ("b", "c"):  # these decide the scale
+        report.add(name, target, target - 0.1, target)
+    data = written(report, tmp_path, [{"name": name} for name in "abc"])
+    assert data["scale"] == 0.1
+    assert abs(error_shown(data) - color).max() <= 4
+    assert abs(error_shown(data, 1) - WHITE).max() <= 4
+
+
+@pytest.mark.parametrize(
+    ("errors", "scale"),
+    [((0.004,), 0.01), ((0.03,), 0.05), ((0.7,), 1.0), ((0.0,), 0.01), ((0.03,) * 19 + (0.9,), 0.05)],
+)
+def test_the_scale_of_errors_adapts_and_one_failure_does_not_decide_it(
+    tmp_path: Path, errors: tuple[float, ...], scale: float
+) -> None:
+    report, target = Report(), np.full((40, 40, 1), 0.95, np.float32)
+    for i, error in enumerate(errors):
+        report.add(f"{i}", target, target - error, target)
+    assert written(report, tmp_path, [{"name": "0"}])["scale"] == scale
 
 
 def test_a_smaller_input_is_enlarged_by_repeating_pixels() -> None:
@@ -321,7 +343,9 @@ def test_the_slider(tmp_path: Path, visit: Visit) -> None:
 
     page.locator("#targets").click()
     assert [pixel(page, at) for at in (0.75, 0.85)] == [GREEN, BLUE]
-    assert page.locator(".sides").text_content() == "outputno large previewtarget"
+    left, right = page.locator("#leftname").text_content(), page.locator("#rightname").text_content()
+    assert (left, right) == ("output", "target")
+    assert page.locator("#native").text_content() == "native pixels"
     assert not page.locator("#small").is_visible()
     page.keyboard.press("Escape")
     assert not dialog.is_visible()
@@ -330,6 +354,49 @@ def test_the_slider(tmp_path: Path, visit: Visit) -> None:
     assert page.locator("#shown").text_content() == "worst"
     page.locator("#close").click()
     assert not dialog.is_visible()
+
+
+@pytest.mark.browser
+def test_the_slider_leads_to_the_next_image_and_zooms(tmp_path: Path, visit: Visit) -> None:
+    page = visit(five(tmp_path))
+    page.locator("tbody tr").first.locator(".shot").first.click()
+    shown, buttons = (
+        page.locator("#shown"),
+        {key: page.locator(f"#{key}") for key in ("previous", "next")},
+    )
+    assert shown.text_content() == "worst" and buttons["previous"].is_disabled()
+    page.locator("#targets").click()
+    for expected in ("mid", "good"):
+        buttons["next"].click()
+        assert shown.text_content() == expected
+        assert page.locator("#targets").get_attribute("aria-pressed") == "true"  # as before
+    page.keyboard.press("p")
+    assert shown.text_content() == "mid"
+    widths = []
+    for _ in range(3):
+        page.keyboard.press("z")
+        widths.append(round(page.locator("#stage").bounding_box()["width"]))
+    assert widths == [400, 1600, 400]  # a pixel of the image is 1 and 4 of the screen, then what fits
+    page.keyboard.press("n")
+    page.keyboard.press("n")
+    page.keyboard.press("n")
+    assert shown.text_content() == "none" and buttons["next"].is_disabled()
+
+
+@pytest.mark.browser
+def test_the_slider_links_to_the_output(tmp_path: Path, visit: Visit) -> None:
+    report = Report()
+    report.add("a", flat(1, 1000, 800), flat(2, 1000, 800), flat(3, 1000, 800), 20.0, "outputs/a b.png")
+    written(report, tmp_path, [{"name": "a"}])
+    page = visit(tmp_path / "index.html")
+    page.locator(".shot").first.click()
+    assert page.locator("#file").get_attribute("href") == "./outputs/a%20b.png"
+    assert page.locator("#native").text_content() == "preview of 512 \u00d7 640 of 800 \u00d7 1000 pixels"
+
+
+def test_previews_are_larger_without_a_target(tmp_path: Path) -> None:
+    report = report_of(flat(1, 1500, 1000), flat(2, 1500, 1000), None)
+    assert written(report, tmp_path)["rows"][0]["largeSize"] == [853, 1280]
 
 
 @pytest.mark.browser

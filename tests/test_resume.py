@@ -101,7 +101,7 @@ def test_a_signal_at_the_very_end_leaves_the_last_validation_to_the_resumed_run(
     cli: InProcess, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     """All steps are taken then, but the run is not finished."""
-    flags = (*TINY, *FAST, "--n_epochs", "1", "--max_steps", "3")
+    flags = (*TINY, *FAST, *words("--n_epochs 1 --max_steps 3 --val_freq 1"))
     whole = cli.train(*flags, name="whole").run
     calls = itertools.count(1)
 

@@ -22,6 +22,7 @@ COMMANDS = (
     "utils/compare.py",
     "utils/replay.py",
     "utils/export.py",
+    "utils/visdom_assets.py",
     "data/check.py",
 )  # import anything
 NOT_YET: set[tuple[str, str]] = set()

@@ -271,18 +271,19 @@ def test_dry_run_leaves_nothing(cli: InProcess, tmp_path: Path) -> None:
 def test_tensorboard_events_hold_the_log(cli: InProcess) -> None:
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = cli.train(*RUN, "--tensorboard").run
-    events = event_accumulator.EventAccumulator(str(run / "tb"))
+    events = event_accumulator.EventAccumulator(str(run / "tb" / "run"))
     events.Reload()
     assert [e.step for e in events.Scalars("loss")] == list(range(1, 31))
     for key in ("loss", "val_psnr"):
         assert [e.value for e in events.Scalars(key)] == pytest.approx(records(run, key), rel=1e-6)
     assert events.Images("grid")[0].width == 728
+    assert not {"epoch", "step", "time"} & {*events.Tags()["scalars"]}  # no cards of their own
 
 
 def test_validation_grid_shows_input_output_target(cli: InProcess) -> None:
     with Image.open(cli.train(*RUN).run / "val_grid.png") as file:
         grid = np.asarray(file, dtype=float)
-    left, middle, right = (grid[4:244, 4 + 240 * i : 244 + 240 * i] for i in range(3))
+    left, middle, right = (grid[30:270, 4 + 240 * i : 244 + 240 * i] for i in range(3))
     _, held = held_out()
     hazy, clear = held.read(held.pairs[0])
     assert clear is not None
@@ -290,6 +291,9 @@ def test_validation_grid_shows_input_output_target(cli: InProcess) -> None:
         enlarged = Image.fromarray(expected).resize((240, 240), Image.Resampling.BILINEAR)
         assert np.abs(shown - np.asarray(enlarged, dtype=float)).mean() < 2
     assert np.abs(middle - left).mean() > 1
+    heading = grid[:26].mean(axis=2)
+    dark = [int((heading[:, 8 + 240 * i : 240 + 240 * i] < 128).sum()) for i in range(3)]
+    assert min(dark) > 20 and np.median(heading) == 255  # a word over each column
 
 
 @pytest.mark.parametrize("ids", ["0", "0,1", "-1"])

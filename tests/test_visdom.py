@@ -37,7 +37,8 @@ from tests.visdom_server import (
 )
 from utils.vis import visdom as visdom_plot
 from utils.vis import visdom_client
-from utils.vis.visdom import VisdomPlot, Window, open_plot
+from utils.vis.panel import links
+from utils.vis.visdom import TEST, VisdomPlot, Window, open_plot
 
 LOCAL = "http://127.0.0.1"
 SIMPLE = {"one": Window("one", "x", "y"), "two": Window("two", "x", "y", curves=2)}
@@ -110,7 +111,11 @@ def logged(work: Workplace, name: str = "run") -> Curves:
     return {
         "loss": {"train": curve("step", "loss")},
         "lr": {"lr": curve("step", "lr")},
-        "psnr": {"validation": curve("epoch", "val_psnr"), "input": curve("epoch", "val_psnr_input")},
+        "psnr": {
+            "train": curve("epoch", "train_psnr"),
+            "validation": curve("epoch", "val_psnr"),
+            "input": curve("epoch", "val_psnr_input"),
+        },
     }
 
 
@@ -140,10 +145,49 @@ def test_training_shows_what_the_log_holds(trained: Trained) -> None:
     assert {name: window["title"] for name, window in windows.items()} == {
         "loss": "loss",
         "lr": "learning rate",
-        "psnr": "validation PSNR",
+        "psnr": "PSNR of the run",
+        "run": "run",
         "grid": "input | output | target, step 9",
     }
     assert windows["grid"]["content"]["src"].startswith("data:image/jpeg;base64,")
+
+
+def test_the_panel_says_what_the_run_is_and_how_far(trained: Trained) -> None:
+    work, windows = trained
+    text = re.sub(r"<[^>]+>", "|", windows["run"]["content"])
+    best = max(value for _, value in work.log("run", "val_psnr"))
+    for words in (
+        "|data|",
+        "demo (48 x 48 pixels",
+        "|network|",
+        "resunet, ",
+        "|ended after 0:",
+        " images/s|",
+        f"|val PSNR {best:.2f} dB (input ",
+        "|checkpoints/run/report.md",
+    ):
+        assert words in text, (words, text)
+
+
+def test_the_bare_address_links_to_the_runs(server: Server, trained: Trained) -> None:
+    """visdom shows the environment "main" there."""
+    assert '<a href="/env/run" target="_top">run</a>' in server.windows("main")["runs"]["content"]
+
+
+def test_a_run_with_an_evil_name_is_a_text_in_the_list_of_runs() -> None:
+    listed = links(["main", "<b>", "a run"])
+    assert listed.count("<li>") == 2 and "<b>" not in listed
+    assert '<a href="/env/a%20run" target="_top">a run</a>' in listed
+
+
+@pytest.mark.parametrize(("values", "bounds"), [((20.0, 90.0), [0, 90]), ((20.0, -3.0), None)])
+def test_the_scale_of_the_classic_window_holds_where_the_values_are(
+    server: Server, values: tuple[float, ...], bounds: list[int] | None
+) -> None:
+    env = f"scale {values[1]}"
+    with closing(Plot(env, server.port, {"test": TEST})) as plot:
+        draw(plot, list(enumerate(values)), "test", wait=True)
+    assert server.windows(env)["test"]["content"]["layout"]["yaxis"].get("range") == bounds
 
 
 def test_a_resumed_run_keeps_its_windows(server: Server, trained: Trained, trained_copy: Workplace) -> None:

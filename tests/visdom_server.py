@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import functools
 import importlib.util
-import io
 import json
 import os
 import signal
@@ -136,14 +135,14 @@ def need_visdom() -> None:
 @functools.cache
 def page_files() -> str:
     """Put visdom's page files in place unless they are; return why that failed, or an empty text."""
-    from tests import visdom_assets
+    from utils import visdom_assets
+    from utils.system.errors import UserError
 
     with Path(tempfile.gettempdir(), "clearpair_visdom_assets.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                visdom_assets.main()
-        except (OSError, subprocess.SubprocessError) as error:
+            visdom_assets.put_in_place()
+        except (OSError, UserError) as error:
             return f"visdom's page files are not in place: {error}"
     return ""
 

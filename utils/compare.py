@@ -1,35 +1,40 @@
 """Compare runs side by side: `python -m utils.compare RUN RUN ...`.
 
 The table shows options and best validation from `checkpoints/RUN/`, and test results from every
-`results/RUN/*/summary.json`; the curve (PNG, needs matplotlib) is validation PSNR over training steps.
+`results/RUN/*/summary.json`; the curve (PNG) is validation PSNR over training steps. Figures of weights that
+are gone, or that changed after the test, get no star and a note.
 """
 
 import json
 import math
 import sys
+import textwrap
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from utils.options import parse_or_exit
 from utils.options.flags import DEBUG, RESULTS
 from utils.options.kinds import path
-from utils.options.parser import Parser, flag
+from utils.options.parser import SWITCH, Parser, flag
 from utils.run.log import read_log
 from utils.run.run import Run
-from utils.system.atomic import atomic_write
 from utils.system.errors import UserError, run_script
 from utils.system.jsonfile import read_object
+from utils.system.streams import fix_streams
+from utils.vis.curves import BASELINE, Line, color_of, draw_curves
+from utils.vis.table import TERMINAL_WIDTH, Column, layout
 
 CONDITIONS = (
     *("protocol", "degrade", "split", "scale", "images"),
     *("x8", "tile", "precision", "seen", "complete"),
 )
 DEFAULTS = {"x8": False, "precision": "float32", "seen": "", "complete": True}  # of older results
+MAX_OPTION = 40  # letters of an option's value in the table
+FEW_POINTS = 10  # with fewer validations the curve shows the PSNR of training as well
 EQUAL_DB = 0.01  # two means over the same images differ by less, on any machine
 IGNORED_OPTIONS = {  # how a run was displayed or resumed, not what it is
     *("name", "versions", "results_dir", "visdom", "visdom_server", "visdom_port", "tensorboard"),
@@ -43,12 +48,16 @@ def parse(argv: Sequence[str]) -> Namespace:
     Raises:
         UserError: a wrong flag, or a file for the curve that cannot be written.
     """
-    curve_flag = flag("--curve", "compare.png", path, "PNG of validation PSNR over steps")
+    curve_flag = flag("--curve", None, path, "PNG of validation PSNR (default: results/compare.png)")
+    wide = flag("--wide", False, SWITCH, f"one table, however wide, instead of {TERMINAL_WIDTH} columns")
     usage = "%(prog)s RUN [RUN ...] [flags]"
-    flags = {"flags": [RESULTS, curve_flag, DEBUG]}
+    flags = {"flags": [RESULTS, curve_flag, wide, DEBUG]}
     parser = Parser("python -m utils.compare", "Compare runs: a table and a curve.", flags, usage)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="runs, under checkpoints/")
     opt = parser.options(argv)
+    if opt.curve is None:
+        opt.curve = str(Path(opt.results_dir, "compare.png"))
+        Path(opt.results_dir).mkdir(parents=True, exist_ok=True)
     curve = Path(opt.curve)
     if curve.suffix.lower() != ".png" or curve.is_dir() or not curve.parent.is_dir():
         raise UserError(f"bad file [--curve {opt.curve}]", fix="name a .png in a folder that exists")
@@ -60,7 +69,12 @@ def parse(argv: Sequence[str]) -> Namespace:
 
 @dataclass
 class DatasetResult:
-    """The results of test.py on one data set; a mean is None if missing."""
+    """The results of test.py on one data set; a mean is None if missing.
+
+    Args:
+        caveats: what test.py said beside the figures.
+        outdated: why the figures are not those of the run as it is now; "" where they are.
+    """
 
     conditions: dict[str, str]  # figures are comparable where these agree
     image_set: str | None  # a hash of the names of the images; None: unknown
@@ -69,6 +83,8 @@ class DatasetResult:
     psnr: float | None
     psnr_input: float | None
     ssim: float | None
+    caveats: tuple[str, ...] = ()
+    outdated: str = ""
 
     @property
     def gain(self) -> float | None:
@@ -82,6 +98,7 @@ class Record:
 
     Args:
         curve: (step, validation PSNR in dB), by step.
+        training: (step, PSNR of the training images in dB).
         psnr_input: validation PSNR of the input, in dB.
         tested: results by name of the data set.
     """
@@ -90,6 +107,7 @@ class Record:
     options: dict[str, Any]
     steps: int | None = None
     curve: list[tuple[int, float]] = field(default_factory=list)
+    training: list[tuple[int, float]] = field(default_factory=list)
     psnr_input: float | None = None
     tested: dict[str, DatasetResult] = field(default_factory=dict)
 
@@ -119,6 +137,8 @@ def read_record(name: str, results: Path) -> Record:
         value, baseline = finite(line.get("val_psnr")), finite(line.get("val_psnr_input"))
         if value is not None:
             record.curve.append((int(step), value))
+        if (training := finite(line.get("train_psnr"))) is not None:
+            record.training.append((int(step), training))
         if baseline is not None:
             record.psnr_input = baseline
     record.curve.sort()
@@ -135,12 +155,22 @@ def read_tested(paths: Iterable[Path]) -> dict[str, DatasetResult]:
     visible = [path for path in paths if not path.parent.name.startswith(".")]  # others are being written
     summaries = [read_object(path, "run test.py again") for path in visible]
     return {
-        one_line(path.parent.name): result_of(summary)
+        one_line(path.parent.name): result_of(summary, outdated(path, summary))
         for path, summary in zip(visible, summaries, strict=True)
     }
 
 
-def result_of(summary: dict[str, Any]) -> DatasetResult:
+def outdated(path: Path, summary: dict[str, Any]) -> str:
+    """Why a result is not that of its weights as they are now: they are gone, or younger; "" where it is."""
+    weights = summary.get("weights")
+    try:
+        younger = isinstance(weights, str) and Path(weights).stat().st_mtime > path.stat().st_mtime
+    except (OSError, ValueError):
+        return "the tested weights are gone"
+    return "the weights changed after the test: test again" if younger else ""
+
+
+def result_of(summary: dict[str, Any], outdated: str) -> DatasetResult:
     def metric(name: str, key: str) -> float | None:
         values = summary.get(name)
         return finite(values.get(key)) if isinstance(values, dict) else None
@@ -149,10 +179,13 @@ def result_of(summary: dict[str, Any]) -> DatasetResult:
     # a mean leaves out identical images: with other counts it is one over other images
     conditions["identical images"] = one_line(int(metric("psnr", "identical") or 0))
     images = finite(summary.get("images"))
-    means = (metric(name, "mean") for name in ("psnr", "psnr_input", "ssim"))
+    psnr, psnr_input, ssim = (metric(name, "mean") for name in ("psnr", "psnr_input", "ssim"))
     image_set = summary.get("images_hash")
     data = one_line(summary.get("data"), 100)
-    return DatasetResult(conditions, image_set, data, None if images is None else int(images), *means)
+    found = summary.get("caveats")
+    said = tuple(one_line(each, 300) for each in found) if isinstance(found, list) else ()
+    count = None if images is None else int(images)
+    return DatasetResult(conditions, image_set, data, count, psnr, psnr_input, ssim, said, outdated)
 
 
 def finite(value: object) -> float | None:
@@ -231,7 +264,7 @@ def option_differences(records: Sequence[Record]) -> dict[str, list[str | None]]
     for key in keys:
         exact = {json.dumps(r.options[key], sort_keys=True) if key in r.options else None for r in records}
         if len(exact) > 1:
-            rows[key] = [one_line(r.options[key]) if key in r.options else None for r in records]
+            rows[key] = [one_line(r.options[key], MAX_OPTION) if key in r.options else None for r in records]
     if "dataroot" in rows:
         rows.pop("data", None)  # its description follows from it
     return rows
@@ -240,51 +273,30 @@ def option_differences(records: Sequence[Record]) -> dict[str, list[str | None]]
 # -------------------------------------------------------------------------------------------------- showing
 
 
-@dataclass
-class Column:
-    """One column of a table.
-
-    Args:
-        values: one per row, None where missing.
-        form: format specification of the values.
-        star: mark the cells of the highest value, if there are several values.
-        left: align to the left.
-        group: columns of one group share a heading.
-    """
-
-    title: str
-    values: Sequence[Any]
-    form: str = ""
-    star: bool = False
-    left: bool = False
-    group: str = ""
-
-    def cells(self) -> list[str]:
-        """Return the title and a text for each value, all of one width."""
-        texts = ["-" if value is None else format(value, self.form) for value in self.values]
-        known = [value for value in self.values if value is not None]
-        if self.star and len(known) > 1:
-            best = format(max(known), self.form)
-            texts = [f"{text}*" if text == best else f"{text} " for text in texts]
-        texts = [self.title + " " * self.star, *texts]
-        width = max(map(len, texts))
-        return [text.ljust(width) if self.left else text.rjust(width) for text in texts]
+def notes_on(records: Sequence[Record], dataset: str) -> list[str]:
+    """What has to be said beside the figures on `dataset`, each with the runs that it is about."""
+    found = [(r.name, r.tested[dataset]) for r in records if dataset in r.tested]
+    said: dict[str, list[str]] = {}
+    for name, result in found:
+        for text in [result.outdated] * bool(result.outdated) + list(result.caveats):
+            said.setdefault(text, []).append(name)
+    return [f"{dataset}: {text} ({', '.join(names)})" for text, names in said.items()]
 
 
-def layout(columns: Sequence[Column]) -> str:
-    """Format a table: a line of groups if there are any, a line of titles, a line per row."""
-    blocks = []
-    for group, members in groupby(columns, key=lambda column: column.group):
-        rows = ["  ".join(row) for row in zip(*(column.cells() for column in members), strict=True)]
-        width = max(len(group), len(rows[0]))
-        heading = f"{group} ".ljust(width, "-")[:width] if group else " " * width
-        blocks.append([line.rjust(width) for line in (heading, *rows)])
-    lines = ["   ".join(row).rstrip() for row in zip(*blocks, strict=True)]
-    return "\n".join(lines if lines[0] else lines[1:])
+def dataset_columns(records: Sequence[Record], dataset: str, comparable: bool) -> list[Column]:
+    """The columns of one data set; figures that are outdated compete for no star."""
+    results = [record.tested.get(dataset) for record in records]
+    comparable = comparable and not any(result and result.outdated for result in results)
+    figures = (("PSNR", "psnr", ".2f"), ("gain", "gain", "+.2f"), ("SSIM", "ssim", ".4f"))
+    columns = [
+        Column(title, [getattr(result, key, None) for result in results], form, comparable, group=dataset)
+        for title, key, form in figures
+    ]
+    return [*columns, Column("images", [result and result.images for result in results], group=dataset)]
 
 
-def figures(records: Sequence[Record]) -> str:
-    """Format the table of figures, a row per run, then a note on each group that is not comparable."""
+def figures(records: Sequence[Record], width: int | None = None) -> str:
+    """Format the table of figures, a row per run, then notes: what is not comparable, how it was measured."""
     inputs, agree = validation_inputs(records)
     by_run = by_value((name, f"{value:.2f} dB") for name, value in inputs)
     notes = [] if agree else [f"validation: not comparable, no star: input {by_run}"]
@@ -296,76 +308,59 @@ def figures(records: Sequence[Record]) -> str:
         Column("PSNR", values, ".2f", star=agree, group="validation"),
         Column("at step", steps, group="validation"),
     ]
-    for dataset in dict.fromkeys(name for record in records for name in record.tested):
+    sets = dict.fromkeys(name for record in records for name in record.tested)
+    for dataset in sets:
         if differ := condition_differences(records, dataset):
             notes.append(f"{dataset}: measured differently, not comparable, no star: {differ}")
-        results = [record.tested.get(dataset) for record in records]
-        for title, key, form in (("PSNR", "psnr", ".2f"), ("gain", "gain", "+.2f"), ("SSIM", "ssim", ".4f")):
-            column = [getattr(result, key, None) for result in results]
-            columns.append(Column(title, column, form, star=not differ, group=dataset))
-        columns.append(Column("images", [result and result.images for result in results], group=dataset))
-    sets = dict.fromkeys(name for record in records for name in record.tested)
-    return "\n".join([layout(columns), *notes, *(measured_how(records, dataset) for dataset in sets)])
+        notes += notes_on(records, dataset)
+        columns += dataset_columns(records, dataset, not differ)
+    notes += [measured_how(records, dataset) for dataset in sets]
+    return "\n".join([layout(columns, width), *(wrapped(note, width) for note in notes)])
 
 
-def differences(records: Sequence[Record]) -> str:
+def wrapped(text: str, width: int | None) -> str:
+    return textwrap.fill(text, width, subsequent_indent="    ", break_long_words=False) if width else text
+
+
+def differences(records: Sequence[Record], width: int | None = None) -> str:
     """Format the table of options that differ, a row per option."""
     rows = option_differences(records)
     if not rows:
         return "the runs have the same options"
     columns = [Column(r.name, [row[i] for row in rows.values()]) for i, r in enumerate(records)]
-    return layout([Column("option", list(rows), left=True), *columns])
+    return layout([Column("option", list(rows), left=True), *columns], width)
 
 
-def draw(records: Sequence[Record], path: Path) -> None:
-    """Write the curves of validation PSNR as PNG; a single value becomes a marker.
+def draw(records: Sequence[Record], path: Path) -> bool:
+    """Write the curves of validation PSNR as PNG; a single value becomes a mark; False without a value.
 
-    Raises:
-        ImportError: matplotlib is not installed.
+    Of a run that was validated rarely, the PSNR of its training images is a thin line.
     """
-    import warnings
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(9, 5.5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="step", ylabel="validation PSNR (dB)")
-    with_curve = [record for record in records if record.curve]
-    for i, record in enumerate(with_curve):
-        steps, values = zip(*record.curve, strict=True)
-        label = f" {record.name}" if record.name.startswith("_") else record.name  # a legend hides _names
-        single = len(steps) == 1
-        style, marker = ("none", "o") if single else (("-", "--", ":", "-.")[i // 10 % 4], None)
-        axes.plot(steps, values, color=f"C{i % 10}", linestyle=style, marker=marker, label=label)
+    lines: list[Line] = []
+    for record in (record for record in records if record.curve):
+        color = color_of(sum(not line.name.endswith("(train)") for line in lines))
+        lines.append(Line(record.name, record.curve, color))
+        if len(record.curve) < FEW_POINTS and len(record.training) > 1:
+            lines.append(Line(f"{record.name[:20]} (train)", record.training, color, width=1))
     inputs, agree = validation_inputs(records)
-    if inputs and agree and len(inputs) == len(with_curve):
-        axes.axhline(inputs[0][1], color="0.4", linestyle="--", linewidth=1.2, label="input")
-    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    with warnings.catch_warnings(), atomic_write(path) as file:
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a run's name may be in any script
-        figure.savefig(file, format="png")
+    if inputs and agree and len(inputs) == sum(bool(record.curve) for record in records):
+        steps = [step for record in records for step, _ in record.curve]
+        baseline = [(step, inputs[0][1]) for step in (min(steps), max(steps))]
+        lines.append(Line("input", baseline, BASELINE, width=2, level=True))
+    return draw_curves(path, "validation PSNR", "step", "PSNR (dB)", lines)
 
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:
     records = [read_record(name, Path(opt.results_dir)) for name in dict.fromkeys(opt.runs)]
-    print(figures(records))
+    width = None if opt.wide else TERMINAL_WIDTH
+    print(figures(records, width))
     if len(records) > 1:
-        print(f"\n{differences(records)}")
-    if not any(record.curve for record in records):
-        print(f"\nno validation value in any log: no {opt.curve}")
-        return 0
-    try:
-        draw(records, Path(opt.curve))
-    except ImportError:
-        print(f'\nno {opt.curve}: matplotlib is not installed: pip install -e ".[plot]"')
-        return 0
-    print(f"\ncurve {opt.curve}")
+        print(f"\n{differences(records, width)}")
+    drawn = draw(records, Path(opt.curve))
+    print(f"\ncurve {opt.curve}" if drawn else f"\nno validation value in any log: no {opt.curve}")
     return 0
 
 
 if __name__ == "__main__":
+    fix_streams()
     sys.exit(run_script(main, parse_or_exit(parse)))

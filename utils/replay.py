@@ -15,6 +15,7 @@ from utils.options import parse_or_exit
 from utils.options.flags import RESULTS, SERVER
 from utils.options.parser import Parser
 from utils.system.errors import UserError, run_script
+from utils.system.streams import fix_streams
 
 
 def parse(argv: Sequence[str]) -> Namespace:
@@ -72,4 +73,5 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
 
 if __name__ == "__main__":
+    fix_streams()
     sys.exit(run_script(main, parse_or_exit(parse)))

@@ -99,16 +99,28 @@ class Evaluator(Predictor):
         )
 
 
-class MeanPSNR(NamedTuple):
-    """Mean PSNR in dB of the outputs and of the inputs, the predictions that were kept, and other figures.
+WORST = 5  # images that a validation names
 
-    Without targets both PSNRs are NaN.
+
+class Worst(NamedTuple):
+    """An image with its PSNR and that of its input in dB (NaN: unknown)."""
+
+    name: str
+    psnr: float
+    psnr_input: float
+
+
+class MeanPSNR(NamedTuple):
+    """Mean PSNR in dB of outputs and inputs, the predictions that were kept, other figures, worst images.
+
+    Without targets both PSNRs are NaN, and no image is the worst.
     """
 
     psnr: float
     psnr_input: float
     shown: list[Prediction]
     figures: Mapping[str, float] = {}
+    worst: list[Worst] = []  # noqa: RUF012 - never changed
 
 
 def mean_psnr(
@@ -125,15 +137,20 @@ def mean_psnr(
     names = ["psnr", "psnr_input", *more, *(f"{name}_input" for name in more)]
     sums = torch.zeros(len(names), 2, dtype=torch.float64)  # of each score: the sum and its count
     shown: list[Prediction] = []
+    each: list[Worst] = []
     for i, image in enumerate(predictions):
         for row, name in zip(sums, names, strict=True):
             value = image.scores.get(name, math.nan)
             if value != math.inf and not (name in names[2:] and math.isnan(value)):
                 row += torch.tensor([value, 1.0], dtype=torch.float64)
+        psnr, psnr_input = (image.scores.get(name, math.nan) for name in names[:2])
+        if math.isfinite(psnr):
+            each.append(Worst(image.name, psnr, psnr_input))
         if i in keep:
             shown.append(image)
     if ranks.world > 1:
         sums = ranks.reduce(sums.to(ranks.device)).cpu()
     means = [total / count if count else math.inf for total, count in sums.tolist()]
     means[2:] = [mean if math.isfinite(mean) else math.nan for mean in means[2:]]
-    return MeanPSNR(means[0], means[1], shown, dict(zip(names[2:], means[2:], strict=True)))
+    worst = sorted(each, key=lambda one: one.psnr)[:WORST]
+    return MeanPSNR(means[0], means[1], shown, dict(zip(names[2:], means[2:], strict=True)), worst)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from data.folders import first_five
 from data.images import header
 from data.pairs import PairList
 from utils.eval.metrics import Protocol
@@ -43,6 +44,21 @@ def worse_than_input(results: Results) -> list[str]:
     return [
         f"worse than the input by {-gain:.2f} dB: the outputs are further from the targets than the inputs"
     ]
+
+
+def in_groups(notes: Sequence[str], tiled: Mapping[int, Sequence[str]]) -> list[str]:
+    """Return the notes of a test with one line, and the names of its images, in place of one for each size.
+
+    Args:
+        tiled: names of the images by the side of their tiles.
+
+    >>> in_groups(["9 x 9 pixels: using tiles of 4", "8 x 9 pixels: using tiles of 4"], {4: ["a", "b"]})
+    ['tiles of 4 pixels: 2 images (a, b)']
+    """
+    others = [note for note in notes if ": using tiles of " not in note]
+    counts = {tile: f"{len(names)} image{'s' * (len(names) > 1)}" for tile, names in tiled.items()}
+    lines = [f"tiles of {tile} pixels: {counts[tile]} ({first_five(names)})" for tile, names in tiled.items()]
+    return [*lines, *others]
 
 
 def caveats(size: int | None, seen: str, to_gray: bool) -> list[str]:

@@ -1,12 +1,16 @@
 """Validate a run: PSNR, the figure that chooses the best weights, and the images to show."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Any
+
+from torch import nn
 
 from data.datasets import Whole
 from data.training import TrainingData
 from models.perceptual import MIN_SIDE
 from utils.eval.evaluator import Evaluator, MeanPSNR, Prediction, mean_psnr
+from utils.eval.metrics import Protocol
 from utils.eval.perceptual import KID, measure_all, open_distances
 from utils.system import distributed
 from utils.system.distributed import Ranks
@@ -18,7 +22,8 @@ class Validator:
     """Validates on the validation images of all processes.
 
     Args:
-        evaluators: of the network, and where there are no pairs, of the way back.
+        nets: the network, and where there are no pairs, the way back; on the device.
+        amp: compute in bfloat16.
         figure: `psnr`, `ssim`, `lite0`, `kid`, or `last`: what chooses the best weights.
         keep: positions of the images to show, among those of this process.
 
@@ -27,8 +32,18 @@ class Validator:
     """
 
     def __init__(
-        self, evaluators: Sequence[Evaluator], data: TrainingData, ranks: Ranks, figure: str, keep: set[int]
+        self,
+        nets: Sequence[nn.Module],
+        data: TrainingData,
+        ranks: Ranks,
+        amp: bool,
+        figure: str,
+        keep: set[int],
+        say: Callable[[str], None],
     ):
+        protocol, spec = Protocol(max_value=data.max_value), data.spec
+        how: dict[str, Any] = {"say": say, "protocol": protocol, "metrics": ("psnr", figure)}
+        evaluators = [Evaluator(net, ranks.device, amp, spec.mean, spec.std, **how) for net in nets]
         self.evaluator, self.back = evaluators[0], (evaluators[1] if len(evaluators) > 1 else None)
         self.data, self.ranks, self.figure, self.keep = data, ranks, figure, keep
         if data.val_count:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
+from utils.optim.cadence import LONG_EPOCH, SHARE, SHORT_EPOCHS, interval
 from utils.system.distributed import Ranks, all_reduce_max
 from utils.system.errors import UserError
 
@@ -34,11 +35,17 @@ class Horizon:
         total: steps of the whole run; None while `--minutes` is still being measured.
         stop_after: end at this step already, as a dry run does; None: at `total`.
         closed_at: the step at which the end of an epoch was last handled (validation, saves).
+        validated_at: the step of the last validation.
+        val_every: steps between two validations; None while the length is unknown.
+        in_tenths: whether `val_every` follows from the length of the run; then the first validation comes
+            within its first tenth, however rare the others are.
     """
 
     def __init__(self, steps_per_epoch: int):
         self.steps_per_epoch = steps_per_epoch
-        self.step = self.closed_at = 0
+        self.step = self.closed_at = self.validated_at = 0
+        self.val_every: int | None = None
+        self.in_tenths = True
         self.total: int | None = None
         self.stop_after: int | None = None
 
@@ -71,9 +78,25 @@ class Horizon:
         """Whether an epoch, or the run, has ended and was not handled (validated, saved) yet."""
         return self.closed_at < self.step and (self.offset == 0 or self.done)
 
-    def validation_due(self, every: int) -> bool:
-        """Whether the epoch that ended is one of those that are validated; the last one always is."""
-        return self.done or math.ceil(self.epochs_done) % every == 0
+    @property
+    def validation_due(self) -> bool:
+        """Whether this step is one of those that are validated, and was not yet; the last one always is."""
+        if max(self.closed_at, self.validated_at) >= self.step:
+            return False
+        if self.done:
+            return True
+        if self.val_every is None:
+            return False
+        first = self.in_tenths and not self.validated_at and self.step >= SHARE * (self.total or 0)
+        if self.in_tenths and self.steps_left < self.val_every / 2:  # the last one comes soon
+            return False
+        return first or self.step % self.val_every == 0
+
+    def close(self) -> None:
+        """Note that what was due at this step was done."""
+        ended = self.epoch_ended
+        self.validated_at = self.step if self.validation_due else self.validated_at
+        self.closed_at = self.step if ended else self.closed_at
 
     def kept_epoch(self, every: int) -> int:
         """The number of the epoch that just ended, where its checkpoint is to be kept; else 0."""
@@ -116,14 +139,22 @@ class Horizon:
         self.step += 1
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "closed_at": self.closed_at, "total": self.total}
+        names = ("step", "closed_at", "total", "validated_at", "val_every")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step, self.closed_at, self.total = state["step"], state["closed_at"], state["total"]
+        self.validated_at = state.get("validated_at", self.closed_at)  # older ones end epochs with it
+        self.val_every = state.get("val_every")
 
 
-def set_length(horizon: Horizon, opt: Namespace) -> None:
+def set_length(horizon: Horizon, opt: Namespace, validation_cost: float = 0) -> None:
     """Set the length of a run by its options; a resumed run with --minutes keeps the length that it has.
+
+    Sets how often it validates as well: with --minutes that follows with the length.
+
+    Args:
+        validation_cost: of a validation, in steps.
 
     Raises:
         UserError: the run has all its steps, or a warm-up that is as long as the run.
@@ -132,6 +163,14 @@ def set_length(horizon: Horizon, opt: Namespace) -> None:
         horizon.set_length(opt.n_epochs, opt.max_steps, opt.warmup)
     elif "minutes" in opt.changed:
         horizon.total = None
+    few = opt.n_epochs < SHORT_EPOCHS and horizon.steps_per_epoch >= LONG_EPOCH
+    horizon.in_tenths = not opt.val_freq and bool(opt.minutes or opt.max_steps or few)
+    if not horizon.in_tenths:
+        horizon.val_every = (opt.val_freq or 1) * horizon.steps_per_epoch
+    elif horizon.total is None:
+        horizon.val_every = None
+    elif not opt.minutes:
+        horizon.val_every = interval(horizon.total, validation_cost)
     if horizon.done and not horizon.epoch_ended:  # else its last validation is still missing
         why = f"{opt.n_epochs} epochs of {horizon.steps_per_epoch} steps, --max_steps {opt.max_steps}"
         fix = "give a new --minutes" if opt.minutes else "raise --n_epochs or --max_steps"
@@ -241,20 +280,21 @@ class StepTimer:
         self.due = self.taken + 1
         return True
 
-    def cost(self, work: EpochWork, epoch_steps: int, save_s: float) -> StepCost:
+    def cost(self, work: EpochWork, val_every: int | None, save_s: float, left_s: float) -> StepCost:
         """What the rest costs before the length is set, by the steps that were timed.
 
         Args:
             work: what the timed steps did not include; it is done twice to be timed.
-            epoch_steps: steps between two validations.
-            save_s: seconds of a save; an epoch may save two (latest and best).
+            val_every: steps between two validations; None: as in a run of `left_s` seconds.
+            save_s: seconds of a save; a validation may be followed by two (latest and best).
         """
         step_s, wait_s = self.read()
         load_s = min(wait_s, seconds_of(work.load))
-        epoch_end_s = seconds_of(work.predict) * work.images + 2 * save_s
-        each = step_s + load_s + epoch_end_s / epoch_steps
+        validation_s = seconds_of(work.predict) * work.images + 2 * save_s
+        each = max(step_s + load_s, 1e-9)
+        each += validation_s / (val_every or interval(max(left_s, 0) / each, validation_s / each))
         decoding_steps = max(0, work.decoding_steps - self.taken)
-        return StepCost(each, epoch_end_s, wait_s - load_s, decoding_steps, SAFETY_MARGIN)
+        return StepCost(each, validation_s, wait_s - load_s, decoding_steps, SAFETY_MARGIN)
 
     def since(self) -> StepCost:
         """What the rest costs, by the time since the length was set, validations included."""
@@ -315,6 +355,9 @@ class Deadline:
         if not timer.ready(fits - horizon.step, cost) or fits == before:
             return ""
         horizon.total = fits
+        if before is None and horizon.in_tenths:
+            every = interval(fits, cost.last / cost.step)
+            horizon.val_every = all_reduce_max(every, self.ranks)
         note = f", to end {self.minutes:g} minutes after the start"
         over_s = cost.step * slowest + cost.last - left_s
         if before is not None:
@@ -327,9 +370,13 @@ class Deadline:
             note = f"; --minutes {self.minutes:g} cannot be met: {late} [raise it, or lower --crop_size]"
         return f"length  {fits} steps{note}"
 
+    def left(self) -> float:
+        """Seconds until the end that --minutes asks for; infinite without it."""
+        return self.left_s() if self.minutes else math.inf
+
     def left_s(self) -> float:
         assert self.minutes is not None
         return 60 * self.minutes - (time.monotonic() - self.started)
 
     def first_cost(self) -> StepCost:
-        return self.timer.cost(self.work, self.horizon.steps_per_epoch, self.saves.seconds)
+        return self.timer.cost(self.work, self.horizon.val_every, self.saves.seconds, self.left_s())

@@ -3,7 +3,6 @@
 from utils.options.parser import parse_or_exit
 from utils.options.resolve import (
     Options,
-    describe,
     network_to_test,
     parse_export,
     parse_test,
@@ -11,6 +10,7 @@ from utils.options.resolve import (
     saved_options,
 )
 from utils.options.sources import data_settings, holdout_of, source_of, source_to_test
+from utils.options.summary import describe
 
 __all__ = [
     "Options",

@@ -99,7 +99,7 @@ def device_flags(amp: str, amp_help: str) -> list[Flag]:
     ]
 
 
-DEBUG = flag("--debug", False, SWITCH, "show tracebacks")
+DEBUG = flag("--debug", False, SWITCH, "show tracebacks; train.py: also every option at the start")
 SERVER = [
     flag("--visdom_server", "http://localhost", server, "address of the visdom server, without port"),
     flag("--visdom_port", 8097, number(int, 1, 65535), "port of the visdom server"),
@@ -175,7 +175,7 @@ TRAIN: Table = {
     ],
     "logging and saving": [
         flag("--log_freq", 20, NATURAL, "steps between two log records"),
-        flag("--val_freq", 1, NATURAL, "epochs between two validations"),
+        flag("--val_freq", None, NATURAL, "epochs between two validations (default: 1; --minutes, --max_steps, few epochs: ten a run)"),  # noqa: E501
         flag("--save_freq", 0, COUNT, "epochs between two kept checkpoints; 0: latest and best only"),
         flag("--save_minutes", 5.0, POSITIVE, "minutes between two saves within an epoch"),
         flag("--keep", 0, COUNT, "keep the N newest epoch checkpoints; 0: all"),

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -152,6 +153,7 @@ class Parser(argparse.ArgumentParser):
             epilog=examples,
             allow_abbrev=False,
             add_help=False,
+            fromfile_prefix_chars="@",
             formatter_class=_Help,
         )
         self.table, self.two_levels = table, bool(examples)
@@ -167,6 +169,10 @@ class Parser(argparse.ArgumentParser):
             "default": argparse.SUPPRESS,
         }
         self.add_argument("-h", "--help", help="this, or every flag", **how)
+
+    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
+        """The words of a line of an @FILE, as a shell splits them; # begins a comment."""
+        return shlex.split(arg_line, comments=True)
 
     def parse(self, argv: Sequence[str]) -> dict[str, Any]:
         """The options on a command line by name, and no others.

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 
 class Sink(Protocol):
-    """Shows the records of the log, and pictures `(3, H, W)` in [0, 1]."""
+    """Shows the records of the log, pictures `(3, H, W)` in [0, 1], and what there is to say of the run."""
 
     name: str
+
+    def panel(self, facts: list[tuple[str, str]]) -> None: ...
 
     def record(self, record: dict[str, Any]) -> None: ...
 
@@ -55,6 +57,10 @@ class Logger:
 
     def picture(self, name: str, title: str, image: "Tensor", step: int) -> None:
         self._pass_on(lambda sink: sink.picture(name, title, image, step))
+
+    def panel(self, facts: list[tuple[str, str]]) -> None:
+        """Show (label, text) pairs in place of those before."""
+        self._pass_on(lambda sink: sink.panel(facts))
 
     def close(self) -> None:
         self._pass_on(lambda sink: sink.close())

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -39,6 +40,13 @@ class Meter:
         if new_epoch:
             self.restart()
         self.step_began = time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock, as for a validation within an epoch; sums are kept."""
+        began = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - began
 
     def add(self, values: Mapping[str, Tensor], skipped: bool = False) -> None:
         """Add the values of a step, always of the same names; of a skipped one only the time counts."""

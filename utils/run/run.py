@@ -41,6 +41,7 @@ class Run:
         self.log = folder / "log.jsonl"
         self.tensorboard = folder / "tb"
         self.grid = folder / "val_grid.png"
+        self.curve, self.report = folder / "curve.png", folder / "report.md"
         self.locked: os.stat_result | None = None  # the lock file that this process holds
 
     @classmethod

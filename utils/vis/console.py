@@ -4,6 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
@@ -12,6 +13,32 @@ from utils.system.errors import printable
 
 Say = Callable[[str], None]  # prints a line
 PLAIN_LINE_S = 10.0  # between two lines where stderr is no terminal
+BAR = "{desc} {n_fmt}/{total_fmt} |{bar}| {figures}"
+BAR_COLUMNS, MIN_BAR = 80, 8  # of a terminal of unknown width; of the bar itself
+
+
+class Bar(tqdm):
+    """A bar with figures behind it that leave it room."""
+
+    figures = ""
+
+    @property
+    def format_dict(self) -> Any:
+        known = super().format_dict
+        fixed = len(known["prefix"] or "") + len(f" {known['n']}/{known['total']} || ") + MIN_BAR
+        room = max(0, (known["ncols"] or BAR_COLUMNS) - fixed)
+        return known | {"figures": whole_parts(self.figures, room)}
+
+
+def whole_parts(text: str, room: int) -> str:
+    """The leading parts of `text`, separated by commas, that fit into `room` columns.
+
+    >>> whole_parts("0:14 left, PSNR 17.32, loss 0.1", 25)
+    '0:14 left, PSNR 17.32'
+    """
+    while len(text) > room and text:
+        text = text.rpartition(", ")[0]
+    return text
 
 
 class Progress:
@@ -21,15 +48,23 @@ class Progress:
         title: in front of the bar.
         done, total: steps; infinite while the total is unknown.
         quiet: show nothing.
+        until_end: seconds until the end, where the total is unknown.
     """
 
-    def __init__(self, title: str, done: int, total: float, quiet: bool = False):
-        self.title, self.done, self.quiet = title, done, quiet
+    def __init__(
+        self,
+        title: str,
+        done: int,
+        total: float,
+        quiet: bool = False,
+        until_end: Callable[[], float] = lambda: math.inf,
+    ):
+        self.title, self.done, self.quiet, self.until_end = title, done, quiet, until_end
         self.terminal = sys.stderr.isatty()
-        self.printed_at = time.monotonic()
-        self.bar = tqdm(
-            desc=title, initial=done, disable=quiet or not self.terminal, leave=True, dynamic_ncols=True
-        )
+        self.printed_at = self.began = time.monotonic()
+        self.first = done
+        how: dict[str, Any] = {"disable": quiet or not self.terminal, "leave": True, "dynamic_ncols": True}
+        self.bar = Bar(desc=title, initial=done, bar_format=BAR, **how)
         self.resize(title, total)
 
     def step(self, title: str = "", total: float | None = None) -> None:
@@ -45,32 +80,38 @@ class Progress:
             self.bar.total = None if math.isinf(total) else total
             self.bar.set_description_str(title, refresh=False)
 
+    def left(self) -> str:
+        """The time until the end of the run, by all that it did so far, validations included."""
+        taken = self.done - self.first
+        seconds = self.until_end()
+        if not math.isinf(self.total) and taken:
+            seconds = (time.monotonic() - self.began) / taken * (self.total - self.done)
+        return "?" if math.isinf(seconds) else clock(max(0, seconds))
+
     def show(self, text: str) -> None:
         """Show the latest figures behind the bar, or print them at most every 10 s and at the end."""
-        if not self.bar.disable:
-            self.bar.set_postfix_str(text, refresh=False)
+        self.bar.figures = f"{self.left()} left, {text}" if text else f"{self.left()} left"
         due = time.monotonic() - self.printed_at >= PLAIN_LINE_S or self.done == self.total
         if not self.terminal and not self.quiet and due:
             self.printed_at = time.monotonic()
             total = "?" if math.isinf(self.total) else self.total
-            print(f"{self.title} {self.done}/{total} {text}", file=sys.stderr, flush=True)
+            figures = ", ".join(filter(None, [text, f"{self.left()} left"]))
+            print(f"{self.title} {self.done}/{total} {figures}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self.bar.close()
 
 
-def describe_step(values: Mapping[str, float], lr: float, images_left: float) -> str:
-    """One line of running means, with the time that is left; `images_left` is infinite if unknown."""
-    left = "?" if math.isinf(images_left) else clock(images_left / values["images_s"])
-    terms = "".join(f"{key[5:]} {value:.3f} " for key, value in values.items() if key.startswith("loss_"))
+def describe_step(values: Mapping[str, float], lr: float) -> str:
+    """One line of running means, the most important first."""
+    terms = [f"{key[5:]} {value:.3f}" for key, value in values.items() if key.startswith("loss_")]
     if "D_right" in values:
         scores = f"real {values['D_real']:.2f} fake {values['D_fake']:.2f}"
-        terms += f"D right {values['D_right']:.0%} ({scores}) "
-    psnr = f"PSNR {values['train_psnr']:.2f} " if "train_psnr" in values else ""
-    return (
-        f"loss {values['loss']:.4f} {terms}{psnr}lr {lr:.1e} "
-        f"{values['images_s']:.1f} images/s wait {values['wait']:.0%} ETA {left}"
-    )
+        terms.append(f"D right {values['D_right']:.0%} ({scores})")
+    if "train_psnr" in values:
+        terms.append(f"PSNR {values['train_psnr']:.2f}")
+    speed = f"{values['images_s']:.1f} images/s, lr {lr:.1e}, wait {values['wait']:.0%}"
+    return ", ".join([f"loss {values['loss']:.4f}", *terms, speed])
 
 
 def millions(parameters: Iterable[Tensor]) -> str:

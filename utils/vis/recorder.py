@@ -16,11 +16,11 @@ from utils.eval.folder import CannotWrite, ResultsFolder, write_errors
 from utils.eval.metrics import Protocol
 from utils.eval.outputs import Outputs
 from utils.eval.results import Results
-from utils.eval.summary import facts_in_words, headline
+from utils.eval.summary import facts_in_words, headline, in_groups
 from utils.system.compat import save_image as save_grid
 from utils.system.errors import UserError, printable
 from utils.vis.console import Progress, Say
-from utils.vis.grids import comparison_grid, evenly_spaced, side_by_side
+from utils.vis.grids import ROLES, comparison_grid, evenly_spaced, side_by_side
 from utils.vis.report import Report
 from utils.vis.visdom import TEST, VisdomPlot, open_plot
 
@@ -69,6 +69,7 @@ class Recorder:
         count = len(pairs.pairs)
         self.results, self.report = Results(count), Report(count)
         self.shown, self.rows = evenly_spaced(count, GRID_ROWS), list[Tensor]()
+        self.tiled: dict[int, list[str]] = {}  # names of the images by the side of their tiles
         self.window = f"test_{folder.name}"
         windows = {self.window: TEST}
         self.plot: VisdomPlot | None = (
@@ -81,6 +82,8 @@ class Recorder:
     def add(self, image: Prediction, more: Mapping[str, float]) -> tuple[str, np.ndarray]:
         """Keep small pictures of a prediction; returns the name and the output, for `save`."""
         self.scored = image.name, {**image.scores, **more}, image.seconds
+        if image.tile is not None and image.tile < max(image.input.shape[:2]):
+            self.tiled.setdefault(image.tile, []).append(image.name)
         link = self.outputs.link(image.name, image.output.dtype, self.folder.shown / "index.html")
         rank = image.scores.get("psnr", math.inf)
         self.report.add(image.name, image.input, image.output, image.target, rank, link)
@@ -109,6 +112,7 @@ class Recorder:
         """
         self.progress.close()
         facts |= {
+            "notes": in_groups(facts["notes"], self.tiled),
             "complete": complete,
             "listed": len(self.pairs.pairs),
             "source": self.folder.source,
@@ -151,7 +155,7 @@ class Recorder:
         return None
 
     def _grid(self, path: Path, dataset: str) -> None:
-        grid = comparison_grid(self.rows)
+        grid = comparison_grid(self.rows, captions=ROLES if self.measured else ROLES[:2])
         file = io.BytesIO()  # on a full disk Pillow would leave a truncated file, and not say so
         save_grid(grid, file, format="png")
         path.write_bytes(file.getvalue())

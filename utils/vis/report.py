@@ -25,10 +25,12 @@ from utils.vis.thumbnails import Size, fit_within, resize, thumbnail
 TEMPLATE = Path(__file__).with_name("report.html")
 THUMB_SIDE = 160  # pixels, longer side of the pictures in the table
 PREVIEW_SIDE = 640  # pixels, longer side of the pictures in the slider
+PREVIEW_SIDE_ALONE = 1280  # the same, where no target takes room
 PAGE_LIMIT = 20 * 2**20  # bytes; of these 4/3 of the two budgets are pictures, the rest is text
 THUMB_BUDGET, PREVIEW_BUDGET = 5 * 2**20, 8 * 2**20  # bytes of all thumbnails, and of all previews
 SAMPLE = 24  # images, evenly spaced, that keep their pictures however good they are
-ERROR_SCALE = 0.1  # of full scale: errors from here on are white
+ERROR_SCALES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of full scale: errors from here on are white
+FEW, MOST = 0.02, 0.9  # the scale is such that in most images only a few pixels are white
 JPEG_QUALITY = 85
 
 LABELS = {
@@ -52,11 +54,17 @@ LABELS = {
 
 @dataclass
 class Pictures:
-    """The sizes of the pictures of one image, thumbnail and preview, and where its output lies."""
+    """The sizes of the pictures of one image (thumbnail, preview, whole), and where its output lies.
+
+    Args:
+        error: that only a few pixels exceed, a share of full scale; None without a target.
+    """
 
     size: Size
     large_size: Size
+    full_size: Size
     link: str
+    error: float | None
 
 
 class Shelf:
@@ -114,16 +122,20 @@ class Report:
             link: path of the output's file, relative to the page.
         """
         height, width = output.shape[:2]
-        size, large_size = fit_within(width, height, THUMB_SIDE), fit_within(width, height, PREVIEW_SIDE)
+        side = PREVIEW_SIDE_ALONE if target is None else PREVIEW_SIDE
+        size, large_size = fit_within(width, height, THUMB_SIDE), fit_within(width, height, side)
+        high = None
         images = {"input": input, "output": output} | ({} if target is None else {"target": target})
         large = {role: thumbnail(image, large_size) for role, image in images.items()}
         thumbs = {role: jpeg(resize(image, size)) for role, image in large.items()}
         if target is not None:
             error = np.abs(large["output"] - large["target"]).mean(axis=2, keepdims=True)
-            thumbs["error"] = jpeg(heat(resize(error, size)))
+            small = resize(error, size)
+            thumbs["error"] = jpeg(np.sqrt(small))  # colored once the scale is known
+            high = float(np.quantile(small, 1 - FEW))
         order = len(self.pictures)
         rank = (math.inf if math.isnan(score) else score), order, order in self.sample
-        self.pictures[name] = Pictures(size, large_size, link)
+        self.pictures[name] = Pictures(size, large_size, (width, height), link, high)
         self.thumbs.put(name, thumbs, *rank)
         if size != large_size:
             self.large.put(name, {role: jpeg(image) for role, image in large.items()}, *rank)
@@ -150,7 +162,7 @@ class Report:
         data = {
             "facts": [[label, in_utf8(text)] for label, text in facts],
             "notes": self._notes(),
-            "scale": ERROR_SCALE,
+            "scale": self.error_scale(),
             "columns": [
                 {"key": key, "label": LABELS.get(key, key), "digits": digits_of(key, rows)} for key in keys
             ],
@@ -162,6 +174,21 @@ class Report:
             data=script_json(data),
         )
         write_text(text, path)
+
+    def error_scale(self) -> float:
+        """The error that is white: the same in all images, chosen by their errors."""
+        errors = [pictures.error for pictures in self.pictures.values() if pictures.error is not None]
+        high = float(np.quantile(errors, MOST)) if errors else 0.0
+        return next(scale for scale in ERROR_SCALES if scale >= min(high, 1.0) - 1e-4)
+
+    def _thumbs(self, name: str) -> dict[str, bytes]:
+        """The thumbnails of an image, the errors in color."""
+        files = dict(self.thumbs.files[name])
+        if "error" in files:
+            with Image.open(io.BytesIO(files["error"])) as file:
+                error = (np.asarray(file, np.float32)[..., None] / 255) ** 2
+            files["error"] = jpeg(heat(error, self.error_scale()))
+        return files
 
     def _notes(self) -> list[str]:
         """What is left out to keep the page within its limit."""
@@ -193,7 +220,8 @@ class Report:
         if pictures and pictures.link:
             found["link"] = "./" + quote(os.fsencode(pictures.link))  # never another scheme
         if pictures and name in self.thumbs.files:
-            found |= {"size": pictures.size, "thumbs": in_base64(self.thumbs.files[name])}
+            found |= {"size": pictures.size, "thumbs": in_base64(self._thumbs(name))}
+            found["fullSize"] = pictures.full_size
             if name in self.large.files:
                 found |= {"largeSize": pictures.large_size, "large": in_base64(self.large.files[name])}
             elif pictures.large_size != pictures.size:
@@ -204,13 +232,13 @@ class Report:
 # ---------------------------------------------------------------------------------------------- the pictures
 
 
-def heat(error: np.ndarray) -> np.ndarray:
-    """Color errors `(H, W, 1)` as `(H, W, 3)`: black at 0, red, yellow, white from ERROR_SCALE on.
+def heat(error: np.ndarray, scale: float) -> np.ndarray:
+    """Color errors `(H, W, 1)` as `(H, W, 3)`: black at 0, red, yellow, white from `scale` on.
 
-    >>> heat(np.float32([[[0], [ERROR_SCALE / 3], [ERROR_SCALE]]])).round(3).tolist()
+    >>> heat(np.float32([[[0], [0.1], [0.3]]]), 0.3).round(3).tolist()
     [[[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, 1.0, 1.0]]]
     """
-    ramp = error / ERROR_SCALE * 3 - np.arange(3, dtype=np.float32)
+    ramp = error / scale * 3 - np.arange(3, dtype=np.float32)
     return ramp.clip(0, 1)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from utils.run.log import Logger, Sink, read_log, report_lost_sink
 from utils.run.run import Run
 from utils.system.errors import UserError
+from utils.vis.panel import Facts, table
 from utils.vis.visdom import VisdomPlot
 
 VALIDATED = ("psnr", "ssim", "lite0", "kid")  # figures of validations, and names of their windows
@@ -31,6 +32,9 @@ class VisdomSink:
     def picture(self, name: str, title: str, image: Tensor, step: int) -> None:
         self.plot.picture(name, title, image)
 
+    def panel(self, facts: Facts) -> None:
+        self.plot.text("run", "run", table(self.plot.env, facts))
+
     def close(self) -> None:
         self.plot.close()
 
@@ -44,6 +48,7 @@ def training_points(record: dict[str, Any]) -> list[tuple[str, str, float, float
         ("D", "D_fake", "D(fake)", "step"),
         ("D", "D_right", "share of patches right", "step"),
         *(("terms", key, key.removeprefix("loss_"), "step") for key in record if key.startswith("loss_")),
+        ("psnr", "train_psnr", "train", "epoch"),
         *((figure, f"val_{figure}", "validation", "epoch") for figure in VALIDATED),
         *((figure, f"val_{figure}_input", "input", "epoch") for figure in VALIDATED),
     )
@@ -55,7 +60,7 @@ def training_points(record: dict[str, Any]) -> list[tuple[str, str, float, float
 
 
 class TensorBoardSink:
-    """Write TensorBoard events; purge what an earlier run wrote after `step`."""
+    """Write TensorBoard events under the run's name; purge what an earlier run wrote after `step`."""
 
     name = "TensorBoard"
 
@@ -67,15 +72,18 @@ class TensorBoardSink:
                 "tensorboard is not installed [--tensorboard]", fix="pip install tensorboard"
             ) from None
         _silence("_AsyncWriterThread")
-        self.writer = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
+        self.writer = SummaryWriter(str(run.tensorboard / run.name), purge_step=step + 1)
 
     def record(self, record: dict[str, Any]) -> None:
         for key, value in record.items():
-            if key not in ("step", "time") and value is not None:
+            if key not in ("step", "epoch", "time") and value is not None:
                 self.writer.add_scalar(key, value, record["step"])
 
     def picture(self, name: str, title: str, image: Tensor, step: int) -> None:
         self.writer.add_image(name, image, step)
+
+    def panel(self, facts: Facts) -> None:
+        pass
 
     def close(self) -> None:
         self.writer.close()

@@ -2,22 +2,26 @@
 
 import math
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 from torch import Tensor
 
-from utils.eval.evaluator import MeanPSNR, Prediction
+from utils.eval.evaluator import MeanPSNR, Prediction, Worst
 from utils.optim.horizon import Horizon
 from utils.run.checkpoint import LABELS, Best, beside_input
 from utils.run.log import Logger, cut_log
 from utils.run.run import Run
 from utils.system.compat import save_image
-from utils.vis.grids import comparison_grid, side_by_side
+from utils.vis.console import clock
+from utils.vis.grids import ROLES, comparison_grid, side_by_side
+from utils.vis.panel import Facts, Pace, facts_of
+from utils.vis.run_report import Ending, write_report
 from utils.vis.sinks import open_logger
 from utils.vis.visdom import TRAINING, open_plot
 
+DOMAINS = ("A", "A to B", "B", "B to A")  # columns of the grid of images without pairs
 MAX_RIGHT, LONG_STEPS = 0.97, 500  # above, for so many steps, a discriminator has won
 
 
@@ -31,14 +35,34 @@ class TrainingLog:
     """
 
     def __init__(self, logger: Logger, grid: Path | None, say: Callable[[str], None]):
-        self.logger, self.picture, self.grid, self.say = logger, logger.picture, grid, say
+        self.logger, self.grid, self.say = logger, grid, say
         self.watch = DiscriminatorWatch(say)
+        self.facts: Facts = []
+        self.latest: dict[str, str] = {}  # facts that change
+        self.pace = Pace()
+        self.worst: list[Worst] = []  # of the latest validation
 
-    def scalars(self, step: int, epoch: float, **values: float) -> None:
-        """Log values measured after `step` optimizer steps, `epoch` epochs (a fraction)."""
-        self.logger.scalars(step, epoch, **values)
+    def start(self, lines: Sequence[str], report: Path) -> None:
+        """Print what the run is, and show it on the page.
+
+        Args:
+            report: is written at the end of the run.
+        """
+        self.say("\n".join(filter(None, lines)))
+        self.facts = facts_of(lines)
+        self.latest = {"report": f"{report} (at the end)"}
+        self.logger.panel([*self.facts, *self.latest.items()])
+
+    def step(self, horizon: Horizon, **values: float) -> None:
+        """Log values measured at a step, and how far the run is."""
+        self.logger.scalars(horizon.step, horizon.epochs_done, **values)
         if "D_right" in values:
-            self.watch.see(step, values["D_right"])
+            self.watch.see(horizon.step, values["D_right"])
+        done = f"step {horizon.step}"
+        if horizon.total is not None:
+            done += f" of {horizon.total}, {self.pace.left(horizon)} left"
+        self.latest |= {"progress": done, "speed": f"{values['images_s']:.1f} images/s"}
+        self.logger.panel([*self.facts, *self.latest.items()])
 
     def validation(self, found: MeanPSNR | None, better: bool, best: Best, horizon: Horizon) -> None:
         """Log and print a validation, and write its grid; None is a run without validation images."""
@@ -50,14 +74,30 @@ class TrainingLog:
             values |= {"val_psnr": found.psnr, "val_psnr_input": found.psnr_input}
         self.logger.scalars(step, epochs, **values)
         record = "the best so far" if better else best.record
-        self.say(f"epoch {math.ceil(epochs)}: {in_words(found)}, {record}")
+        place = f"step {step}" if horizon.in_tenths else f"epoch {math.ceil(epochs)}"
+        self.say(f"{place}: {in_words(found)}, {record}")
+        self.worst = found.worst
+        self.latest["best"] = best.describe()
+        self.logger.panel([*self.facts, *self.latest.items()])
         if self.grid:
-            rows = [panels(each) for each in found.shown]
-            grid = comparison_grid(rows)
-            save_image(grid, self.grid)
             back = any(each.back is not None for each in found.shown)
-            title = "A | A to B | B | B to A" if back else "input | output | target"
-            self.picture("grid", f"{title}, step {step}", grid, step)
+            captions = DOMAINS if back else ROLES
+            grid = comparison_grid([panels(each) for each in found.shown], captions=captions)
+            save_image(grid, self.grid)
+            self.logger.picture("grid", f"{' | '.join(captions)}, step {step}", grid, step)
+
+    def finish(self, run: Run, best: Best, seconds: float) -> None:
+        """Write the run's report and curve, and name them; a disk that is full only costs a line."""
+        if self.grid is None or not run.is_held():  # another process writes them; the folder is gone
+            return
+        self.latest |= {"report": str(run.report), "progress": f"ended after {clock(seconds)}"}
+        self.logger.panel([*self.facts, *self.latest.items()])
+        try:
+            drawn = write_report(run, self.facts, Ending(best.describe(), seconds, self.worst))
+        except OSError as error:
+            self.say(f"report  none: {error}")
+        else:
+            self.say(f"report  {run.report}" + (f", curve {run.curve}" if drawn else ""))
 
 
 def panels(shown: Prediction) -> Tensor:

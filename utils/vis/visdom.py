@@ -27,29 +27,34 @@ MAX_POINTS = 1000  # of a window: the cost of a round for the server, and of dra
 
 
 class Window(NamedTuple):
-    """The look of a window of curves; `opts` are visdom's. Its `curves` share MAX_POINTS."""
+    """The look of a window of curves; `opts` are visdom's. Its `curves` share MAX_POINTS.
+
+    `bounds` of y hold as long as all values lie within; those of `plain` curves have no marks.
+    """
 
     title: str
     xlabel: str
     ylabel: str
     opts: dict[str, Any] = {}  # noqa: RUF012 - never changed
     curves: int = 1
+    bounds: tuple[float, float, float] | None = None  # least, greatest, step
+    plain: tuple[str, ...] = ()
 
 
-MARKERS = {"markers": True, "markersize": 6}
 EXPONENTS = {"layoutopts": {"plotly": {"yaxis": {"title": "lr", "exponentformat": "e"}}}}  # not 200µ
+MARKS = {"markers": True, "markersize": 6}
 TRAINING = {
     "loss": Window("loss", "step", "loss"),
     "lr": Window("learning rate", "step", "lr", EXPONENTS),
-    "psnr": Window("validation PSNR", "epoch", "PSNR (dB)", MARKERS, curves=2),
     "terms": Window("loss terms, weighted", "step", "loss", curves=8),
     "D": Window("discriminator", "step", "D(real), D(fake), share right", curves=3),
-    "ssim": Window("validation SSIM", "epoch", "SSIM", MARKERS, curves=2),
-    "lite0": Window("validation Lite0 distance", "epoch", "Lite0 distance", MARKERS, curves=2),
-    "kid": Window("validation KID (Lite0)", "epoch", "KID", MARKERS, curves=2),
+    "ssim": Window("validation SSIM", "epoch", "SSIM", MARKS, curves=2),
+    "lite0": Window("validation Lite0 distance", "epoch", "Lite0 distance", MARKS, curves=2),
+    "kid": Window("validation KID (Lite0)", "epoch", "KID", MARKS, curves=2),
+    "psnr": Window("PSNR of the run", "epoch", "PSNR (dB)", MARKS, curves=3, plain=("train",)),
 }
-TEST_OPTS = {**MARKERS, "ytickmin": 0, "ytickmax": 90, "ytickstep": 10}
-TEST = Window("PSNR", "i", "PSNR", TEST_OPTS)  # the curve `mean` is a single point
+# the curve `mean` is a single point
+TEST = Window("PSNR", "i", "PSNR", MARKS, bounds=(0, 90, 10))
 
 
 class Curve:
@@ -104,6 +109,7 @@ class VisdomPlot:
         self.lock = threading.Lock()
         self.curves: dict[str, dict[str, Curve]] = {}  # by window, then by name
         self.pictures: dict[str, tuple[str, np.ndarray]] = {}  # by window: title, pixels
+        self.texts: dict[str, tuple[str, str]] = {}  # by window: title, HTML
         self.changes = 0  # so far
         self.delivered = -1  # changes that the server has
         self.wake, self.closing = threading.Event(), threading.Event()
@@ -133,6 +139,13 @@ class VisdomPlot:
         pixels = from_float(image.cpu().numpy(), np.uint8)
         with self.lock:
             self.pictures[name] = title, pixels
+            self.changes += 1
+        self.wake.set()
+
+    def text(self, name: str, title: str, html: str) -> None:
+        """Show HTML in place of the previous text `name`."""
+        with self.lock:
+            self.texts[name] = title, html
             self.changes += 1
         self.wake.set()
 
@@ -195,11 +208,15 @@ class VisdomPlot:
 
     def _send_all(self, client: VisdomClient) -> None:
         with self.lock:
-            changes, pictures = self.changes, dict(self.pictures)
+            changes, pictures, texts = self.changes, dict(self.pictures), dict(self.texts)
             windows = {
                 window: {name: (curve.stride, curve.points[:]) for name, curve in curves.items()}
                 for window, curves in self.curves.items()
             }
+        for name, text in texts.items():
+            if self.shown.get(name) is not text:
+                client.text(name, text[1], opts={"title": escape(text[0]), "width": 420, "height": 310})
+                self.shown[name] = text
         for window, curves in windows.items():
             self._send_curves(client, window, curves)
         for name, picture in pictures.items():
@@ -207,6 +224,9 @@ class VisdomPlot:
                 title, pixels = picture
                 client.image(name, pixels, opts={"title": escape(title), "jpgquality": 90})
                 self.shown[name] = picture
+        if "listed" not in self.shown and windows:
+            client.list_runs()
+            self.shown["listed"] = True
         if client.server_ended():  # a new one may have received the last points without those before
             self._forget()
             self.wake.set()
@@ -230,13 +250,21 @@ class VisdomPlot:
             _, count = before.get(name, (1, 0))
             if points[count:]:
                 x, y = np.array(points[count:], dtype=np.float64).T
-                client.line(window, Y=y, X=x, update=update, name=name, opts=self._opts(window))
+                client.line(window, Y=y, X=x, update=update, name=name, opts=self._opts(window, name))
                 update = "append"
         self.shown[window] = now
 
-    def _opts(self, window: str) -> dict[str, Any]:
-        title, xlabel, ylabel, opts, _ = self.windows[window]
-        return {"title": escape(title), "xlabel": xlabel, "ylabel": ylabel, "showlegend": True, **opts}
+    def _opts(self, window: str, curve: str) -> dict[str, Any]:
+        look = self.windows[window]
+        opts = {**look.opts, "markers": curve not in look.plain and look.opts.get("markers", False)}
+        if look.bounds:
+            low, high, step = look.bounds
+            with self.lock:
+                values = [y for each in self.curves[window].values() for _, y in each.points if y == y]
+            if all(low <= value <= high for value in values):
+                opts |= {"ytickmin": low, "ytickmax": high, "ytickstep": step}
+        labels = {"title": escape(look.title), "xlabel": look.xlabel, "ylabel": look.ylabel}
+        return {**labels, "showlegend": True, **opts}
 
     def _explain(self, error: Exception) -> None:
         place, command = f"{self.server}:{self.port}", f"`visdom -port {self.port} -bind_local`"

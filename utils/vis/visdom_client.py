@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+
+from utils.vis.panel import links
 
 TIMEOUT_S = 2.0  # of one HTTP request; visdom itself would wait forever
 MAX_ANSWER_BYTES = 2**20  # visdom answers with the name of a window
@@ -113,6 +115,15 @@ class VisdomClient:
 
     def image(self, window: str, pixels: np.ndarray, **options: Any) -> None:
         _check(self.visdom.image(pixels, win=window, **options), window)
+
+    def text(self, window: str, html: str, **options: Any) -> None:
+        _check(self.visdom.text(html, win=window, **options), window)
+
+    def list_runs(self) -> None:
+        """Let the page at the bare address, the environment "main", link to every run of the server."""
+        with suppress(ValueError, TypeError, RuntimeError):  # a server that keeps its list to itself
+            envs = {*self.visdom.get_env_list(), self.visdom.env}
+            self.text("runs", links(envs), env="main", opts={"title": "runs"})
 
     def server_ended(self) -> bool:
         """Whether the server ended since the connection was made; another may answer in its place."""
