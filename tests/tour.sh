@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.builders import write_set
 
-write_set(Path("datasets/mine"), "pairs", count=12, size=(96, 96))
+write_set(Path("datasets/mine"), "pairs", count=12, size=(160, 176))
 PY
 
 # The lines of the README's shell blocks: a tag (sh, setup, background), then the command without its comment.
