@@ -13,7 +13,15 @@ import sys
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends it without a traceback
 
-from utils.options import holdout_of, parse_or_exit, parse_test, saved_options, source_of, source_to_test
+from utils.options import (
+    holdout_of,
+    network_to_test,
+    parse_or_exit,
+    parse_test,
+    saved_options,
+    source_of,
+    source_to_test,
+)
 from utils.system.streams import fix_streams
 
 if __name__ == "__main__":
@@ -41,10 +49,12 @@ from utils.eval.folder import ResultsFolder, dataset_name, variant
 from utils.eval.lpips import open_lpips
 from utils.eval.metrics import Protocol
 from utils.eval.misfits import nothing_read, wrong_scale
+from utils.eval.perceptual import KID, measure_all, open_distances
 from utils.eval.summary import caveats, is_gray_on_colour
 from utils.run.run import Run, versions
 from utils.system import distributed
 from utils.system.device import amp_enabled, peak_memory_mib, set_float32
+from utils.system.distributed import Ranks
 from utils.system.errors import UserError, first_sentence, run_script
 from utils.system.signals import Signals
 from utils.vis.console import say_on
@@ -55,14 +65,15 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     """Test, top to bottom; returns the exit code. `cleanup` is unwound however it ends."""
     # ---- the run (or the flags that stand for one), where to compute
     run = Run.named(opt.name)
-    trained = opt if opt.model else saved_options(run)
+    saved = opt if opt.model else saved_options(run)
+    trained, net_name = network_to_test(opt, saved)
     ranks = distributed.init(opt.gpu_ids)
     amp = amp_enabled(opt.amp, ranks.device)
     set_float32(ranks.device, tf32=False)
     say = say_on(ranks.is_main)
 
     # ---- network
-    weights = local_weights(opt.weights) if opt.weights else run.saved_net(opt.load)
+    weights = local_weights(opt.weights) if opt.weights else run.saved_net(opt.load, net_name)
     net, how = load_network(vars(trained), weights)
     net.to(ranks.device)
     scale = size_of(net).scale
@@ -73,7 +84,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     run_source = None if opt.model else source_of(vars(trained))
     files = (run_source and run.files()) or {}
     pairs = images_to_test(source, opt.split, run_source, holdout_of(vars(trained)), files)
-    measured = pairs.layout == "demo" or all(pair.target for pair in pairs.pairs)
+    measured = pairs.has_targets
     channels, normalize = (trained.input_nc, trained.output_nc), (trained.mean, trained.std)
     dataset = WholeDataset(pairs, ImageSpec(*channels, None, degrade, *normalize, opt.seed))
     if measured and dataset.scale != scale:
@@ -90,10 +101,13 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         protocol=protocol,
         metrics=opt.metrics,
     )
-    lpips = open_lpips(ranks.device, say) if measured and "lpips" in opt.metrics else None
+    distances = open_distances(opt.metrics, ranks.device) if measured else []
+    if measured and "lpips" in opt.metrics and (lpips := open_lpips(ranks.device, say)):
+        distances.append(lpips)
+    kid = KID(ranks.device) if "kid" in opt.metrics else None
 
     # ---- where the results go: a folder of this data and these settings, moved to its place at the end
-    parent, suffix = Path(opt.results_dir) / run.name, variant(opt, trained)
+    parent, suffix = Path(opt.results_dir) / run.name, variant(opt, saved)
     folder = ResultsFolder(parent, pairs, source, suffix, opt.weights)
     live = Live(opt.visdom, opt.visdom_server, opt.visdom_port)
     recorder = Recorder(cleanup, folder, run.name, pairs, measured, opt.output, protocol, live, say)
@@ -109,7 +123,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     broken = None
     try:
         for image in signals.until_stopped(predictions(evaluator, map(ranges.watch, images))):
-            name, output = recorder.add(image, lpips(image) if lpips else {})
+            name, output = recorder.add(image, measure_all(distances, image))
+            if kid:
+                kid.take(image)
             del image  # it may be large, and writing a file takes another copy
             recorder.save(name, output)
             del output
@@ -142,6 +158,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         "peak_mib": round(peak_memory_mib(ranks.device)),
         "versions": versions(),
     }
+    recorder.results.sets = compare_sets(kid, dataset, ranks) if kid else {}
     complete = not broken and count + len(failed) == len(pairs.pairs)
     if count:
         recorder.finish(facts, complete, None if signals.stop else broken)
@@ -151,6 +168,13 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         say(f"stopped by {signal.Signals(signals.stop).name} after {count} of {len(pairs.pairs)} images")
         return 128 + signals.stop
     return 3 if failed else 0
+
+
+def compare_sets(kid: KID, dataset: WholeDataset, ranks: Ranks) -> dict[str, float]:
+    """KID of the outputs and of the inputs, against the targets, or without pairs against the other set."""
+    if others := dataset.pairs.others:
+        kid.take_references(WholeDataset(others, dataset.spec.mirrored()), ranks)
+    return kid.figures(ranks)
 
 
 def failures(failed: list[UserError]) -> list[str]:

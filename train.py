@@ -27,7 +27,6 @@ import math
 from argparse import Namespace
 from contextlib import ExitStack
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
@@ -35,21 +34,23 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from data import check
-from data.training import TrainingData, open_data, split_batch
-from models import build_network, own_arguments
+from data.training import open_data, split_batch
+from models import OBJECTIVES, build_network, own_arguments
 from models.ema import EMA
 from models.fetch import local_weights
 from models.layers import size_of, sync_batchnorm
-from models.objectives import OBJECTIVES, Objective
+from models.objectives import Objective, Task
+from models.terms import parse_gan, parse_loss
 from models.weights import load_weights
 from models.wrappers import bare
-from utils.eval.evaluator import Evaluator, MeanPSNR, mean_psnr
-from utils.eval.metrics import Protocol, mean_train_psnr
+from models.zoo import AUTO
+from utils.eval.metrics import train_figures
+from utils.eval.validation import Validator
 from utils.optim.cadence import validation_cost
 from utils.optim.horizon import Deadline, EpochWork, Horizon, set_length
 from utils.optim.optimizers import OPTIMIZERS, freeze
 from utils.optim.schedules import build_schedule
-from utils.optim.turns import build_turns
+from utils.optim.turns import build_turns, terms_of_step
 from utils.run.checkpoint import Best, Checkpoints, restore_newest
 from utils.run.meter import Meter
 from utils.run.origin import Origin, computation
@@ -65,6 +66,8 @@ from utils.system.signals import Signals
 from utils.vis.console import Progress, clock, describe_step, millions, say_on
 from utils.vis.grids import evenly_spaced
 from utils.vis.training_log import TrainingLog, open_log
+
+Nets = dict[str, nn.Module]  # "net" is the one that is tested; without pairs, "netBA" is the way back
 
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:
@@ -86,34 +89,36 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     # ---- data: a sample is a function of (seed, epoch, index), independent of workers, ranks and resuming
     data = open_data(data_settings(opt), ranks)
 
-    # ---- network: build, load, to the device, EMA, compile, DDP; `net` is neither compiled nor DDP
+    # ---- networks: build, load, to the device, EMA; they are the bare ones, the objective wraps them
     resuming = opt.resume or opt.epoch > 0  # --epoch N resumes, too
     options = vars(opt) | data.options() | {"versions": versions()}
-    net, notes = build_net(opt, options, saved_run, resuming)
-    net.to(ranks.device, memory_format=torch.channels_last if opt.channels_last else torch.contiguous_format)
-    trained, ema = freeze(bare(net), opt.freeze), EMA(net, opt.ema)  # --freeze: names as in saved weights
-    notes += [f"trained {millions(trained)} parameters"] * bool(opt.freeze) + [sync_batchnorm(net, ranks)]
-    model = distributed.wrap(net, ranks, opt.compile)
+    nets, notes = build_nets(opt, options, saved_run, resuming, ranks)
+    trained = [each for net in nets.values() for each in freeze(bare(net), opt.freeze)]
+    averaged = {name.replace("net", "ema"): EMA(net, opt.ema) for name, net in nets.items()}
+    notes += [f"trained {millions(trained)} parameters"] * bool(opt.freeze)
 
     # ---- objective: a list of turns (parameters and their loss terms), each with an optimizer
-    objective, optimizers = build_objective(opt, model, trained, ranks, amp)
+    objective, optimizers = build_objective(opt, nets, trained, options, ranks, amp)
 
     # ---- the state of the run: one list of parts, which is saved and restored
-    horizon, best = Horizon(data.sampler.steps_per_epoch), Best(data.val_digest)
+    horizon, best = Horizon(data.sampler.steps_per_epoch), Best(data.val_digest, opt.best, data.val_paired)
     origin = Origin(saved_run, data.files, computation(ranks, amp), say, **opt.identity())
-    parts = {"origin": origin, "net": net, "ema": ema, "objective": objective, "horizon": horizon}
-    parts |= {"best": best} | {f"optimizer_{name}": optimizer for name, optimizer in optimizers.items()}
+    parts = {"origin": origin, "objective": objective, "horizon": horizon, "best": best} | nets | averaged
+    parts |= {f"optimizer_{name}": optimizer for name, optimizer in optimizers.items()}
     if resuming and ranks.is_main:
         run.acquire(cleanup)  # before the state is read: another process may still be saving one
     resumed = restore_newest(saved_run, parts, opt.epoch, horizon, say) if resuming else None
     set_length(horizon, opt, validation_cost(data.val_count, data.scan.sizes, opt))
     turns = build_turns(objective.turns(), optimizers, build_schedule(opt, horizon))
+    tested = {name: ema.net for name, ema in zip(nets, averaged.values(), strict=True)}
+    shown = evenly_spaced(len(data.val_indices), 4)
+    validate = Validator(list(tested.values()), data, ranks, amp, opt.best, shown, say)
 
     # ---- the run's folder, log and visdom page
     cleanup.enter_context(run.writing())
     if ranks.is_main:
         run.open(cleanup, options | {"run_id": origin.run_id}, data.files, None if opt.epoch else resumed)
-    checkpoints = Checkpoints(run, parts, ema.net, status, opt.save_minutes, opt.keep, ranks)
+    checkpoints = Checkpoints(run, parts, tested, status, opt.save_minutes, opt.keep, ranks)
     notes += [checkpoints.begin(horizon.step, best, resumed), *(turn.lr_change for turn in turns if resuming)]
     log = open_log(cleanup, run if ranks.is_main else None, horizon.step, opt, say)
     notes += [f"device  {ranks.note}, {'bfloat16' if amp else 'float32'}", f"run     {run.folder}, {horizon}"]
@@ -121,20 +126,18 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
     # ---- the loop
     cleanup.enter_context(oom_errors(horizon.describe))
-    protocol = Protocol(max_value=data.max_value)
-    evaluator = Evaluator(ema.net, ranks.device, amp, opt.mean, opt.std, say=say, protocol=protocol)
-    predict = partial(predict_first, evaluator, data)
-    work = EpochWork(data.load_batch, predict, len(data.val_indices), data.decoding_steps)
+    work = EpochWork(data.load_batch, validate.first, len(data.val_indices), data.decoding_steps)
     deadline = Deadline(opt.minutes, STARTED, horizon, ranks, work, checkpoints)
     meter = Meter(opt.batchSize, data.batches, ranks)
-    guard = FiniteGuard(opt.nan_policy, net, ranks, run.state("latest"), say)
+    guard = FiniteGuard(opt.nan_policy, nn.ModuleList(nets.values()), ranks, run.state("latest"), say)
     progress = Progress(horizon.title, horizon.step, horizon.last, not ranks.is_main, deadline.left)
     stop = 0  # the number of the signal that stops the run
     while True:
         # ---- before the first step and whenever the loop over batches ends: validate, save, leave
         due = (horizon.epoch_ended or horizon.validation_due) and not stop
         if due and horizon.validation_due:
-            found = validate(evaluator, data, ranks, signals, meter)
+            with meter.paused():
+                found = validate(signals)
             stop = all_reduce_max(signals.stop, ranks)  # if stopped here, a resumed run repeats it
             if not stop:
                 log.validation(found, best.update(found, horizon.step), best, horizon)
@@ -157,7 +160,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
                 turn.optimizer.zero_grad()
                 for micro in micro_batches:
                     with ddp_sync(turn.module, last=micro is micro_batches[-1]):
-                        terms = turn.losses(micro)
+                        terms = micro["terms"][turn.name] = turn.losses(micro)
                         loss = sum(terms.values()) * micro["weight"]
                         loss.backward()
                     losses.append(loss.detach())
@@ -169,11 +172,13 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
                 if bad:
                     turn.optimizer.zero_grad()  # the step counts, but changes no weight
                 turn.optimizer.step()
-            ema.update()
+            for ema in averaged.values():
+                ema.update()
             horizon.advance()
             if note := deadline.step(data.batches.waited_s):  # it set or shortened the run's length
                 say(note)
-            meter.add(step_loss, mean_train_psnr(micro_batches, opt.mean, opt.std), skipped=bad)
+            values = train_figures(micro_batches, opt.mean, opt.std) | terms_of_step(micro_batches)
+            meter.add({"loss": sum(losses[: len(micro_batches)])} | values, skipped=bad)  # of the first turn
             progress.step(horizon.title, horizon.last)
             if horizon.step % opt.log_freq == 0 or horizon.done:
                 values = meter.read()
@@ -192,15 +197,16 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 # ----------------------------------------------------------------- parts of the set-up, the loop and the end
 
 
-def build_net(
-    opt: Namespace, options: dict[str, Any], saved_run: Run, resuming: bool
-) -> tuple[nn.Module, list[str]]:
-    """The network with its initial weights, on the CPU, and lines that describe it."""
+def build_nets(
+    opt: Namespace, options: dict[str, Any], saved_run: Run, resuming: bool, ranks: Ranks
+) -> tuple[Nets, list[str]]:
+    """The networks with their initial weights, on the device, and lines that describe them."""
     torch.manual_seed(opt.seed)
     weights = local_weights(opt.weights) if opt.weights and not resuming else None
     arguments = own_arguments(opt.model, options)
-    if "weights" in arguments:  # spandrel recognises the architecture by its weights
-        arguments["weights"] = str(weights or saved_run.net("latest"))  # the first file may be gone
+    if "weights" in arguments:  # of spandrel, which may recognise the architecture by its weights
+        recognised = resuming and arguments.get("arch", AUTO) == AUTO  # the first file may be gone
+        arguments["weights"] = str(saved_run.net("latest")) if recognised else weights and str(weights)
     net = build_network(opt.model, **arguments)
     if size_of(net).scale != options["scale"]:
         what = f"the network upscales by {size_of(net).scale}, the pairs by {options['scale']}"
@@ -209,37 +215,32 @@ def build_net(
     if weights and "weights" not in arguments:
         how = load_weights(net, weights) or "every tensor by its name"
         notes.append(f"weights {opt.weights}: {how}")
-    return net, notes
+    nets = {"net": net}
+    if opt.objective == "cycle":
+        back = {"input_nc": options["output_nc"], "output_nc": options["input_nc"]}
+        nets["netBA"] = build_network(opt.model, **arguments | back)
+    layout = torch.channels_last if opt.channels_last else torch.contiguous_format
+    for each in nets.values():
+        each.to(ranks.device, memory_format=layout)
+        notes.append(sync_batchnorm(each, ranks))
+    return nets, notes
 
 
 def build_objective(
-    opt: Namespace, model: nn.Module, trained: list[nn.Parameter], ranks: Ranks, amp: bool
+    opt: Namespace, nets: Nets, trained: list[nn.Parameter], options: dict[str, Any], ranks: Ranks, amp: bool
 ) -> tuple[Objective, dict[str, torch.optim.Optimizer]]:
     """The objective, and an optimizer for each of its turns, by name."""
     autocast = partial(torch.autocast, ranks.device.type, torch.bfloat16, enabled=amp)
-    objective = OBJECTIVES["paired"](model, trained, opt.loss, opt.reduction, autocast)
+    wrap = partial(distributed.wrap, ranks=ranks, compile=opt.compile)
+    channels = options["input_nc"], options["output_nc"]
+    terms, gan, how = parse_loss(opt.loss), parse_gan(opt.gan or ""), (opt.seed, channels, opt.mean, opt.std)
+    task = Task(nets, trained, terms, ranks, opt.reduction, autocast, wrap, gan, *how)
+    objective = OBJECTIVES[opt.objective](task)
     build, betas = OPTIMIZERS[opt.optimizer], (opt.beta1, opt.beta2)
     return objective, {
-        turn.name: build(turn.parameters, opt.lr, betas, opt.momentum, opt.weight_decay)
+        turn.name: build(turn.parameters, turn.lr or opt.lr, betas, opt.momentum, opt.weight_decay)
         for turn in objective.turns()
     }
-
-
-def validate(
-    evaluator: Evaluator, data: TrainingData, ranks: Ranks, signals: Signals, meter: Meter
-) -> MeanPSNR | None:
-    """Mean PSNR over the validation images of all processes, until a signal; None without such images."""
-    if not data.val_count:
-        return None
-    distributed.broadcast_buffers(evaluator.net, ranks)
-    with meter.paused():
-        predictions = signals.until_stopped(evaluator(data.val_images))
-        return mean_psnr(predictions, ranks, evenly_spaced(len(data.val_indices), 4))
-
-
-def predict_first(evaluator: Evaluator, data: TrainingData) -> None:
-    """Predict one validation image, for the timing of --minutes."""
-    list(evaluator(islice(data.val_images, 1)))
 
 
 def finish(

@@ -174,11 +174,11 @@ class CachePlan:
     val_pairs: int
     device: torch.device | None = None
 
-    def train_store(self) -> ImageStore | None:
-        """Allocate the store of the training pairs; None if they are not cached."""
+    def train_store(self, parts: int = 1) -> ImageStore | None:
+        """Allocate the store of the training pairs, or one of `parts` stores; None if they are not cached."""
         if self.device:
-            return DeviceImages(self.device, self.train_bytes)
-        return _shared_images(self.train_pairs, self.train_bytes)
+            return DeviceImages(self.device, self.train_bytes // parts)
+        return _shared_images(self.train_pairs, self.train_bytes // parts)
 
     def val_store(self) -> ImageStore | None:
         """Allocate the store of the validation pairs; None if they are not cached."""

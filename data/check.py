@@ -27,7 +27,8 @@ from utils.eval.evaluator import input_baseline
 from utils.eval.metrics import Protocol
 from utils.options import parse_or_exit, source_of
 from utils.options.flags import DEBUG, data_flags
-from utils.options.parser import COUNT, NATURAL, Parser, flag, number
+from utils.options.kinds import COUNT, NATURAL, number
+from utils.options.parser import Parser, flag
 from utils.system.errors import UserError, run_script
 from utils.system.hashes import sha256
 from utils.system.streams import fix_streams
@@ -74,6 +75,8 @@ def check_data(
         channels = channels or channels_of(pairs)
         dataset = WholeDataset(pairs, ImageSpec(*channels, degrade=degrade, seed=seed))
         findings = check_pairs(dataset, source)
+        if pairs.others:
+            findings += check_pairs(WholeDataset(pairs.others, dataset.spec.mirrored()), source)
         scan = scan_of(findings)
         report_split(findings, scan, say)
         wrong = [f"{finding.name}: {finding.problem}" for finding in findings if finding.problem]

@@ -5,9 +5,10 @@ A sample is a pure function of (seed, epoch, index), so it does not depend on wo
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from data.augment import AUGMENTATIONS, random_crop
@@ -45,6 +46,11 @@ class ImageSpec:
     std: float = 0.5
     seed: int = 0
     strict: tuple[bool, bool] = (False, False)
+
+    def mirrored(self) -> "ImageSpec":
+        """The same for the way back, where targets are the inputs."""
+        strict = self.strict[1], self.strict[0]
+        return replace(self, input_nc=self.target_nc, target_nc=self.input_nc, strict=strict)
 
 
 class ImageStore(Protocol):
@@ -121,6 +127,7 @@ class TrainDataset(Dataset[dict[str, Any]]):
         repeat: passes over the pairs in one epoch.
         store: of decoded images. With one on a device, images are cropped and normalized there.
         replace_unreadable: use the next readable pair instead of one that cannot be read.
+        other_store: of the images of the other set, where there are no pairs: "target" is then a random one.
     """
 
     def __init__(
@@ -133,12 +140,14 @@ class TrainDataset(Dataset[dict[str, Any]]):
         repeat: int = 1,
         store: ImageStore | None = None,
         replace_unreadable: bool = False,
+        other_store: ImageStore | None = None,
     ):
         self.pairs, self.spec, self.decoded = pairs, spec, DecodedPairs(pairs, spec, store)
+        self.others = DecodedPairs(pairs.others, spec.mirrored(), other_store) if pairs.others else None
         self.scale = self.decoded.scale
         self.crop_size, self.augment, self.repeat = crop_size, AUGMENTATIONS[augment], repeat
         self.replace_unreadable = replace_unreadable
-        self.unreadable: set[int] = set()
+        self.unreadable: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.decoded) * self.repeat
@@ -155,6 +164,8 @@ class TrainDataset(Dataset[dict[str, Any]]):
             except Exception as error:
                 return as_user_error(error, self.pairs.pairs[index % len(self.decoded)])
         shapes = {tuple(images[-1].shape): name for name, images in samples}
+        if self.others:
+            shapes |= {tuple(images[0].shape[:2]) + tuple(images[1].shape[2:]): n for n, images in samples}
         if len(shapes) > 1:  # possible where not all headers were read at the start
             sizes = ", ".join(f"{name}: {shape[1]} x {shape[0]}" for shape, name in shapes.items())
             return UserError(
@@ -173,7 +184,14 @@ class TrainDataset(Dataset[dict[str, Any]]):
     def _sample(self, epoch: int, index: int) -> tuple[str, list[Any]]:
         """(name, images `(H, W, C)` of any depth), cropped, augmented and degraded."""
         rng = stream(self.spec.seed, "sample", epoch, index)
-        name, images = self._readable(index % len(self.decoded))
+        name, images = self._readable(self.decoded, index % len(self.decoded))
+        if not self.others:
+            return name, self._varied(name, images, rng)
+        other_name, other = self._readable(self.others, int(rng.integers(len(self.others))))
+        return name, [*self._varied(name, images, rng), *self._varied(other_name, other, rng)]
+
+    def _varied(self, name: str, images: list[Any], rng: np.random.Generator) -> list[Any]:
+        """The images cropped, augmented and degraded by the draws of one stream."""
         if self.crop_size:
             try:
                 images = random_crop(images, self.crop_size, rng, self.scale)
@@ -183,24 +201,24 @@ class TrainDataset(Dataset[dict[str, Any]]):
         images = self.augment(images, rng)
         if self.spec.degrade:
             images[0] = self.spec.degrade(to_float(images[0]), rng)
-        return name, images
+        return images
 
-    def _readable(self, first: int) -> tuple[str, list[Any]]:
+    def _readable(self, decoded: DecodedPairs, first: int) -> tuple[str, list[Any]]:
         """(name, images) of a pair, or with `replace_unreadable` of the next readable one in the list.
 
         The replacement depends on the files alone, so a resumed run uses the same one.
         """
-        pairs = self.pairs.pairs
+        pairs = decoded.pairs.pairs
         for index in (i % len(pairs) for i in range(first, first + len(pairs))):
             try:
-                return pairs[index].name, self.decoded[index]
+                return pairs[index].name, decoded[index]
             except UserError as error:
                 if not self.replace_unreadable:
                     raise
-                if index not in self.unreadable:
-                    self.unreadable.add(index)
+                if error.what not in self.unreadable:
+                    self.unreadable.add(error.what)
                     print(f"skipped from now on: {error.what}: {error.why}", file=sys.stderr)
-        raise UserError("none of the pairs can be read", self.pairs.where, code=1)
+        raise UserError("none of the pairs can be read", decoded.pairs.where, code=1)
 
 
 class WholeDataset(Dataset["Whole | UserError"]):

@@ -27,7 +27,11 @@ def fingerprint(source: Source, *lists: PairList) -> Files:
     if lists[0].layout == "demo":
         return {source.root: [0, 0]}
     paths = (
-        str(path) for pairs in lists for pair in pairs.pairs for path in (pair.input, pair.target) if path
+        str(path)
+        for pairs in lists
+        for pair in pairs.everything
+        for path in (pair.input, pair.target)
+        if path
     )
     manifest = [str(Path(source.root))] if lists[0].layout == "manifest" else []
     name_in = functools.cache(_namer(source))

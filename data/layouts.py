@@ -5,7 +5,7 @@ A layout is a function `(source, split) -> PairList`. Listing decodes no pixels.
 
 import csv
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -21,6 +21,7 @@ from data.folders import (
     split_folder,
     split_of,
 )
+from data.images import header
 from data.matching import match_names, match_words
 from data.pairs import (
     Pair,
@@ -29,16 +30,29 @@ from data.pairs import (
     input_alone,
     one_file,
     rendered,
+    rendered_alone,
     two_files,
     two_halves,
 )
 from data.places import Places, named_folders, outside, pair_places
 from utils.system.errors import UserError
 
+NO_PAIRS = "; two sets of images without pairs: --objective cycle"
+
 
 def pairs(source: Source, split: str) -> PairList:
     """`ROOT/{train,val,test}/{input,target}`, other names and scenes as `places` finds them, or
     `--input_dir` and `--target_dir`."""
+    inputs, targets, where, remarks = both_sides(source, split)
+    with explained_by(remarks, NO_PAIRS if Path(source.root).is_dir() else ""):
+        names = match_names(inputs, targets, source.pair_by)
+    found = [Pair(a, inputs[a], targets[b], b) for a, b in sorted(names.items())]
+    reads = partial(two_files, source)
+    return PairList("pairs", split, where, found, reads, source.scale, source.max_pixels, remarks)
+
+
+def both_sides(source: Source, split: str) -> tuple[dict[str, Path], dict[str, Path], str, tuple[str, ...]]:
+    """The files of two folders, or of those of all scenes, by name; where they are; what is not read."""
     places = places_of(source, split)
     inputs: dict[str, Path] = {}
     targets: dict[str, Path] = {}
@@ -50,14 +64,46 @@ def pairs(source: Source, split: str) -> PairList:
             remarks += listing.remarks
     if "" not in places:
         remarks += outside(split_folder(Path(source.root), split), places)
-    with explained_by(remarks):
-        names = match_names(inputs, targets, source.pair_by)
-    found = [Pair(a, inputs[a], targets[b], b) for a, b in sorted(names.items())]
     first, second = next(iter(places.values()))
     where = f"{first} -> {second.name if second.parent == first.parent else second}"
     where += f" and {len(places) - 1} more scenes" * (len(places) > 1)
-    reads = partial(two_files, source)
-    return PairList("pairs", split, where, found, reads, source.scale, source.max_pixels, remarks)
+    return inputs, targets, where, remarks
+
+
+def unpaired(source: Source, split: str) -> PairList:
+    """Two sets of images without pairs, found as those of `pairs`: `ROOT/trainA/`, `ROOT/trainB/`, ...
+
+    Other splits than `train` are pairs, and can be measured, if names and sizes of all their images agree.
+    """
+    inputs, targets, where, remarks = both_sides(source, split)
+    if split != "train" and alike(inputs, targets, source.max_pixels):
+        remark = f"{split}: taken as pairs, since names and sizes of both sets agree"
+        paired = pairs(source, split)
+        return paired._replace(layout="unpaired", remarks=(*paired.remarks, remark))
+    sides = "AB" if source.direction == "AtoB" else "BA"
+    first, second = (
+        [Pair(name, path, None, f"{side}/{name}") for name, path in sorted(files.items())]
+        for side, files in zip(sides, (inputs, targets), strict=True)
+    )
+    if not second:
+        what = f"no images in the second folder of {where}"
+        raise UserError(what, "; ".join(remarks), "give both sets, such as trainA/ and trainB/")
+    back = source._replace(max_value=source.max_value[::-1])
+    more = 1, source.max_pixels
+    others = PairList("unpaired", split, where, second, partial(input_alone, back), *more)
+    return PairList(
+        "unpaired", split, where, first, partial(input_alone, source), *more, remarks, others=others
+    )
+
+
+def alike(inputs: Mapping[str, Path], targets: Mapping[str, Path], max_pixels: int) -> bool:
+    """Whether two folders hold images of the same names, and two of one name are of one size."""
+    if inputs.keys() != targets.keys():
+        return False
+    try:
+        return all(header(inputs[n], max_pixels)[:2] == header(targets[n], max_pixels)[:2] for n in inputs)
+    except UserError:  # it is reported when it is read
+        return False
 
 
 def places_of(source: Source, split: str) -> Places:
@@ -86,12 +132,12 @@ def places_of(source: Source, split: str) -> Places:
 
 
 @contextmanager
-def explained_by(remarks: Sequence[str]) -> Iterator[None]:
-    """Add what was not read to an error of this block."""
+def explained_by(remarks: Sequence[str], hint: str = "") -> Iterator[None]:
+    """Add what was not read, and another fix, to an error of this block."""
     try:
         yield
     except UserError as error:
-        raise UserError(error.what, "; ".join([error.why, *remarks]), error.fix) from None
+        raise UserError(error.what, "; ".join([error.why, *remarks]), error.fix + hint) from None
 
 
 def suffix(source: Source, split: str) -> PairList:
@@ -228,13 +274,14 @@ def inputs(source: Source, split: str) -> PairList:
 def demo(source: Source, split: str) -> PairList:
     """`demo` or `demo:SCENES:SIZE`: rendered scenes without files (default: 160 scenes of 160 x 160 pixels).
 
-    The test split has other scenes, one eighth as many. Each scene has several strengths of haze.
+    The test split has other scenes, one eighth as many. Each scene has several strengths of haze. With
+    `demo:unpaired...` see `demo_unpaired`.
     """
     from data.demo import HAZY_VERSIONS, MAX_SCENES, MAX_SIZE
 
-    shape = re.fullmatch(r"demo(?::(\d{1,9}):(\d{1,9}))?", source.root)
+    shape = re.fullmatch(r"demo(:unpaired)?(?::(\d{1,9}):(\d{1,9}))?", source.root)
     scenes, size = (
-        (int(value or default) for value, default in zip(shape.groups(), (160, 160), strict=True))
+        (int(value or default) for value, default in zip(shape.groups()[1:], (160, 160), strict=True))
         if shape
         else (0, 0)
     )
@@ -242,8 +289,10 @@ def demo(source: Source, split: str) -> PairList:
         bounds = f"1 to {MAX_SCENES} SCENES and a SIZE of 16 to {MAX_SIZE} pixels"
         raise UserError(
             f"invalid demo data [--dataroot {source.root[:40]}]",
-            fix=f"use demo or demo:SCENES:SIZE, {bounds}",
+            fix=f"use demo, demo:unpaired or demo:SCENES:SIZE, {bounds}",
         )
+    if shape and shape[1] and split in ("train", "val"):
+        return demo_unpaired(source, split, scenes, size)
     if split not in ("train", "test"):
         raise no_split(Path("demo"), split, ["train", "test"])
     first, count = (
@@ -258,6 +307,36 @@ def demo(source: Source, split: str) -> PairList:
     return PairList("demo", split, f"{size} x {size} pixels, rendered", found, reads)
 
 
+def demo_unpaired(source: Source, split: str, scenes: int, size: int) -> PairList:
+    """Hazy images of one half of the scenes, clear images of the other half; for validation, pairs.
+
+    Training, validation and test show different scenes.
+    """
+    from data.demo import HAZY_VERSIONS
+
+    where = f"{size} x {size} pixels, rendered"
+    if split == "val":
+        found = [Pair(f"{n:04d}_0.png", None, None, f"{n:04d}") for n in range(max(4, scenes // 8))]
+        return PairList("demo", split, where, found, partial(rendered, source, 2_000_000, size))
+    if scenes < 2 or source.degraded:
+        fix = "use at least 2 scenes, such as demo:unpaired:8:64, and no --degrade"
+        raise UserError(f"invalid demo data [--dataroot {source.root}]", fix=fix)
+    half = scenes // 2
+    hazy = [
+        Pair(f"{n:04d}_{level}.png", None, None, f"A/{n:04d}")
+        for n in range(half)
+        for level in range(HAZY_VERSIONS)
+    ]
+    clear = [Pair(f"{n:04d}_0.png", None, None, f"B/{n:04d}") for n in range(half, scenes)]
+    back = source._replace(max_value=source.max_value[::-1])
+    lists = [
+        PairList("demo", split, f"{what}, {where}", found, partial(rendered_alone, scales, 0, size, is_clear))
+        for what, found, scales, is_clear in (("hazy", hazy, source, False), ("clear", clear, back, True))
+    ]
+    first, second = lists if source.direction == "AtoB" else lists[::-1]
+    return first._replace(others=second)
+
+
 LAYOUTS: dict[str, Callable[[Source, str], PairList]] = {
     "pairs": pairs,
     "suffix": suffix,
@@ -266,4 +345,5 @@ LAYOUTS: dict[str, Callable[[Source, str], PairList]] = {
     "clean": clean,
     "inputs": inputs,
     "demo": demo,
+    "unpaired": unpaired,
 }

@@ -76,6 +76,7 @@ class PairList(NamedTuple):
         scale: target size / input size.
         remarks: what was found but is not read, a line each.
         seen: "trained on" or "validated on" where a run has seen these images, else empty.
+        others: of images without pairs, those of the other set, listed and read as inputs of the way back.
     """
 
     layout: str
@@ -87,19 +88,34 @@ class PairList(NamedTuple):
     max_pixels: int = MAX_PIXELS
     remarks: tuple[str, ...] = ()
     seen: str = ""
+    others: "PairList | None" = None
 
     def describe(self) -> str:
         """Such as "train: 12 images of 4 targets, pairs (data/train/A -> B)"."""
         images = counted(len(self.pairs), "image")
+        if self.others:
+            images += f" and {len(self.others.pairs)} of the other set"
+            return f"{self.split}: {images}, no pairs, {self.layout} ({self.where})"
         targets = counted(len({pair.group for pair in self.pairs}), "target")
         measured = self.layout == "demo" or any(pair.target for pair in self.pairs)
         of = f"of {targets}" if measured else "without targets"
         return f"{self.split}: {images} {of}, {self.layout} ({self.where})"
 
+    @property
+    def everything(self) -> list[Pair]:
+        """The pairs, and those of the other set."""
+        return [*self.pairs, *(self.others.pairs if self.others else ())]
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether every image has a target."""
+        rendered = self.layout == "demo" and self.others is None
+        return rendered or all(pair.target for pair in self.pairs)
+
     def files(self) -> set[str]:
         """Return the real paths of all files of the pairs."""
         folder, links = functools.cache(os.path.realpath), functools.cache(links_in)
-        paths = (path for pair in self.pairs for path in (pair.input, pair.target) if path)
+        paths = (path for pair in self.everything for path in (pair.input, pair.target) if path)
         return {
             os.path.realpath(path)
             if path.name in links(path.parent)
@@ -206,9 +222,19 @@ def rendered(source: Source, first: int, size: int, pair: Pair) -> tuple[Array, 
 
     scene, level = Path(pair.name).stem.split("_")
     hazy, clear = render_pair(first + int(scene), int(level), size)
+    if source.root.startswith("demo:unpaired") and source.direction == "BtoA":
+        hazy, clear = clear, hazy
     given = clear if source.degraded else hazy
     scales, name = source.max_value, Path(pair.name)
     return in_full_range(given, name, scales[0]), in_full_range(clear, name, scales[1])
+
+
+def rendered_alone(
+    source: Source, first: int, size: int, clear: bool, pair: Pair
+) -> tuple[Array, Array | None]:
+    """Render one image of a scene of the demo, the hazy or the clear one."""
+    images = rendered(source._replace(direction="AtoB"), first, size, pair)
+    return (images[1] if clear else images[0]), None  # type: ignore[return-value]
 
 
 def check_sizes(pair: Pair, input: tuple[int, ...], target: tuple[int, ...], scale: int) -> None:

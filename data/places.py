@@ -31,7 +31,7 @@ def pair_places(source: Source, split: str) -> Places:
     Raises:
         UserError: several readings, or scenes outside of a split.
     """
-    root, sure = Path(source.root), source.layout == "pairs" or source.pair_by is not None
+    root, sure = Path(source.root), source.layout in ("pairs", "unpaired") or source.pair_by is not None
     if not root.is_dir():
         return {}
     present = splits_of(root)

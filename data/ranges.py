@@ -97,6 +97,8 @@ def sample_ranges(pairs: PairList, ranges: Ranges, stop: bool) -> Ranges:
     for i in spread(len(pairs.pairs), SAMPLED_PAIRS):
         try:
             input, target = pairs.read(pairs.pairs[i])
+            if pairs.others:
+                target, _ = pairs.others.read(pairs.others.pairs[i % len(pairs.others.pairs)])
         except OutOfRange:
             if stop:
                 raise

@@ -65,9 +65,24 @@ def scan_headers(pairs: PairList) -> HeaderScan:
     if pairs.layout == "demo":
         image, _ = pairs.read(pairs.pairs[0])
         return HeaderScan(3, 3, 8, [(image.shape[1], image.shape[0])], Counter({"rendered": count}))
+    if pairs.others:
+        return merge(scan_headers(pairs._replace(others=None)), scan_headers(pairs.others))
     files = 1 + any(pair.target not in (None, pair.input) for pair in pairs.pairs)
     read = (pairs.pairs[i] for i in spread(count, MAX_HEADERS // files))
     return summarize(((pair.name, *pair_headers(pair, pairs)) for pair in read), count)
+
+
+def merge(first: HeaderScan, second: HeaderScan) -> HeaderScan:
+    """The scan of two sets without pairs; `sizes` and `names` are those of both."""
+    return HeaderScan(
+        first.input_nc,
+        second.input_nc,
+        max(first.depth, second.depth),
+        [*first.sizes, *second.sizes],
+        first.kinds + second.kinds,
+        [*first.names, *second.names],
+        listed=first.listed + second.listed,
+    )
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -22,6 +22,7 @@ class DataSettings:
         repeat: passes over the pairs per epoch; None: as many as `min_epoch_steps` need.
         holdout: what is held out of the training images for validation and testing.
         max_val_images: measure at most this many; None: all.
+        unpaired: the images are two sets without pairs.
         cache, workers, timeout_s, skip_unreadable: as --cache, --num_workers, --timeout, --on_bad_image skip.
     """
 
@@ -46,3 +47,4 @@ class DataSettings:
     workers: int | None
     timeout_s: float
     skip_unreadable: bool
+    unpaired: bool = False

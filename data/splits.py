@@ -147,9 +147,9 @@ def find_pairs(source: Source, split: str, need_targets: bool = False) -> PairLi
             fix="give both or neither",
         )
     for flag in ("input_dir", "target_dir", "pair_by"):
-        if getattr(source, flag) and name not in ("pairs", "inputs"):
+        if getattr(source, flag) and name not in ("pairs", "inputs", "unpaired"):
             raise UserError(f"--{flag} has no effect with --layout {name}", fix="drop it")
-    if source.scale > 1 and name in ("aligned", "demo"):
+    if source.scale > 1 and name in ("aligned", "demo", "unpaired"):
         fix = f"use --degrade sr:{source.scale}, which makes inputs from clean images; or drop --scale"
         raise UserError(f"--layout {name} has no targets of --scale {source.scale}", fix=fix)
     if name == "inputs" and need_targets:
@@ -210,7 +210,7 @@ def splits_present(source: Source) -> list[str]:
     """Return the splits of a source; empty if its images belong to no split."""
     root = Path(source.root)
     if is_demo(source):
-        return ["train", "test"]
+        return ["train", "val", "test"] if "unpaired" in source.root else ["train", "test"]
     if is_manifest(source):
         found = manifest_splits(manifest_rows(root))
         return [split for split in SPLITS if split in found]
@@ -283,26 +283,30 @@ def hold_out(
 ) -> tuple[PairList, PairList]:
     """Split the targets, with all their inputs, into (training, held out); a share of 0 holds out none.
 
+    Of images without pairs, the share is held out of each set.
+
     Args:
         split: what the images are held out for.
         kept: the groups to hold out; None: choose them.
     """
+    others = hold_out(pairs.others, share, seed, split, kept) if pairs.others else (None, None)
     if kept is None:
-        groups = groups_of(pairs)
+        groups = sorted({pair.group for pair in pairs.pairs})
         count = min(max(1, round(share * len(groups))), len(groups) - 1) if share > 0 else 0
         purpose: Purpose = "holdout" if split == "val" else "test_holdout"
         kept = [groups[i] for i in stream(seed, purpose).permutation(len(groups))[:count]]
     held = set(kept)
     train = [pair for pair in pairs.pairs if pair.group not in held]
     rest = [pair for pair in pairs.pairs if pair.group in held]
-    return pairs._replace(pairs=train), pairs._replace(
-        pairs=rest, split=split, where=f"{pairs.where}, held out of train", remarks=()
+    where = f"{pairs.where}, held out of train"
+    return pairs._replace(pairs=train, others=others[0]), pairs._replace(
+        pairs=rest, split=split, where=where, remarks=(), others=others[1]
     )
 
 
 def groups_of(pairs: PairList) -> list[str]:
     """Return the groups of pairs, one for each target, sorted."""
-    return sorted({pair.group for pair in pairs.pairs})
+    return sorted({pair.group for pair in pairs.everything})
 
 
 def same_data(one: Source, other: Source) -> bool:

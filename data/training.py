@@ -11,7 +11,7 @@ from data.cache import CachePlan, plan_cache
 from data.datasets import ImageSpec, TrainDataset, WholeDataset, check_training_sizes
 from data.fingerprint import Files, digest, fingerprint
 from data.loader import LoaderIterator, default_workers, train_loader, whole_loader
-from data.pairs import Source
+from data.pairs import PairList, Source
 from data.ranges import Ranges, sample_ranges
 from data.sampler import EpochSampler
 from data.scan import HeaderScan, scan_headers
@@ -57,6 +57,7 @@ class TrainingData:
     val_count: int
     val_indices: range
     val_images: LoaderIterator
+    val_others: WholeDataset | None = None  # validation images of the other set, where there are no pairs
 
     def options(self) -> dict[str, Any]:
         """What the files decided, as options of the run."""
@@ -101,6 +102,11 @@ class TrainingData:
         return digest(fingerprint(self.source, self.val_set.pairs))
 
     @property
+    def val_paired(self) -> bool:
+        """Whether every validation image has a target."""
+        return self.val_set.pairs.has_targets
+
+    @property
     def decoding_steps(self) -> int:
         """Steps after which every training image was decoded once."""
         return len(self.train_set) // self.train_set.repeat // self.sampler.batch_size
@@ -118,6 +124,7 @@ def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
             other files.
     """
     pairs = find_pairs(settings.source, "train", need_targets=True)
+    check_objective(pairs, settings.unpaired)
     scan, ranges = scan_headers(pairs), Ranges(settings.source.max_value, settings.source.degraded)
     sample_ranges(pairs, ranges, stop=not settings.skip_unreadable)
     if any(ranges.full_scales):  # such images are kept with 16 bits
@@ -125,22 +132,13 @@ def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
     division = divide(pairs, settings.source, settings.holdout)
     train_pairs, val_pairs = division.parts["train"], division.parts["val"]
     spec, count = image_spec(settings, scan), len(train_pairs.pairs)
+    if train_pairs.others:
+        count = max(count, len(train_pairs.others.pairs))
     cache = plan_cache(settings.cache, ranks.device, scan, spec, count, len(val_pairs.pairs))
-    train_set = TrainDataset(
-        train_pairs,
-        spec,
-        crop_size=settings.crop_size,
-        augment=settings.augment,
-        repeat=settings.repeat or max(1, math.ceil(settings.min_epoch_steps * settings.batch_size / count)),
-        store=cache.train_store(),
-        replace_unreadable=settings.skip_unreadable,
-    )
-    if settings.scale not in (None, train_set.scale):
-        degraded = spec.degrade.spec if spec.degrade else None
-        what = f"--scale {settings.scale} and --degrade {degraded} contradict each other"
-        raise UserError(what, fix="leave one out")
+    train_set = training_set(settings, train_pairs, spec, cache)
     per_process = settings.batch_size // ranks.world
-    checked = scan.sizes, per_process, spec.size, settings.crop_size, train_set.scale, scan.names
+    together = 2 * per_process if settings.unpaired else per_process  # real and translated images
+    checked = scan.sizes, together, spec.size, settings.crop_size, train_set.scale, scan.names
     check_training_sizes(*checked)
     sampler = EpochSampler(len(train_set), settings.batch_size, spec.seed, ranks.rank, ranks.world)
     on_device = settings.cache == "device"
@@ -163,15 +161,46 @@ def open_data(settings: DataSettings, ranks: Ranks) -> TrainingData:
     skip = partial(print, file=sys.stderr) if settings.skip_unreadable else None
     val_images = whole_loader(val_set, val_indices, skip=skip)
     sets = train_set, sampler, batches, val_set
-    data = TrainingData(
-        settings.source, division, scan, ranges, spec, cache, *sets, val_count, val_indices, val_images
-    )
+    others = WholeDataset(val_pairs.others, spec.mirrored()) if val_pairs.others else None
+    found = *sets, val_count, val_indices, val_images, others
+    data = TrainingData(settings.source, division, scan, ranges, spec, cache, *found)
     check_same(ranks, {"data": data.listing})
     return data
 
 
+def training_set(settings: DataSettings, pairs: PairList, spec: ImageSpec, cache: CachePlan) -> TrainDataset:
+    """The training samples; raises UserError where --scale and --degrade contradict each other."""
+    stores = 2 if pairs.others else 1
+    epochs = math.ceil(settings.min_epoch_steps * settings.batch_size / len(pairs.pairs))
+    train_set = TrainDataset(
+        pairs,
+        spec,
+        crop_size=settings.crop_size,
+        augment=settings.augment,
+        repeat=settings.repeat or max(1, epochs),
+        store=cache.train_store(stores),
+        replace_unreadable=settings.skip_unreadable,
+        other_store=cache.train_store(stores) if pairs.others else None,
+    )
+    if settings.scale not in (None, train_set.scale):
+        degraded = spec.degrade.spec if spec.degrade else None
+        what = f"--scale {settings.scale} and --degrade {degraded} contradict each other"
+        raise UserError(what, fix="leave one out")
+    return train_set
+
+
+def check_objective(pairs: PairList, unpaired: bool) -> None:
+    """Raise UserError where an objective for pairs meets images without pairs, or the reverse."""
+    if unpaired and not pairs.others:
+        fix = "give trainA/ and trainB/, or --dataroot demo:unpaired; or drop --objective cycle"
+        raise UserError("--objective cycle trains on two sets without pairs", f"{pairs.where} has pairs", fix)
+    if pairs.others and not unpaired:
+        fix = "add --objective cycle, which trains without pairs"
+        raise UserError("the images have no pairs [--layout, --dataroot]", pairs.where, fix)
+
+
 def split_batch(batch: dict[str, Any], parts: int, reduction: str, ranks: Ranks) -> list[dict[str, Any]]:
-    """Split a batch into micro-batches on the device, each with the `weight` of its loss.
+    """Split a batch into micro-batches on the device, each with the `weight` of its loss, and no `terms` yet.
 
     The gradients of the weighted losses add up to that of the whole batch: a mean is weighted by the share of
     the images; a sum by the number of processes, over which DDP takes the mean.
@@ -184,5 +213,5 @@ def split_batch(batch: dict[str, Any], parts: int, reduction: str, ranks: Ranks)
     micro_batches = []
     for input, target in zip(inputs.chunk(parts), targets.chunk(parts), strict=True):
         weight = len(input) / len(inputs) if reduction == "mean" else ranks.world
-        micro_batches.append({"input": input, "target": target, "weight": weight})
+        micro_batches.append({"input": input, "target": target, "weight": weight, "terms": {}})
     return micro_batches

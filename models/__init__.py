@@ -1,18 +1,21 @@
-"""Networks and losses by name. Listing the names imports no torch; building a network or a loss does.
+"""Networks, losses and objectives by name. Listing the names imports no torch; building one does.
 
 To add a network: one file in this folder, one function here and its line in NETWORKS. The function's
 keyword-only arguments are the network's flags and their defaults.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from models.zoo import RECOGNISED, SHORTHANDS, arch_defaults, architecture_of, pools_locally
 from utils.system.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from models.objectives import Objective
     from models.run import load_run as load_run
 
 
@@ -92,8 +95,16 @@ def build_spandrel(input_nc: int, output_nc: int, *, weights: str | None = None)
     """The architecture is recognised from the file `weights`, which is required."""
     from models.spandrel import SpandrelNet
 
-    assert weights is not None
     return SpandrelNet(input_nc, output_nc, weights)
+
+
+def build_architecture(
+    model: str, input_nc: int, output_nc: int, *, arch: str, weights: str | None = None, scale: int = 1
+) -> "nn.Module":
+    """A network of spandrel by name: of SHORTHANDS, or `spandrel:NAME`."""
+    from models.spandrel import SpandrelNet
+
+    return SpandrelNet(input_nc, output_nc, weights, architecture_of(model), arch, scale)
 
 
 def l1_loss(*, reduction: str = "mean") -> "nn.Module":
@@ -114,6 +125,42 @@ def charbonnier_loss(*, reduction: str = "mean") -> "nn.Module":
     return CharbonnierLoss(reduction=reduction)
 
 
+def ssim_loss(*, reduction: str = "mean") -> "nn.Module":
+    from models.losses import SSIMLoss
+
+    return SSIMLoss(reduction=reduction)
+
+
+def color_loss(*, reduction: str = "mean") -> "nn.Module":
+    from models.losses import ColorLoss
+
+    return ColorLoss(reduction=reduction)
+
+
+def lite0_loss(*, reduction: str = "mean") -> "nn.Module":
+    from models.perceptual import FeatureDistance, lite0_features
+
+    return FeatureDistance(lite0_features(), reduction=reduction)
+
+
+def vgg_loss(*, reduction: str = "mean") -> "nn.Module":
+    from models.perceptual import VGGDistance, vgg_features
+
+    return VGGDistance(vgg_features(), reduction=reduction)
+
+
+def paired_objective(*given: Any) -> "Objective":
+    from models.objectives import Paired
+
+    return Paired(*given)
+
+
+def cycle_objective(*given: Any) -> "Objective":
+    from models.cycle import Cycle
+
+    return Cycle(*given)
+
+
 NETWORKS: "dict[str, Callable[..., nn.Module]]" = {
     "resnet": build_resnet,
     "unet": build_unet,
@@ -122,12 +169,25 @@ NETWORKS: "dict[str, Callable[..., nn.Module]]" = {
     "spandrel": build_spandrel,
 }
 RESIDUAL = ("dncnn", "resunet")  # networks that predict a residual and add or subtract it themselves
-UNIT_RANGE = ("spandrel",)  # networks of images in [0, 1]: mean 0 and std 1 by default
+NETWORK_NAMES = (
+    *(name for name in NETWORKS if name != RECOGNISED),
+    *SHORTHANDS,
+    RECOGNISED,
+)  # or spandrel:NAME
 
 LOSSES: "dict[str, Callable[..., nn.Module]]" = {
     "l1": l1_loss,
     "mse": mse_loss,
     "charbonnier": charbonnier_loss,
+    "ssim": ssim_loss,
+    "color": color_loss,
+    "lite0": lite0_loss,
+    "vgg": vgg_loss,
+}
+
+OBJECTIVES: "dict[str, Callable[..., Objective]]" = {
+    "paired": paired_objective,
+    "cycle": cycle_objective,
 }
 
 NORMS = ("instance", "batch", "group", "none")
@@ -141,7 +201,11 @@ def network_defaults(model: str) -> dict[str, Any]:
 
     >>> network_defaults("spandrel")
     {'weights': None}
+    >>> network_defaults("compact")
+    {'arch': 'num_feat=32, num_conv=8', 'weights': None}
     """
+    if model not in NETWORKS:
+        return {"arch": arch_defaults(model), "weights": None}
     arguments = signature(NETWORKS[model]).parameters.values()
     return {each.name: each.default for each in arguments if each.kind is each.KEYWORD_ONLY}
 
@@ -154,16 +218,26 @@ def own_arguments(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
     own = network_defaults(model)
     own |= {flag: options[flag] for flag in own if options.get(flag) is not None}
     channels = {"input_nc": options["input_nc"], "output_nc": options["output_nc"]}
-    return own | channels | {"scale": options.get("scale") or 1, "residual": options.get("residual", False)}
+    crop = options.get("crop_size") or options.get("size")
+    common = {"scale": options.get("scale") or 1, "residual": options.get("residual", False), "crop": crop}
+    return own | channels | common
 
 
-def build_network(model: str, *, scale: int = 1, residual: bool = False, **arguments: Any) -> "nn.Module":
+def network_builder(model: str, scale: int) -> "Callable[..., nn.Module]":
+    """The function that builds a network of input_nc, output_nc and `network_defaults(model)`."""
+    return NETWORKS[model] if model in NETWORKS else partial(build_architecture, model, scale=scale)
+
+
+def build_network(
+    model: str, *, scale: int = 1, residual: bool = False, crop: int | None = None, **arguments: Any
+) -> "nn.Module":
     """Build an initialised network.
 
     Args:
-        model: a key of NETWORKS.
+        model: a key of NETWORKS or of SHORTHANDS, or spandrel:NAME.
         scale: output size / input size; a network that keeps the size gets its input enlarged.
         residual: the network predicts the degradation, which is subtracted from its input.
+        crop: side in pixels of the targets that it is trained on, and of the windows of `tlc=True` in `arch`.
         arguments: `input_nc`, `output_nc`, and any of `network_defaults(model)`.
 
     Raises:
@@ -177,12 +251,15 @@ def build_network(model: str, *, scale: int = 1, residual: bool = False, **argum
         what = "--residual needs a gray input or as many input as output channels"
         raise UserError(what, f"--input_nc {input_nc}, --output_nc {output_nc}", "drop --residual")
     from models.layers import size_of
+    from models.pooling import pool_locally
     from models.wrappers import Residual, Upscale
 
-    net = NETWORKS[model](**arguments)
+    net = network_builder(model, scale)(**arguments)
     upscales = size_of(net).scale > 1
     if residual and upscales:
         what = f"--residual needs an output of the input's size, which --model {model} enlarges"
         raise UserError(what, f"{size_of(net).scale} times in both directions", "drop --residual")
+    if pools_locally(arguments.get("arch", "")):
+        pool_locally(net, arguments["input_nc"], crop and max(1, crop // size_of(net).scale))
     net = Residual(net) if residual else net
     return Upscale(net, scale) if scale > 1 and not upscales else net

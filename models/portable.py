@@ -3,8 +3,10 @@
 import copy
 import importlib.util
 import json
+import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from models.spandrel import merge_convolutions
+from models.wrappers import bare
 from utils.system.errors import UserError, first_sentence
 
 Array = np.ndarray
@@ -31,6 +35,7 @@ class Portable(nn.Module):
     def __init__(self, net: nn.Module, mean: float, std: float, half: bool = False):
         super().__init__()
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        merge_convolutions(self.net)
         self.mean, self.std, self.half_precision = mean, std, half
         if half:
             self.net = in_float32(self.net.half())
@@ -72,16 +77,28 @@ def trace(net: Portable, channels: int, size: tuple[int, int] | None) -> Exporte
     example = torch.rand(1 if size else 2, channels, height, width)
     shapes = None if size else ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), quiet_log():
             return torch.export.export(net, (example,), dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises many kinds
         raise cannot(net, error, size) from None
 
 
+@contextmanager
+def quiet_log() -> Iterator[None]:
+    """Without torch's log of errors, which are raised, too."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def cannot(net: Portable, error: BaseException, size: tuple[int, int] | None) -> UserError:
     """The error for a network that cannot be exported, with the first cause as its reason."""
-    name = type(net.net).__name__
+    name = type(bare(net.net)).__name__
     fix = "export --to safetensors" if size else "fix the size by --size H W, or export --to safetensors"
+    fix = "leave out --half" if net.half_precision else fix
     where = "" if size else " for images of any size"
     while error.__cause__ is not None:
         error = error.__cause__
@@ -100,7 +117,7 @@ def save_onnx(
     """
     traced = trace(net, channels, size)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), quiet_log():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 traced,

@@ -32,7 +32,7 @@ def load_network(options: Mapping[str, Any], weights: Path) -> tuple[nn.Module, 
         UserError: weights that cannot be read or do not fit.
     """
     arguments = own_arguments(options["model"], options)
-    if "weights" in arguments:  # spandrel recognises the architecture by its weights
+    if "weights" in arguments:  # spandrel may recognise the architecture by its weights
         return build_network(options["model"], **arguments | {"weights": str(weights)}), ""
     net = build_network(options["model"], **arguments)
     return net, load_weights(net, weights)

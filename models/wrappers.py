@@ -27,7 +27,10 @@ class Wrapper(nn.Module):
 
 def _add_prefix(wrapper: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Rename the loaded tensors to what PyTorch expects of a module that has the child `net`."""
-    for key in [key for key in state if key.startswith(prefix)]:
+    keys = [key for key in state if key.startswith(prefix)]
+    if all(key.startswith(f"{prefix}net.") for key in keys):  # of a run of spandrel before December 2026
+        return
+    for key in keys:
         state[f"{prefix}net.{key.removeprefix(prefix)}"] = state.pop(key)
 
 

@@ -314,7 +314,7 @@ def test_damaged_safetensors_are_refused(cli: InProcess, tmp_path: Path) -> None
         found = cli.train(*TINY, *FAST, "--weights", "w.safetensors", name=name, code=2)
         assert found.refused("w.safetensors is damaged"), name
     tensorfile.save_safetensors({"a": torch.zeros(1)}, {}, Path("bare.safetensors"))
-    assert "says of no network" in error_of(load_run, "bare.safetensors").what
+    assert "does not describe its network" in error_of(load_run, "bare.safetensors").what
     assert "no such file" in error_of(load_run, "absent.safetensors").what
 
 

@@ -13,6 +13,7 @@ POSITIONS = {
     "holdout": [()],
     "test_holdout": [()],
     "order": [(epoch,) for epoch in range(6)],
+    "pool": [(number, seen) for number in range(3) for seen in range(6)],
     "sample": [(epoch, index) for epoch in range(6) for index in range(6)],
 }
 

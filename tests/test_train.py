@@ -16,7 +16,6 @@ from data.loader import no_collate
 from data.pairs import PairList, Source
 from data.sampler import EpochSampler
 from data.splits import find_pairs, hold_out
-from models import LOSSES
 from tests.builders import (
     FAST,
     OURS,
@@ -115,7 +114,7 @@ def test_no_step_is_taken_at_lr_zero(cli: InProcess, schedule: str) -> None:
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", ["l1", "mse", "charbonnier"])
 def test_loss_of_the_first_step(cli: InProcess, loss: str, reduction: str) -> None:
     """resunet starts as the identity, so the first loss is that of the input."""
     losses = records(cli.train(*PLAIN, "--loss", loss, "--reduction", reduction, "--lr", "1e-4").run, "loss")

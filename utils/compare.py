@@ -18,7 +18,8 @@ from typing import Any
 
 from utils.options import parse_or_exit
 from utils.options.flags import DEBUG, RESULTS
-from utils.options.parser import SWITCH, Parser, flag, path
+from utils.options.kinds import path
+from utils.options.parser import SWITCH, Parser, flag
 from utils.run.log import read_log
 from utils.run.run import Run
 from utils.system.errors import UserError, run_script

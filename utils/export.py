@@ -4,6 +4,7 @@ Input and output are images in [0, 1]: normalisation and padding are part of wha
 compared with what test.py computes, on images of three sizes that were not traced, before it takes its place.
 """
 
+import datetime
 import json
 import math
 import shutil
@@ -24,17 +25,22 @@ from data.degrade import parse_degradation
 from data.pairs import Source
 from data.splits import find_pairs, splits_present
 from models.fetch import local_weights
+from models.layers import size_of
+from models.pooling import LocalPool
 from models.portable import OPSET, Portable, open_onnx, open_program, require, save_onnx, save_program
 from models.run import TrainedModel, load_network, load_run
+from models.spandrel import SpandrelNet
 from models.tiling import Tiling
 from models.wrappers import bare
 from utils.options import parse_export, parse_or_exit, saved_options, source_of
+from utils.options.command import command_of
+from utils.options.resolve import upgrade
 from utils.run.run import Run, versions
 from utils.system import tensorfile
 from utils.system.atomic import disk_errors, write_text
 from utils.system.batch import to_batch
 from utils.system.errors import UserError, first_sentence, run_script
-from utils.vis.card import figures
+from utils.vis.card import Published, best_validation, figures, hugging_face, open_model_db, tests_of
 
 Array = np.ndarray
 SIZES = ((321, 481), (460, 620), (97, 33))  # height and width of the images that are compared
@@ -55,7 +61,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     """Export, compare, print; returns the exit code."""
     require(*PACKAGES[opt.to])
     run = Run.named(opt.name)
-    trained = opt if opt.model else saved_options(run)
+    trained = Namespace(**vars(opt) | {"size": None}) if opt.model else saved_options(run)
     weights = local_weights(opt.weights) if opt.weights else run.saved_net(opt.load)
     net, _ = load_network(vars(trained), weights)
     model = TrainedModel(net, vars(trained), torch.device("cpu"), Tiling())
@@ -66,7 +72,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     cleanup.enter_context(disk_errors(place.parent))
     place.parent.mkdir(parents=True, exist_ok=True)
     part = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix=".export.", dir=place.parent)))
-    facts = metadata(trained, figures(Path(opt.results_dir, run.name), run.log, weights))
+    found = figures(Path(opt.results_dir, run.name), run.log, weights)
+    facts = metadata(trained, found)
     exported = write(opt, model, facts, part)
 
     inputs, where = images(opt, trained, model, [opt.size] if opt.size else SIZES)
@@ -84,6 +91,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     else:
         exported.file.rename(place)
     print(f"wrote   {place}, {describe(opt, model)}")
+    if opt.card:
+        file = place / exported.file.name if opt.target else place
+        write_card(place.with_name(f"{run.name}-card"), opt, run, model, found, [file, weights])
     return 0
 
 
@@ -173,6 +183,66 @@ def compare(
         print(f"parity  {size}: at most {levels:.2g} levels of 255 from test.py ({where})")
         worst = max(worst, math.inf if math.isnan(levels) else levels)
     return worst
+
+
+# ------------------------------------------------------------------------------------------------------ card
+
+
+def write_card(
+    folder: Path,
+    opt: Namespace,
+    run: Run,
+    model: TrainedModel,
+    found: Sequence[Mapping[str, Any]],
+    files: Sequence[Path],
+) -> None:
+    """Write README.md, the entry of OpenModelDB and a grid of images into a folder; other files in it stay.
+
+    Args:
+        found: the figures of the run.
+        files: to publish: the exported file, then the weights.
+    """
+    folder.mkdir(exist_ok=True)
+    grids = [each / "grid.png" for each, _ in tests_of(Path(opt.results_dir, run.name), files[1])]
+    grid = next((each for each in [*grids, run.grid] if each.is_file()), None)
+    if grid:
+        shutil.copyfile(grid, folder / "grid.png")
+    card = published(opt, run, model, found, files, "grid.png" if grid else "")
+    write_text(hugging_face(card), folder / "README.md")
+    entry = json.dumps(open_model_db(card), indent=4, ensure_ascii=False)
+    write_text(entry, folder / f"{card.identifier}.json")
+    print(f"wrote   {folder}/: README.md, {card.identifier}.json; fill in author, licence and addresses")
+
+
+def published(
+    opt: Namespace,
+    run: Run,
+    model: TrainedModel,
+    found: Sequence[Mapping[str, Any]],
+    files: Sequence[Path],
+    grid: str,
+) -> Published:
+    """What the card of a run says."""
+    net, options = bare(model.net), model.options
+    zoo = next((each for each in model.net.modules() if isinstance(each, SpandrelNet)), None)
+    alone = zoo is not None and size_of(zoo).scale == model.scale and not options["residual"]
+    pools = any(isinstance(each, LocalPool) for each in net.modules())
+    return Published(
+        name=run.name,
+        options=options,
+        figures=found,
+        command=command_of(upgrade(run.options())),
+        architecture=type(net).__name__ if zoo is None else zoo.architecture,
+        parameters=sum(each.numel() for each in net.parameters()),
+        sizes=zoo.tags if zoo else [],
+        in_spandrel=alone and (options["mean"], options["std"]) == (0, 1),
+        scale=model.scale,
+        files=files,
+        steps=best_validation(run.log).get("step") if opt.load == "best" else None,
+        date=f"{datetime.date.fromtimestamp(files[1].stat().st_mtime)}",
+        grid=grid,
+        window=options.get("crop_size") or options.get("size") if pools else None,
+    )
 
 
 # ------------------------------------------------------------------------------------------------- darktable

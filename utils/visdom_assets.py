@@ -19,7 +19,8 @@ from pathlib import Path
 
 from utils.options import parse_or_exit
 from utils.options.flags import DEBUG
-from utils.options.parser import Parser, flag, path
+from utils.options.kinds import path
+from utils.options.parser import Parser, flag
 from utils.system.errors import UserError, run_script
 from utils.system.streams import fix_streams
 

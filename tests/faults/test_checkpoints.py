@@ -26,6 +26,7 @@ from torch import nn
 
 from tests.builders import Payload, assert_same_state, damaged, same_state, small_net, tree, words
 from tests.cli import TORCHRUN, Forks, InProcess, Job, Workplace, free_port, state, step_of, weights
+from tests.cuts import EVERY_STEP, content, cut_everywhere
 from tests.harness import Cases
 from tests.seams import replace_loss, wrap
 from utils.optim.schedules import SCHEDULES
@@ -42,34 +43,10 @@ RUN = (  # BatchNorm, EMA, warm-up, augmentation, validations; epochs of 5 steps
     *words("--n_epochs 18 --val_freq 2 --log_freq 1 --visdom off --seed 5 --amp off --max_steps"),
     str(STEPS),
 )
-EVERY_STEP = ("--save_minutes", "0.00001")
 THREE = (*RUN, "--max_steps", "3")
 
 
 # ----------------------------------------------------------------------------------------- a run that resumes
-
-
-def content(run: Path) -> dict[str, Any]:
-    """All parts of the state, and the best weights."""
-    return state(run) | {"best_net": weights(run, "best") if (run / "best_net.pth").is_file() else None}
-
-
-def cut_everywhere(cli: InProcess, monkeypatch: pytest.MonkeyPatch, *flags: str) -> tuple[Path, list[Path]]:
-    """An unbroken run, and for each of its steps the run's files as a kill after it would leave them."""
-    cuts: list[Path] = []
-
-    def save(honest: Any, value: Any, path: Path) -> None:
-        honest(value, path)
-        if path.name == "latest_state.pth":
-            assert value["horizon"]["step"] == len(cuts)
-            cuts.append(path.parent.with_name(f"cut{len(cuts)}"))
-            shutil.copytree(path.parent, cuts[-1])
-
-    with monkeypatch.context() as patch:
-        wrap("save", save, patch)
-        whole = cli.train(*RUN, *EVERY_STEP, *flags, name="whole").run
-    assert len(cuts) == STEPS + 1 and step_of(whole) == STEPS
-    return whole, [cut.resolve() for cut in cuts]
 
 
 @pytest.mark.risk(1)
@@ -78,7 +55,7 @@ def test_a_run_cut_after_any_step_ends_with_the_same_bits(
     cli: InProcess, monkeypatch: pytest.MonkeyPatch, cases: Cases, workers: str
 ) -> None:
     """Unless a part of the state is that of another step: what is compared depends on each of them."""
-    whole, cuts = cut_everywhere(cli, monkeypatch, "--num_workers", workers)
+    whole, cuts = cut_everywhere(cli, monkeypatch, (*RUN, "--num_workers", workers), STEPS)
     for part in ("net", "ema", "optimizer_G"):
         cut = Path(shutil.copytree(cuts[7], whole.with_name(f"other_{part}")))
         tensorfile.save(state(cut) | {part: state(cuts[1])[part]}, cut / "latest_state.pth")
@@ -94,7 +71,7 @@ def test_a_run_cut_after_any_step_ends_with_the_same_bits(
 def test_split_batches_and_half_precision_resume_exactly(
     cli: InProcess, monkeypatch: pytest.MonkeyPatch, cases: Cases, flags: tuple[str, ...]
 ) -> None:
-    whole, cuts = cut_everywhere(cli, monkeypatch, *flags)
+    whole, cuts = cut_everywhere(cli, monkeypatch, (*RUN, *flags), STEPS)
     assert not same_state(content(cli.train(*RUN, name="plain").run), content(whole))  # it has an effect
     for step in (2, 5, 13):
         cli.train("--resume", "--save_minutes", "5", name=cuts[step].name)

@@ -102,8 +102,11 @@ SLOW_TEST = """
 import time
 from pathlib import Path
 from tests.seams import wrap
+calls = []
 def slow(honest, *given):
-    Path("testing").touch()
+    calls.append(1)
+    if len(calls) == 3:
+        Path("testing").touch()
     time.sleep(0.3)
     return honest(*given)
 wrap("predict", slow)
@@ -112,7 +115,12 @@ wrap("predict", slow)
 
 @pytest.mark.risk(27)
 @pytest.mark.parametrize(
-    ("number", "start"), [(signal.SIGTERM, ""), (signal.SIGHUP, ""), (signal.SIGINT, SPAWN)]
+    ("number", "start"),
+    [
+        (signal.SIGTERM, ""),
+        pytest.param(signal.SIGHUP, "", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, SPAWN, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_to_the_group_of_a_test_leaves_what_was_measured(
     work: Workplace, number: int, start: str
@@ -409,12 +417,14 @@ fcntl.flock = late
 
 
 @pytest.mark.risk(24)
-@pytest.mark.parametrize("first", ["ended", "was stopped", "goes on"])
+@pytest.mark.parametrize(
+    "first", ["ended", *(pytest.param(each, marks=pytest.mark.slow) for each in ("was stopped", "goes on"))]
+)
 def test_a_start_that_is_late_at_the_lock_overwrites_nothing(work: Workplace, first: str) -> None:
     """Another run of the name began after the command line had found the name free."""
     late = work.start("train.py", *TINY, *FAST, "--n_epochs", "1", before=LATE)
     late.until(lambda: (work.folder / "at_lock").exists())
-    length = ("--n_epochs", "2") if first == "ended" else ("--n_epochs", "4000", "--save_minutes", "60")
+    length = ("--n_epochs", "2") if first == "ended" else ("--n_epochs", "4000", "--repeat", "100")
     job = work.start("train.py", *TINY, *FAST, "--val_share", "0", "--seed", "9", *length)
     if first != "ended":
         job.until_step(3)
@@ -434,8 +444,8 @@ def test_a_start_that_is_late_at_the_lock_overwrites_nothing(work: Workplace, fi
     ("first", "later", "step"),
     [
         ("--n_epochs 4000", "--resume --n_epochs 9000", None),
-        ("--n_epochs 2", "--resume --n_epochs 4", 800),
-        ("--n_epochs 4000 --repeat 1 --save_freq 1", "--epoch 1", 4),
+        pytest.param("--n_epochs 2 --repeat 40", "--resume --n_epochs 4", None, marks=pytest.mark.slow),
+        pytest.param("--n_epochs 4000 --repeat 1 --save_freq 1", "--epoch 1", 4, marks=pytest.mark.slow),
     ],
     ids=["a stopped run", "an ended run", "an epoch"],
 )

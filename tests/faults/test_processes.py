@@ -241,7 +241,7 @@ def test_a_signal_to_the_launcher_stops_all_on_one_step(
 @pytest.mark.risk(27)
 @pytest.mark.parametrize(
     ("to_all", "number"),
-    [(False, signal.SIGTERM), (True, signal.SIGTERM), (True, signal.SIGINT), (True, signal.SIGHUP)],
+    [(False, signal.SIGTERM), (True, signal.SIGTERM)],
 )
 def test_a_signal_to_torchrun_with_loaders_saves(work: Workplace, to_all: bool, number: int) -> None:
     """To the launcher alone, or to its ranks and their loader processes, too, as in a process group."""
@@ -377,5 +377,5 @@ def test_the_validation_mean_is_exact_for_any_number_of_processes(cases: Cases, 
         others: list[Tensor] = []
         for rank in range(world):  # the last one has everybody's sums
             ranks = Counted(CPU, rank, world, "", others=others)
-            *found, _ = mean_psnr(images[rank:count:world], ranks, set())
+            found = list(mean_psnr(images[rank:count:world], ranks, set())[:2])
         cases.check(found == pytest.approx(expected, rel=0, abs=1e-12 * 60), f"{world} processes: {found}")

@@ -503,7 +503,7 @@ def test_a_run_that_continues_at_another_lr_says_so(cli: InProcess, flags: tuple
         ("", "", "every tensor by its name"),
         ("module.", "", "stripped module."),
         ("_orig_mod.", "", "stripped _orig_mod."),
-        ("", "params_ema", "'params_ema'"),
+        ("", "params_ema", "every tensor by its name"),
     ],
 )
 def test_weights_to_begin_with_are_named(cli: InProcess, prefix: str, container: str, said: str) -> None:

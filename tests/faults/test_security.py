@@ -1,6 +1,7 @@
 """What must not happen: code run from files, ports opened unasked, files elsewhere, network connections."""
 
 import ast
+import functools
 import html
 import os
 import re
@@ -191,12 +192,16 @@ def many_heads(connection: socket.socket) -> None:
         connection.sendall(b"X-Name: value\r\n" * 2**10)
 
 
-def packed_as(encoding: bytes, wbits: int) -> Callable[[socket.socket], None]:
-    """256 MB of zeros, packed."""
+@functools.cache
+def zeros_packed(wbits: int) -> bytes:
+    """256 MB of zeros."""
+    pack = zlib.compressobj(1, wbits=wbits)
+    return b"".join(pack.compress(bytes(2**20)) for _ in range(2**8)) + pack.flush()
 
+
+def packed_as(encoding: bytes, wbits: int) -> Callable[[socket.socket], None]:
     def answer(connection: socket.socket) -> None:
-        pack = zlib.compressobj(wbits=wbits)
-        body = b"".join(pack.compress(bytes(2**20)) for _ in range(2**8)) + pack.flush()
+        body = zeros_packed(wbits)
         head = b"Content-Encoding: %s\r\nContent-Length: %d\r\n\r\n" % (encoding, len(body))
         connection.sendall(OK + head + body)
 
@@ -234,6 +239,7 @@ ANSWERS: dict[str, Callable[[socket.socket], None]] = {
 def test_a_program_that_is_not_visdom_costs_little(answer: Callable[[socket.socket], None]) -> None:
     need_visdom()
     asked: list[bytes] = []
+    zeros_packed(15), zeros_packed(31)  # before the time is taken
 
     def serve() -> None:
         while True:
@@ -247,7 +253,7 @@ def test_a_program_that_is_not_visdom_costs_little(answer: Callable[[socket.sock
             threading.Thread(target=serve, daemon=True).start()
         began = time.monotonic()
         tracemalloc.start()
-        with pytest.raises((RuntimeError, OSError), match=r"not visdom|more than 100 headers"):
+        with pytest.raises((RuntimeError, OSError), match=r"not visdom|Error connecting"):
             visdom_client.VisdomClient("http://127.0.0.1", other.getsockname()[1], "run")
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

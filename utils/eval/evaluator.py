@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,6 +35,7 @@ class Prediction(NamedTuple):
     scores: dict[str, float]
     seconds: float  # of the forward pass
     tile: int | None  # pixels a side; None: the whole image at once
+    back: tuple[Array, Array] | None = None  # without pairs: an image of B, and what the way back makes of it
 
 
 @dataclass
@@ -110,35 +111,46 @@ class Worst(NamedTuple):
 
 
 class MeanPSNR(NamedTuple):
-    """Mean PSNR in dB of the outputs and of the inputs, the predictions that were kept, the worst images."""
+    """Mean PSNR in dB of outputs and inputs, the predictions that were kept, other figures, worst images.
+
+    Without targets both PSNRs are NaN, and no image is the worst.
+    """
 
     psnr: float
     psnr_input: float
     shown: list[Prediction]
+    figures: Mapping[str, float] = {}
     worst: list[Worst] = []  # noqa: RUF012 - never changed
 
 
-def mean_psnr(predictions: Iterable[Prediction], ranks: Ranks, keep: set[int]) -> MeanPSNR:
+def mean_psnr(
+    predictions: Iterable[Prediction], ranks: Ranks, keep: set[int], more: Sequence[str] = ()
+) -> MeanPSNR:
     """Average the PSNR over all processes, and keep this process's predictions at positions `keep`.
 
     Each process evaluates its own part of the set; sums and counts are added, so no image counts twice.
     Images that equal their target (inf) are left out of the mean; it is inf where all of them do.
+
+    Args:
+        more: names of other scores to average, with those of the inputs, over the images that have one.
     """
-    sums = torch.zeros(4, dtype=torch.float64)  # PSNR and its count, the input's PSNR and its count
+    names = ["psnr", "psnr_input", *more, *(f"{name}_input" for name in more)]
+    sums = torch.zeros(len(names), 2, dtype=torch.float64)  # of each score: the sum and its count
     shown: list[Prediction] = []
     each: list[Worst] = []
     for i, image in enumerate(predictions):
-        values = image.scores["psnr"], image.scores.get("psnr_input", math.nan)
-        for at, value in zip((0, 2), values, strict=True):
-            if value != math.inf:
-                sums[at : at + 2] += torch.tensor([value, 1.0], dtype=torch.float64)
-        if math.isfinite(values[0]):
-            each.append(Worst(image.name, *values))
+        for row, name in zip(sums, names, strict=True):
+            value = image.scores.get(name, math.nan)
+            if value != math.inf and not (name in names[2:] and math.isnan(value)):
+                row += torch.tensor([value, 1.0], dtype=torch.float64)
+        psnr, psnr_input = (image.scores.get(name, math.nan) for name in names[:2])
+        if math.isfinite(psnr):
+            each.append(Worst(image.name, psnr, psnr_input))
         if i in keep:
             shown.append(image)
     if ranks.world > 1:
         sums = ranks.reduce(sums.to(ranks.device)).cpu()
-    total, count, total_input, count_input = sums.tolist()
-    psnr_input = total_input / count_input if count_input else math.inf
+    means = [total / count if count else math.inf for total, count in sums.tolist()]
+    means[2:] = [mean if math.isfinite(mean) else math.nan for mean in means[2:]]
     worst = sorted(each, key=lambda one: one.psnr)[:WORST]
-    return MeanPSNR(total / count if count else math.inf, psnr_input, shown, worst)
+    return MeanPSNR(means[0], means[1], shown, dict(zip(names[2:], means[2:], strict=True)), worst)

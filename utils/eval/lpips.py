@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 BACKBONE = "alexnet-owt-7be5be79.pth"  # torchvision's; torchmetrics brings the rest
 FETCH = "python -c \"import torchvision; torchvision.models.alexnet(weights='DEFAULT')\""
 MIN_LPIPS_SIDE = 32  # pixels; AlexNet's last layer is empty below
-MAX_LPIPS_PIXELS = 2**23  # AlexNet's activations take several GiB above
+MAX_PIXELS = 2**23  # the activations of AlexNet, Lite0 and VGG19 take several GiB above
 
 
 def open_lpips(
@@ -43,13 +43,27 @@ def open_lpips(
         say(f'LPIPS left out: {first_sentence(error)}; pip install -e ".[metrics]"')
         return None
 
+    return by_image("lpips", metric, device, MIN_LPIPS_SIDE)
+
+
+def by_image(
+    name: str, metric: Callable[[Tensor, Tensor], Tensor], device: torch.device, min_side: int
+) -> "Callable[[Prediction], dict[str, float]]":
+    """Return a function from a prediction to a distance of output and target, and of input and target.
+
+    Args:
+        name: of the distance.
+        metric: of two batches `(1, 3, H, W)` in [0, 1].
+        min_side: in pixels; smaller images have the value NaN.
+    """
+
     def distance(image: np.ndarray, target: np.ndarray) -> float:
         height, width, channels = target.shape
-        if min(height, width) < MIN_LPIPS_SIDE or height * width > MAX_LPIPS_PIXELS:
+        if min(height, width) < min_side or height * width > MAX_PIXELS:
             return math.nan
         if image.shape[2] not in (1, channels):
             return math.nan
-        x, y = (_batch(each).to(device) for each in (image, target))
+        x, y = (as_batch(each).to(device) for each in (image, target))
         if x.shape[2:] != y.shape[2:]:
             x = F.interpolate(x, y.shape[2:], mode="bicubic", antialias=True).clamp(0, 1)
         with torch.inference_mode():
@@ -58,14 +72,12 @@ def open_lpips(
     def measure(image: "Prediction") -> dict[str, float]:
         if image.target is None:
             return {}
-        return {
-            "lpips": distance(image.output, image.target),
-            "lpips_input": distance(image.input, image.target),
-        }
+        sides = {name: image.output, f"{name}_input": image.input}
+        return {key: distance(side, image.target) for key, side in sides.items()}
 
     return measure
 
 
-def _batch(image: np.ndarray) -> Tensor:
+def as_batch(image: np.ndarray) -> Tensor:
     """Convert `(H, W, C)` of any depth to `(1, C, H, W)` in [0, 1]."""
     return torch.from_numpy(to_float(image)).permute(2, 0, 1)[None].clamp(0, 1)

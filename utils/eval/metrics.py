@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from utils.system.batch import denormalize
-
-WINDOW, SIGMA = 11, 1.5  # SSIM's Gaussian window (Wang et al. 2004, section III-C)
-C1, C2 = 0.01**2, 0.03**2  # (K1 L)^2 and (K2 L)^2 at full scale L = 1
+from utils.system.ssim import WINDOW, ssim_map
 
 
 class Protocol(NamedTuple):
@@ -107,6 +105,13 @@ def mean_train_psnr(batches: Sequence[Mapping[str, Tensor]], mean: float, std: f
     return torch.cat([psnr(image, target) for image, target in zip(images, targets, strict=True)]).mean()
 
 
+def train_figures(batches: Sequence[Mapping[str, Tensor]], mean: float, std: float) -> dict[str, Tensor]:
+    """The mean training PSNR by its name; empty where the batches have no outputs with targets."""
+    if "output" not in batches[0]:
+        return {}
+    return {"train_psnr": mean_train_psnr(batches, mean, std)}
+
+
 def mse_to_psnr(mse: float) -> float:
     """Compute 10 log10(1 / MSE) in dB, at full scale 1.
 
@@ -114,32 +119,6 @@ def mse_to_psnr(mse: float) -> float:
     (20.0, inf, nan)
     """
     return math.inf if mse == 0 else -10 * math.log10(mse)
-
-
-def ssim_map(image: Tensor, target: Tensor) -> Tensor:
-    """Compute the SSIM of each whole window of `(N, C, H, W)`: `(N, C, H - 10, W - 10)`; empty under 11 px.
-
-    Wang et al. 2004, eq. 13: Gaussian window, 11 x 11, sigma 1.5, K1 0.01, K2 0.03, population statistics.
-    """
-    if min(image.shape[-2:]) < WINDOW:
-        return image.new_empty((*image.shape[:2], 0, 0))
-    offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
-    kernel = torch.exp(-0.5 * (offsets / SIGMA).square())
-    weights = (kernel / kernel.sum()).tolist()
-
-    def blur(x: Tensor) -> Tensor:
-        rows = sum(w * x[..., i : x.shape[-2] - WINDOW + 1 + i, :] for i, w in enumerate(weights))
-        assert isinstance(rows, Tensor)
-        columns = sum(w * rows[..., i : x.shape[-1] - WINDOW + 1 + i] for i, w in enumerate(weights))
-        assert isinstance(columns, Tensor)
-        return columns
-
-    mean_x, mean_y = blur(image), blur(target)
-    square_x, square_y, product = mean_x.square(), mean_y.square(), mean_x * mean_y
-    variances = blur(image.square()) + blur(target.square()) - square_x - square_y
-    covariance = blur(image * target) - product
-    numerator = (2 * product + C1) * (2 * covariance + C2)
-    return numerator / ((square_x + square_y + C1) * (variances + C2))
 
 
 class Score:

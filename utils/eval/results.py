@@ -28,6 +28,10 @@ COLUMNS = (
     "mae_input",
     "lpips",
     "lpips_input",
+    "lite0",
+    "lite0_input",
+    "vgg",
+    "vgg_input",
     "seconds",
 )
 HIGHER_IS_BETTER = ("psnr", "ssim", "gain")
@@ -51,6 +55,7 @@ class Results:
     def __init__(self, listed: int | None = None):
         self.listed = listed
         self.rows: list[dict[str, Any]] = []
+        self.sets: dict[str, float] = {}  # figures of all images together, with those of the inputs
         self.sums: dict[str, tuple[float, int]] = {}  # by column: sum and count of the finite values
 
     def incomplete(self, complete: bool) -> str:
@@ -111,8 +116,10 @@ class Results:
         columns = self.columns()
         stats = {column: self.stats(column) for column in columns if column not in ("name", "seconds")}
         total = sum(self.values("seconds"))
+        of_sets = {name: value if math.isfinite(value) else None for name, value in self.sets.items()}
         summary = {
             **facts,
+            **of_sets,
             "images": len(self.rows),
             "images_hash": self.images_hash(),
             **stats,

@@ -12,9 +12,13 @@ from utils.eval.metrics import Protocol
 from utils.eval.results import Results
 from utils.system.errors import UserError, printable
 
-NAMES = {"psnr": "PSNR", "ssim": "SSIM", "mae": "MAE", "lpips": "LPIPS"}
+NAMES = {
+    **{"psnr": "PSNR", "ssim": "SSIM", "mae": "MAE", "lpips": "LPIPS"},
+    **{"lite0": "Lite0 distance", "vgg": "VGG19 distance", "kid": "KID (Lite0)"},
+}
 UNITS = {"psnr": " dB"}
-DIGITS = {"psnr": 2, "ssim": 4, "mae": 5, "lpips": 4}
+DIGITS = {"psnr": 2, "ssim": 4, "mae": 5, "lpips": 4, "lite0": 4, "vgg": 4, "kid": 4}
+PERCEPTUAL = ("lpips", "lite0", "vgg")  # not measured of small images
 
 
 def headline(
@@ -95,6 +99,12 @@ def is_gray_on_colour(pairs: PairList, input_nc: int, output_nc: int) -> bool:
 def metric_line(results: Results, metric: str) -> str:
     """Format the mean of a metric, such as `PSNR 21.56 dB (input 12.45, +9.11)`; "" without values."""
     digits, unit = DIGITS[metric], UNITS.get(metric, "")
+    if metric in results.sets:
+        value, baseline = results.sets[metric], results.sets[f"{metric}_input"]
+        if math.isnan(value):
+            return f"{NAMES[metric]} not measured: it takes at least two images"
+        change = value - baseline
+        return f"{NAMES[metric]} {value:.{digits}f} (input {baseline:.{digits}f}, {change:+.{digits}f})"
     stats = results.stats(metric)
     if stats["mean"] is None:
         if not stats["identical"]:
@@ -147,7 +157,7 @@ def unmeasured(results: Results, metric: str) -> list[str]:
 
 def _reason(row: Mapping[str, Any], metric: str) -> str:
     """Tell why a value is NaN, from the PSNR of the input, which is measured over the same pixels."""
-    if metric == "lpips" or not math.isnan(row.get("psnr", 0.0)):
+    if metric in PERCEPTUAL or not math.isnan(row.get("psnr", 0.0)):
         return "too small"
     if "psnr_input" not in row:
         return "NaN in the output, or no pixels left after --crop_border"

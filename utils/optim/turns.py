@@ -1,8 +1,10 @@
 """Turns: the optimizers of a step, each with its parameters, losses and scheduler."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -21,6 +23,8 @@ class Spec(Protocol):
     def parameters(self) -> list[nn.Parameter]: ...
     @property
     def losses(self) -> Callable[[dict[str, Any]], dict[str, Tensor]]: ...
+    @property
+    def lr(self) -> float | None: ...
 
 
 class Turn(NamedTuple):
@@ -60,8 +64,25 @@ def build_turns(specs: Sequence[Spec], optimizers: Mapping[str, Optimizer], sche
     for spec in specs:
         optimizer = optimizers[spec.name]
         came_to = optimizer.param_groups[0]["lr"]
-        scheduler = schedule.scheduler(optimizer)
+        scheduler = replace(schedule, lr=spec.lr or schedule.lr).scheduler(optimizer)
         turns.append(
             Turn(spec.name, spec.module, spec.parameters, spec.losses, optimizer, scheduler, came_to)
         )
     return turns
+
+
+def terms_of_step(micro_batches: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """What a step logs besides its loss: means over its micro-batches, on the device.
+
+    `loss_<term>` of each term, where there are several in the step, and what the objective watches.
+
+    Args:
+        micro_batches: with "terms", the weighted terms by the name of their turn, and perhaps "watched".
+    """
+    found: dict[str, list[Tensor]] = {}
+    for micro in micro_batches:
+        terms = {f"loss_{name}": value for turn in micro["terms"].values() for name, value in turn.items()}
+        shown = (terms if len(terms) > 1 else {}) | micro.get("watched", {})
+        for name, value in shown.items():
+            found.setdefault(name, []).append(value.detach().float())
+    return {name: torch.stack(values).mean() for name, values in found.items()}

@@ -3,15 +3,13 @@
 from utils.options.parser import parse_or_exit
 from utils.options.resolve import (
     Options,
-    data_settings,
-    holdout_of,
+    network_to_test,
     parse_export,
     parse_test,
     parse_train,
     saved_options,
-    source_of,
-    source_to_test,
 )
+from utils.options.sources import data_settings, holdout_of, source_of, source_to_test
 from utils.options.summary import describe
 
 __all__ = [
@@ -19,6 +17,7 @@ __all__ = [
     "data_settings",
     "describe",
     "holdout_of",
+    "network_to_test",
     "parse_export",
     "parse_or_exit",
     "parse_test",

@@ -5,23 +5,30 @@ from data.degrade import DEGRADATIONS
 from data.images import MAX_PIXELS
 from data.layouts import LAYOUTS
 from data.pairs import MAX_SCALE
-from models import ACTIVATIONS, INITS, LOSSES, NETWORKS, NORMS, UPSAMPLES, network_defaults
+from models import (
+    ACTIVATIONS,
+    INITS,
+    NETWORK_NAMES,
+    NETWORKS,
+    NORMS,
+    OBJECTIVES,
+    UPSAMPLES,
+    network_defaults,
+)
 from utils.optim.optimizers import OPTIMIZERS
 from utils.optim.schedules import SCHEDULES
-from utils.options.parser import (
+from utils.options.kinds import (
     COUNT,
     MAX_INT,
     NATURAL,
     NONNEGATIVE,
-    ON_OFF,
     POSITIVE,
-    SWITCH,
-    Flag,
-    Table,
-    common,
-    flag,
+    Networks,
+    arch,
     full_scales,
+    gan_settings,
     gpu_list,
+    loss_terms,
     milestones,
     number,
     one_of_each,
@@ -29,10 +36,12 @@ from utils.options.parser import (
     regex,
     server,
 )
+from utils.options.parser import ON_OFF, SWITCH, Flag, Table, common, flag
 from utils.options.presets import PRESETS
 
-METRICS = ("psnr", "ssim", "mae", "lpips")
-NETWORK_FLAGS = ("width", "depth", "levels", "stem", "norm", "act", "init", "upsample")
+METRICS = ("psnr", "ssim", "mae", "lpips", "lite0", "vgg", "kid")
+FIGURES = ("psnr", "ssim", "lite0", "kid")  # those of `utils.run.checkpoint`, which imports torch
+NETWORK_FLAGS = ("width", "depth", "levels", "stem", "norm", "act", "init", "upsample", "arch")
 LIST = one_of_each(METRICS)
 SHARE = number(float, 0, 0.9, above=True)
 MOMENTUM, DECAY = number(float, 0, 0.9999), number(float, 0, 0.99999)
@@ -62,7 +71,7 @@ def data_flags(dataroot: str | None) -> list[Flag]:
 def network_flags(model: str | None) -> list[Flag]:
     """Flags that build a network; `model` is the default."""
     return [
-        common("--model", model, [*NETWORKS], "network"),
+        common("--model", model, Networks(NETWORK_NAMES), f"{', '.join(NETWORK_NAMES)}[:CLASS]"),
         common("--weights", None, path, "checkpoint (ours or third-party), or https://...#sha256=..."),
         common("--width", None, number(int, 1, 4096), f"channels: {_of('width')}"),
         common("--depth", None, number(int, 1, 1000), f"blocks or layers: {_of('depth')}"),
@@ -75,8 +84,8 @@ def network_flags(model: str | None) -> list[Flag]:
         flag("--input_nc", None, [1, 3], "channels of inputs (default: as in the files)"),
         flag("--output_nc", None, [1, 3], "channels of targets (default: as in the files)"),
         common("--scale", None, number(int, 1, MAX_SCALE), "upscaling factor: target size / input size"),
-        flag("--mean", None, number(float, -10, 10), "of Normalize (default: 0.5; spandrel: 0)"),
-        flag("--std", None, POSITIVE, "of Normalize (default: 0.5; spandrel: 1)"),
+        flag("--mean", None, number(float, -10, 10), "of Normalize (default: 0.5; of spandrel: 0)"),
+        flag("--std", None, POSITIVE, "of Normalize (default: 0.5; of spandrel: 1)"),
         flag("--residual", False, SWITCH, "subtract the network's output from its input"),
     ]
 
@@ -105,7 +114,7 @@ RESULTS = flag("--results_dir", "results", path, "folder of test results: <resul
 TRAIN: Table = {
     "run": [
         common("--name", None, str, "folder in checkpoints/ (default: <dataroot>_<model>)"),
-        common("--preset", None, [*PRESETS], "defaults for most dB per minute; fine: noise, rain, blur, JPEG; coarse: haze, light, colour"),  # noqa: E501
+        common("--preset", None, [*PRESETS], "fine: noise, rain, blur; coarse: haze, light; sharp: after one of these; or a paper's recipe"),  # noqa: E501
         common("--minutes", None, POSITIVE, "length of the whole command instead of --n_epochs"),
         common("--n_epochs", 40, NATURAL, "epochs of the whole run"),
         common("--max_steps", None, NATURAL, "end the run, and its schedule, after this many steps"),
@@ -127,6 +136,7 @@ TRAIN: Table = {
     ],
     "network": [
         *network_flags("resnet"),
+        flag("--arch", None, arch, "arguments of a network of spandrel: width=32, dec_blk_nums=[1,1]; auto: as in --weights"),  # noqa: E501
         flag("--freeze", None, regex, "freeze parameters whose name matches this regex"),
         flag("--ema", 0.0, DECAY, "decay of the exponential moving average of the weights; 0: none"),
     ],
@@ -138,7 +148,10 @@ TRAIN: Table = {
         flag("--beta2", 0.999, DECAY, "of adam, adamw, muon"),
         flag("--momentum", 0.9, MOMENTUM, "of sgd, rmsprop, muon"),
         flag("--weight_decay", 0.0, NONNEGATIVE, "weight decay"),
-        common("--loss", "l1", [*LOSSES], "loss between output and target"),
+        common("--loss", "l1", loss_terms, "sum of weighted terms, such as l1:100+gan:1"),
+        flag("--objective", "paired", [*OBJECTIVES], "pairs, or two sets without pairs (CycleGAN)"),
+        flag("--gan", None, gan_settings, "settings of the discriminator for the loss term gan: mode=lsgan|vanilla|hinge, netD=patch|multiscale, norm=instance|spectral, ndf=64, n_layers=3, lr=X, pool=N; such as mode=hinge,lr=1e-4"),  # noqa: E501
+        flag("--best", None, [*FIGURES, "last"], "figure of the best weights (default: psnr; with gan: lite0; without pairs: kid)"),  # noqa: E501
         flag("--reduction", "mean", ["mean", "sum"], "of the loss over pixels and images"),
         flag("--accum", 1, NATURAL, "split a batch into this many parts to save memory"),
         flag("--clip", 0.0, NONNEGATIVE, "clip the gradient norm to this; 0: off"),
@@ -185,7 +198,7 @@ TEST: Table = {
         flag("--num_workers --num_threads", 0, COUNT, "loader processes"),
     ],
     "metrics": [
-        common("--metrics", ["psnr", "ssim"], LIST, "psnr, ssim, lpips (mae is always measured)"),
+        common("--metrics", ["psnr", "ssim"], LIST, "psnr, ssim, lpips, lite0, vgg, kid (mae: always)"),
         common("--psnr_channel", "rgb", ["rgb", "y"], "y: luma of BT.601"),
         common("--crop_border", 0, COUNT, "leave out this many pixels on each side"),
         common("--no_quantize", False, SWITCH, "clamp the outputs, but do not round them to the bit depth"),
@@ -207,6 +220,7 @@ EXPORT: Table = {
         flag("--to", "onnx", ["onnx", "pt2", "safetensors"], "ONNX, a program of torch.export, or weights with metadata"),  # noqa: E501
         flag("--half", False, SWITCH, "compute in float16, norms excepted"),
         flag("--target", None, ["darktable"], "a folder with config.json for this program; one size, 768 768 by default"),  # noqa: E501
+        flag("--card", False, SWITCH, "write a model card for Hugging Face and an entry of OpenModelDB"),
         flag("--output", None, path, "file or folder (default: in the run's folder)"),
     ],
     "run": [

@@ -2,20 +2,16 @@
 
 import argparse
 import difflib
-import math
 import os
-import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
-from data.pairs import parse_full_scales
+from models.terms import CYCLE_LOSS
 from utils.system.errors import UserError, bad_path
 
-MAX_INT = 2**31 - 1  # largest size or seed that torch takes
 SWITCH, ON_OFF = "switch", "on_off"  # kinds of flags without a value: --x, and --x or --no-x
 
 SYNONYMS = {  # what other tools call it -> our flag
@@ -39,7 +35,6 @@ SYNONYMS = {  # what other tools call it -> our flag
     "patch_size": "crop_size",
     "fine_size": "crop_size",
     "load_size": "size",
-    "arch": "model",
     "net": "model",
     "network": "model",
     "netG": "model",
@@ -59,6 +54,18 @@ SYNONYMS = {  # what other tools call it -> our flag
     "scheduler": "schedule",
     "lr_policy": "schedule",
     "criterion": "loss",
+    "gan_mode": "gan mode=lsgan",
+    "netD": "gan netD=patch",
+    "norm_D": "gan norm=instance",
+    "ndf": "gan ndf=64",
+    "n_layers_D": "gan n_layers=3",
+    "lr_D": "gan lr=0.0002",
+    "pool_size": "gan pool=50",
+    "lambda_L1": "loss l1:100+gan:1",
+    "lambda_A": f"loss {CYCLE_LOSS}",
+    "lambda_B": f"loss {CYCLE_LOSS}",
+    "lambda_cycle": f"loss {CYCLE_LOSS}",
+    "lambda_identity": f"loss {CYCLE_LOSS}",
 }
 
 
@@ -109,7 +116,8 @@ class Flag:
         elif self.kind == ON_OFF:
             how["action"] = argparse.BooleanOptionalAction
         elif isinstance(self.kind, (list, tuple)):
-            how |= {"choices": list(self.kind), "type": type(self.kind[0])}
+            how |= {"choices": self.kind, "type": type(self.kind[0])}
+            how |= {"metavar": getattr(self.kind, "metavar", None)}
         else:
             how |= {"type": self.kind, "metavar": getattr(self.kind, "metavar", None)}
         group.add_argument(*self.names, **how)
@@ -217,7 +225,7 @@ class Parser(argparse.ArgumentParser):
             return f"{before} takes no value: remove {word!r}"
         word = word.split("=")[0]
         synonym = f"--{SYNONYMS.get(word.lstrip('-').replace('-', '_'), '')}"
-        if synonym in actions:
+        if synonym.split()[0] in actions:
             return f"did you mean {synonym}?"
         begun = [name for name in actions if word.startswith("--") and name.startswith(word)]
         near = begun or difflib.get_close_matches(word, actions, n=1, cutoff=0.5)
@@ -266,105 +274,3 @@ def parse_or_exit(parse: Callable[[Sequence[str]], Any], in_group: bool = False)
 
         report_refusal(failure)
     sys.exit(failure.code)
-
-
-# ------------------------------------------------------------------------------------------- kinds of values
-
-
-def path(text: str) -> str:
-    return text
-
-
-path.metavar = "PATH"  # type: ignore[attr-defined]
-
-
-def number(kind: Callable[[str], Any], low: float = 0.0, high: float = math.inf, above: bool = False) -> Any:
-    """A kind of flag: a finite number of at least `low` (or above it) and at most `high`."""
-    limit = MAX_INT if kind is int else sys.float_info.max
-    bounded, high = high < limit, min(high, limit)
-
-    def convert(text: str) -> Any:
-        value = kind(text)
-        if not low <= value <= high or (above and value == low):  # NaN fails as well
-            bounds = f"above {low:g}" if above else f"at least {low:g}"
-            most = f", at most {high if kind is int else format(high, 'g')}"
-            raise argparse.ArgumentTypeError(
-                f"{text[:40]} must be {bounds}" + most * (bounded or value > high)
-            )
-        return value
-
-    convert.__name__ = kind.__name__
-    convert.metavar = "N" if kind is int else "X"  # type: ignore[attr-defined]
-    return convert
-
-
-COUNT, NATURAL = number(int, 0), number(int, 1)
-NONNEGATIVE, POSITIVE, FRACTION = number(float), number(float, above=True), number(float, 0, 1)
-
-
-def gpu_list(text: str) -> str:
-    """`0`, `0,1`, `-1` or `cpu`, `mps`; blanks are ignored, repeated ids count once."""
-    compact = text.replace(" ", "")
-    if compact in ("cpu", "-1"):
-        return "-1"
-    if compact == "mps" or re.fullmatch(r"\d+(,\d+)*", compact):
-        return ",".join(dict.fromkeys(compact.split(",")))
-    raise argparse.ArgumentTypeError(f"{text!r} is no list of ids such as 0 or 0,1 (-1: CPU)")
-
-
-gpu_list.metavar = "IDS"  # type: ignore[attr-defined]
-
-
-def full_scales(text: str) -> str:
-    """`4095`, or `auto,1`: the value of full brightness of inputs and targets."""
-    compact = text.replace(" ", "")
-    try:
-        parse_full_scales(compact)
-    except ValueError:
-        fix = "such as 4095, or INPUT,TARGET such as 255,1 or auto,1"
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no value of full brightness, {fix}") from None
-    return compact
-
-
-full_scales.metavar = "V"  # type: ignore[attr-defined]
-
-
-def milestones(text: str) -> list[float]:
-    """Epochs separated by commas."""
-    try:
-        found = [NONNEGATIVE(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        found = []
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of epochs such as 20,30")
-    return found
-
-
-def server(text: str) -> str:
-    """`http://localhost`, or without `http://`."""
-    parts = urlsplit(text if "://" in text else f"//{text}")
-    if parts.scheme not in ("", "http", "https") or not parts.hostname:
-        raise argparse.ArgumentTypeError(f"{text!r} is no address such as http://localhost")
-    if parts.port is not None:
-        raise argparse.ArgumentTypeError(f"{text!r} has a port: give it by --visdom_port")
-    return text
-
-
-def one_of_each(names: Iterable[str]) -> Callable[[str], list[str]]:
-    """A kind of flag: a list of these names, separated by commas."""
-
-    def convert(text: str) -> list[str]:
-        found = [part.strip() for part in text.split(",") if part.strip()]
-        if not found or set(found) - set(names):
-            raise argparse.ArgumentTypeError(f"{text!r} is no list of {', '.join(names)}")
-        return found
-
-    return convert
-
-
-def regex(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
-    return text

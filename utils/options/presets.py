@@ -1,10 +1,14 @@
-"""Presets: other defaults, chosen for most dB per minute on two CPU cores.
+"""Presets: other defaults.
 
-Tried on BSD400 with noise 25, compared by validation PSNR on 20 of its images. The two differ in how far the
-network sees: fine structure (noise, rain, blur) is local, haze and light are not.
+`fine` and `coarse` were chosen for most dB per minute on two CPU cores, on BSD400 with noise 25, by PSNR on
+20 of its images. The two differ in how far the network sees: fine structure (noise, rain, blur) is local,
+haze and light are not. `sharp` continues from one of them. `pix2pix` and `cyclegan` are the recipes of the
+papers (Isola et al. 2017, Zhu et al. 2017): 200 epochs, linear decay over the second half, batch size 1.
 """
 
 from typing import Any
+
+from models.terms import CYCLE_LOSS
 
 RECIPE: dict[str, Any] = {
     "model": "resunet",
@@ -18,6 +22,10 @@ RECIPE: dict[str, Any] = {
     "clip": 1.0,
     "channels_last": True,
 }
+PAPERS: dict[str, Any] = {
+    **{"width": 64, "norm": "instance", "size": 286, "crop_size": 256, "n_epochs": 200, "batchSize": 1},
+    **{"optimizer": "adam", "beta1": 0.5, "lr": 2e-4, "schedule": "lambda"},
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "fine": {
         **RECIPE,
@@ -29,4 +37,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         **{"stem": 4, "levels": 4, "depth": 2, "width": 32, "crop_size": 128},
         **{"optimizer": "adamw", "lr": 1.5e-3},  # muon's products cost more than they gain at 256 channels
     },
+    "sharp": {  # from the weights of a run by PSNR, whose network it takes
+        **RECIPE,
+        **{"crop_size": 96, "optimizer": "adamw", "lr": 1e-4, "weight_decay": 0.0},
+        **{"loss": "l1+color+lite0:0.5+gan:0.1", "gan": "mode=vanilla,norm=spectral"},
+    },
+    "pix2pix": {  # instance norm equals the paper's batch norm of one image; no dropout
+        **PAPERS,
+        **{"model": "unet", "depth": 7, "loss": "l1:100+gan:1", "gan": "mode=vanilla"},
+    },
+    "cyclegan": {**PAPERS, "model": "resnet", "objective": "cycle", "loss": CYCLE_LOSS, "gan": "pool=50"},
 }

@@ -8,33 +8,41 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.degrade import parse_degradation
-from data.pairs import Source, parse_full_scales
-from data.settings import CHANNELS, MIN_EPOCH_STEPS, DataSettings
-from data.splits import Holdout
-from models import UNIT_RANGE, network_defaults
+from data.settings import CHANNELS, DataSettings
 from models.fetch import check_weights, weights_name
+from models.terms import parse_gan
 from utils.options.flags import (
     EXPORT,
     EXPORT_HELP,
     EXPORT_USAGE,
-    NETWORK_FLAGS,
     TEST,
     TEST_EXAMPLES,
     TRAIN,
     TRAIN_EXAMPLES,
 )
-from utils.options.parser import NATURAL, Parser
+from utils.options.kinds import NATURAL
+from utils.options.network import complete, default_name, resolve_network
+from utils.options.objective import another_objective, check_perceptual, network_of_weights, resolve_objective
+from utils.options.parser import Parser
 from utils.options.presets import PRESETS
+from utils.options.sources import data_settings
 from utils.run.run import Run
 from utils.system.errors import UserError
 
 FIXED_GROUPS = ("data", "network")  # a resumed run keeps these, and
-FIXED = {"batchSize", "seed", "preset"}
+FIXED = {"batchSize", "seed", "preset", "objective"}
 CHANGEABLE = {"max_pixels", "crop_size"}  # what an image that stopped the run may need
 COARSE_SHARE = 0.5  # between noise, rain, blur (measured: 0.00 to 0.27) and haze, colour (0.69 to 0.96)
 PLACES = {"dataroot", "input_dir", "target_dir"}  # the data may be moved: their fingerprint is compared
 NOT_SAVED = {"epoch", "resume", "dry_run", "check_data", "data_changed"}  # asked of one command, not of a run
+NO_CHOICE = {
+    "preset",
+    "model",
+    "objective",
+    "resume",
+    "epoch",
+    "check_data",
+}  # typed, --minutes chooses no preset
 OF_ONE_PROCESS = {  # may differ between machines
     *PLACES,
     *("name", "gpu_ids", "num_workers", "cache", "timeout", "debug"),
@@ -49,14 +57,16 @@ class Options(Namespace):
         changed: names of those that differ from the defaults, or of a resumed run from what it had.
         from_files: names of those of a resumed run that its files decided, not a flag.
         reason: why a preset was chosen, where it was not typed.
+        notes: lines about what was chosen otherwise than asked or expected.
     """
 
-    __slots__ = ("changed", "from_files", "reason")
+    __slots__ = ("changed", "from_files", "notes", "reason")
 
     def __init__(self, values: Mapping[str, Any], changed: set[str], from_files: Sequence[str] = ()):
         super().__init__(**values)
         self.changed, self.from_files = changed, from_files
         self.reason = ""
+        self.notes: list[str] = []
 
     def shared_flags(self) -> dict[str, str]:
         """The flags that all processes of a run must agree on, as texts."""
@@ -91,7 +101,7 @@ def parse_train(argv: Sequence[str]) -> Options:
     """
     parser = train_parser()
     typed = parser.parse(argv)
-    if "minutes" not in typed or typed.keys() & {"preset", "model", "resume", "epoch", "check_data"}:
+    if "minutes" not in typed or typed.keys() & NO_CHOICE:
         return resolve_train(parser, typed)
     opt = resolve_train(parser, typed | {"preset": "fine"})
     preset, reason = choose_preset(data_settings(opt))
@@ -112,6 +122,8 @@ def choose_preset(settings: DataSettings) -> tuple[str, str]:
 def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
     """The options of train.py by what was typed; raises as `parse_train`."""
     base = parser.defaults | PRESETS.get(typed.get("preset", ""), {})
+    if typed.get("preset") == "sharp" and not typed.keys() & {"resume", "epoch"}:
+        base |= network_of_weights(typed)
     asked = base | typed
     run = Run.named(asked["name"] or default_name(asked["dataroot"], asked["model"]))
     resumes = asked["resume"] or asked["epoch"] > 0
@@ -124,19 +136,24 @@ def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
         from_files = [key for key in CHANNELS if key in str(saved.get("from_files"))]
     elif asked["weights"]:
         check_weights(asked["weights"])
+    typed = complete(typed, before)
+    if "gan" in typed:  # over the settings of the preset, or of the run
+        typed = typed | {"gan": str(parse_gan(typed["gan"], parse_gan(before.get("gan") or ""))) or None}
     changed = {key for key in typed.keys() & before.keys() if not _same_value(key, typed[key], before[key])}
     changed |= {"minutes"} & typed.keys()  # of a resumed run the same number means that much more time
     if resumes:
         rendered = any(each["dataroot"].startswith("demo") for each in (before, asked))
         fixed = parser.group_names(*FIXED_GROUPS) - CHANGEABLE | FIXED
-        _refuse_another_run(run, changed & (fixed if rendered else fixed - PLACES), before)
+        fixed = fixed if rendered else fixed - PLACES
+        _refuse_another_run(run, changed & fixed | another_objective(typed, before), before)
     elif typed.get("data_changed"):
         raise UserError("--data_changed is for a run that continues", fix="add --resume, or leave it out")
     elif run.taken() and not (asked["dry_run"] or asked["check_data"]):
         raise UserError(f"{run.folder} exists", fix="continue with --resume, or choose another --name")
     length = _other_length(typed, before, resumes)
     opt = Options(base | before | length | typed | {"name": run.name}, changed, from_files)
-    _resolve_network(opt, changed)
+    resolve_network(opt, changed)
+    resolve_objective(opt, typed)
     _check_train(opt)
     return opt
 
@@ -153,6 +170,7 @@ def parse_test(argv: Sequence[str]) -> Options:
     if opt.model and not (opt.weights and opt.dataroot):
         raise UserError("--model needs --weights and --dataroot", fix="or name a run by --name")
     _resolve_run(opt, parser)
+    check_perceptual({"lite0", "kid"} & set(opt.metrics), "metrics")
     if opt.tile and opt.tile_overlap >= opt.tile:
         raise UserError(
             f"--tile_overlap {opt.tile_overlap} is not smaller than --tile {opt.tile}", fix="lower it"
@@ -173,6 +191,8 @@ def parse_export(argv: Sequence[str]) -> Options:
     opt = Options({"name": None, "size": None} | parser.defaults | typed, set(typed))
     if opt.model and not opt.weights:
         raise UserError("--model needs --weights", fix="or name a run")
+    if opt.card and opt.model:
+        raise UserError("--card describes a run", fix="name a run")
     _resolve_run(opt, parser)
     if opt.target and opt.to != "onnx":
         raise UserError(f"--target {opt.target} takes --to onnx", fix="drop one of them")
@@ -183,13 +203,13 @@ def parse_export(argv: Sequence[str]) -> Options:
 
 def _resolve_run(opt: Options, parser: Parser) -> None:
     """Take the network from the run, or from --model and its flags; name what has only --weights."""
-    if not re.fullmatch(r"best(_step_\w+)?|latest|\d+", opt.load):
+    if not re.fullmatch(r"best(_psnr)?(_step_\w+)?|latest|\d+", opt.load):
         raise UserError(f"bad checkpoint [--load {opt.load}]", fix="best, latest, or the number of an epoch")
     titles = [title for title in parser.table if title.startswith("network")]
     if opt.model:
         opt.input_nc = opt.input_nc or 3
         opt.output_nc = opt.output_nc or opt.input_nc
-        _resolve_network(opt, opt.changed)
+        resolve_network(opt, opt.changed)
         opt.name = opt.name or re.sub(r"[^\w.\-=+]", "_", weights_name(opt.weights))
     elif flags := sorted((parser.group_names(*titles) - {"weights"}) & opt.changed):
         raise UserError(f"--{flags[0]} comes from the run", fix="leave it out, or give --model and --weights")
@@ -208,6 +228,17 @@ def saved_options(run: Run) -> Options:
     parser, saved = train_parser(), upgrade(run.options())
     check_saved(saved, parser, run)
     return Options(parser.defaults | saved, set())
+
+
+def network_to_test(opt: Namespace, saved: Namespace) -> tuple[Namespace, str]:
+    """(the options of the network to test, the name of its weights): "netBA" for the way back of a run
+    without pairs, whose inputs are the targets of the run."""
+    if getattr(saved, "objective", None) != "cycle" or opt.direction in (None, saved.direction):
+        return saved, "net"
+    back = Options(vars(saved), set())
+    back.input_nc, back.output_nc, back.direction = saved.output_nc, saved.input_nc, opt.direction
+    back.max_value = saved.max_value and ",".join(saved.max_value.split(",")[::-1])
+    return back, "netBA"
 
 
 def check_saved(saved: Mapping[str, Any], parser: Parser, run: Run) -> None:
@@ -235,81 +266,6 @@ def upgrade(saved: Mapping[str, Any]) -> dict[str, Any]:
     if "dist_timeout" in options:
         options["timeout"] = max(options.pop("dist_timeout"), options.pop("worker_timeout", 0))
     return options
-
-
-def default_name(dataroot: str, model: str) -> str:
-    """`<folder of the data>_<model>`, of letters that a folder name takes anywhere."""
-    folder = Path(os.path.realpath(dataroot.split(":")[0])).name.removesuffix(".csv")  # links may loop
-    return re.sub(r"[^\w.\-=+]", "_", f"{folder}_{model}")
-
-
-def source_of(options: Mapping[str, Any]) -> Source:
-    """Where the pairs of a run come from, by its options (possibly those of an older version)."""
-    degraded = options["degrade"] is not None
-    known = {
-        key: options[key] for key in ("input_dir", "target_dir", "pair_by", "max_pixels") if key in options
-    }
-    return Source(
-        root=options["dataroot"],
-        layout=options["layout"],
-        direction=options["direction"],
-        degraded=degraded,
-        scale=1 if degraded else options.get("scale") or 1,
-        max_value=parse_full_scales(options.get("max_value")),
-        **known,
-    )
-
-
-def holdout_of(options: Mapping[str, Any]) -> Holdout:
-    """What a run holds out of its training images, by its options (possibly those of an older version)."""
-    shares = options.get("val_share"), options.get("test_share")
-    return Holdout(*shares, options["seed"], options.get("held_out"))
-
-
-def source_to_test(opt: Namespace, trained: Namespace, scale: int) -> Source:
-    """Where the images come from; layout and folders are the run's only as long as the data are."""
-    root = opt.dataroot or trained.dataroot
-    is_own = root == trained.dataroot or os.path.realpath(root) == os.path.realpath(trained.dataroot)
-    own: dict[str, Any] = vars(trained) if is_own else {}
-    return Source(
-        root=root,
-        layout=own.get("layout", "auto") if opt.layout == "auto" else opt.layout,
-        direction=opt.direction or trained.direction or "AtoB",
-        degraded=opt.degrade is not None,
-        input_dir=opt.input_dir or own.get("input_dir"),
-        target_dir=opt.target_dir or own.get("target_dir"),
-        pair_by=opt.pair_by or own.get("pair_by"),
-        scale=scale if opt.degrade is None else 1,
-        max_pixels=opt.max_pixels,
-        max_value=parse_full_scales(opt.max_value or trained.max_value),
-    )
-
-
-def data_settings(opt: Options) -> DataSettings:
-    """What train.py's options say about the data."""
-    return DataSettings(
-        source=source_of(vars(opt)),
-        degrade=parse_degradation(opt.degrade) if opt.degrade else None,
-        input_nc=opt.input_nc,
-        target_nc=opt.output_nc,
-        from_files=tuple(key for key in CHANNELS if getattr(opt, key) is None or key in opt.from_files),
-        scale=opt.scale,
-        size=opt.size,
-        mean=opt.mean,
-        std=opt.std,
-        seed=opt.seed,
-        crop_size=opt.crop_size,
-        augment=opt.augment,
-        batch_size=opt.batchSize,
-        repeat=opt.repeat,
-        min_epoch_steps=MIN_EPOCH_STEPS if opt.minutes else 0,
-        holdout=holdout_of(vars(opt)),
-        max_val_images=1 if opt.dry_run else None,
-        cache=opt.cache,
-        workers=opt.num_workers,
-        timeout_s=opt.timeout,
-        skip_unreadable=opt.on_bad_image == "skip",
-    )
 
 
 # ---------------------------------------------------------------------------------------------------- checks
@@ -344,21 +300,6 @@ def _refuse_another_run(run: Run, changed: set[str], before: Mapping[str, Any]) 
             f"{run.name} was started with {before[key]}",
             "leave it out, or start another --name (with --weights to begin from this run's weights)",
         )
-
-
-def _resolve_network(opt: Options, given: set[str]) -> None:
-    """Fill in the network's own defaults; refuse flags that it does not have."""
-    own = network_defaults(opt.model)
-    for name in NETWORK_FLAGS:
-        if name not in own and name in given:
-            raise UserError(f"--model {opt.model} has no --{name}", fix=f"it has {', '.join(own)}")
-        if name in own and getattr(opt, name) is None:
-            setattr(opt, name, own[name])
-    if "weights" in own and not opt.weights:
-        raise UserError(f"--model {opt.model} needs --weights", fix="name the file of the network")
-    mean, std = (0.0, 1.0) if opt.model in UNIT_RANGE else (0.5, 0.5)
-    opt.mean = mean if opt.mean is None else opt.mean
-    opt.std = std if opt.std is None else opt.std
 
 
 def _check_train(opt: Options) -> None:

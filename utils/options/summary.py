@@ -20,6 +20,7 @@ def describe(opt: Options) -> str:
         lines = filled([f"{key}={shortened(items[key])}" for key in items if key in opt.changed - {"name"}])
         if len(lines) > MAX_LINES:
             lines = [*lines[: MAX_LINES - 1], "        ... (--debug shows all)"]
+    lines += [f"note    {note}" for note in opt.notes]
     if opt.reason:
         lines.append(f"preset  {opt.preset}, chosen by the data: {opt.reason}")
     if not ({"minutes", "n_epochs", "max_steps", "preset", "model"} & opt.changed or opt.resume or opt.epoch):

@@ -28,12 +28,14 @@ class Stateful(Protocol):
 
 
 class MeanPSNR(Protocol):
-    """A validation: mean PSNR in dB of the outputs and of the inputs."""
+    """A validation: mean PSNR in dB of the outputs and of the inputs, and other figures by name."""
 
     @property
     def psnr(self) -> float: ...
     @property
     def psnr_input(self) -> float: ...
+    @property
+    def figures(self) -> Mapping[str, float]: ...
 
 
 def beside_input(psnr: float, psnr_input: float) -> str:
@@ -47,42 +49,74 @@ def beside_input(psnr: float, psnr_input: float) -> str:
     return f"{psnr:.2f} dB (input {psnr_input:.2f}, {psnr - psnr_input:+.2f})"
 
 
+FIGURES = {"psnr": 1, "ssim": 1, "lite0": -1, "kid": -1}  # by which a validation is the best; 1: higher is
+LABELS = {"psnr": "PSNR", "ssim": "SSIM", "lite0": "Lite0 distance", "kid": "KID (Lite0)"}
+
+
 class Best:
-    """The best validation so far.
+    """The best validation so far, by one of FIGURES.
 
     Attributes:
         psnr, psnr_input: of the outputs and of the inputs, in dB; None before the first validation, and in a
-            run that does not validate.
+            run that does not validate. NaN without targets.
+        value: of the figure, likewise.
         step: after how many optimizer steps.
         weights: the digest of the weights; None where it is not known.
+        beside: the best by PSNR, kept beside one by another figure; else None.
 
     Args:
         images: a digest of the validation images; a best of other images is forgotten.
+        figure: a key of FIGURES, or `last`: every validation is the best.
+        keep_psnr: keep the best by PSNR, too.
+        tag: names the file of the weights.
     """
 
-    def __init__(self, images: str = "") -> None:
-        self.images = images
+    def __init__(
+        self, images: str = "", figure: str = "psnr", keep_psnr: bool = False, tag: str = "best"
+    ) -> None:
+        self.images, self.figure, self.tag = images, figure, tag
+        self.beside = Best(images, tag="best_psnr") if keep_psnr and figure != "psnr" else None
         self.forget()
 
     def forget(self) -> None:
         """Forget the best: the next validation is the best so far."""
         self.psnr: float | None = None
         self.psnr_input: float | None = None
+        self.value: float | None = None
         self.weights: str | None = None
         self.step = 0
+
+    def all(self) -> "list[Best]":
+        return [self, *([self.beside] if self.beside else [])]
 
     def update(self, found: MeanPSNR | None, step: int) -> bool:
         """Take a validation if it is better (NaN never is); return whether it was.
 
         Without validation images (None) the latest step is the best.
         """
+        if self.beside:
+            self.beside.update(found, step)
         if found is None:
-            self.psnr, self.psnr_input, self.step = None, None, step
+            self.psnr, self.psnr_input, self.value, self.step = None, None, None, step
             return True
-        if not found.psnr > (-math.inf if self.psnr is None else self.psnr):
+        value = found.psnr if self.figure in ("psnr", "last") else found.figures[self.figure]
+        if self.figure != "last" and not self._is_better(value, found):
             return False
-        self.psnr, self.psnr_input, self.step = found.psnr, found.psnr_input, step
+        self.psnr, self.psnr_input, self.value, self.step = found.psnr, found.psnr_input, value, step
         return True
+
+    def _is_better(self, value: float, found: MeanPSNR) -> bool:
+        """Whether a value is better; never one of outputs that are NaN, whose PSNR alone shows it."""
+        if math.isnan(found.psnr) and not math.isnan(found.psnr_input):
+            return False
+        sign = FIGURES[self.figure]
+        return sign * value > (-math.inf if self.value is None else sign * self.value)
+
+    @property
+    def record(self) -> str:
+        """The best value, for a line about another one."""
+        digits = 2 if self.figure in ("psnr", "last") else 4
+        return f"best {math.nan if self.value is None else self.value:.{digits}f}"
 
     def is_at(self, step: int) -> bool:
         """Whether the best weights are those after `step` steps."""
@@ -92,22 +126,36 @@ class Best:
         """Such as "val PSNR 21.56 dB (input 12.45, +9.11) at step 1200"."""
         if self.psnr is None or self.psnr_input is None:
             return "nothing validated"
+        words = [] if math.isnan(self.psnr) else [f"val PSNR {beside_input(self.psnr, self.psnr_input)}"]
+        if self.figure not in ("psnr", "last") and self.value is not None:
+            words.insert(0, f"val {LABELS[self.figure]} {self.value:.4f}")
         worse = ", worse than its input" if self.psnr - self.psnr_input <= -0.005 else ""  # shown as -0.01
-        return f"val PSNR {beside_input(self.psnr, self.psnr_input)} at step {self.step}{worse}"
+        return f"{', '.join(words) or 'the last'} at step {self.step}{worse}"
 
     def state_dict(self) -> dict[str, Any]:
-        return {
+        state = {
             "psnr": self.psnr,
             "psnr_input": self.psnr_input,
             "step": self.step,
             "weights": self.weights,
             "images": self.images,
         }
+        if self.figure != "psnr":
+            state |= {"figure": self.figure, "value": self.value}
+        return state | ({"beside": self.beside.state_dict()} if self.beside else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state.get("images", self.images) == self.images:  # older versions saved none
+        """Take a best of the same images by the same figure; older versions saved neither."""
+        for each in [state, state.get("beside", {})] if self.beside else []:
+            if each and each.get("figure", "psnr") == "psnr":
+                self.beside.load_state_dict(each)  # type: ignore[union-attr]
+        if self.figure == "psnr":
+            state = state.get("beside", state)
+        if state.get("figure", "psnr") != self.figure:
+            return
+        if state.get("images", self.images) == self.images:
             self.psnr, self.psnr_input, self.step = state["psnr"], state["psnr_input"], state["step"]
-            self.weights = state.get("weights")
+            self.value, self.weights = state.get("value", self.psnr), state.get("weights")
 
 
 class Checkpoints:
@@ -115,7 +163,7 @@ class Checkpoints:
 
     Args:
         parts: by name; `restore` takes the same.
-        net: the network to evaluate, whose weights are saved by themselves.
+        nets: the networks to evaluate, whose weights are saved by themselves: "net", and perhaps "netBA".
         status: is kept up to date.
         every_minutes: between two saves within an epoch.
         keep: how many epoch states stay (0: all).
@@ -129,13 +177,13 @@ class Checkpoints:
         self,
         run: Run,
         parts: Mapping[str, Stateful],
-        net: nn.Module,
+        nets: Mapping[str, nn.Module],
         status: Status,
         every_minutes: float,
         keep: int,
         ranks: Ranks,
     ):
-        self.run, self.parts, self.net, self.status = run, parts, net, status
+        self.run, self.parts, self.nets, self.status = run, parts, nets, status
         self.every_s, self.keep, self.ranks = 60 * every_minutes, keep, ranks
         self.seconds = 0.0
         self.saved_at, self.saved_step = time.monotonic(), -1
@@ -156,10 +204,12 @@ class Checkpoints:
         Raises:
             OSError, UserError: as `save`; also where the processes continue from different steps.
         """
-        note = recover_best(self.run, best, step, resumed) if self.ranks.is_main and resumed else ""
+        notes = []
+        if self.ranks.is_main and resumed:
+            notes = [recover_best(self.run, each, step, resumed) for each in best.all()]
         self.save(step, best)
         check_same(self.ranks, {"the step to continue from": str(step)})
-        return note
+        return "\n".join(filter(None, notes))
 
     def save(self, step: int, best: Best, epoch: int = 0) -> None:
         """Save as `latest`, as `epoch_<epoch>` if not 0, and the weights as `best` if they are.
@@ -172,21 +222,26 @@ class Checkpoints:
         self.status.step = step
         if self.ranks.is_main:
             self.run.check_held()
-            weights = self.net.state_dict()
-            if best.is_at(step):
-                best.weights = tensorfile.digest(weights)
+            weights = {name: net.state_dict() for name, net in self.nets.items()}
+            reached = [each for each in best.all() if each.is_at(step)]
+            for each in reached:
+                each.weights = tensorfile.digest(weights["net"])
             state: dict[str, Any] = {"format": FORMAT, "step": step}
             state |= {name: part.state_dict() for name, part in self.parts.items()}
             self.run.keep_previous()
             for tag in ["latest"] + ([f"epoch_{epoch:04d}"] if epoch else []):
-                tensorfile.save(weights, self.run.net(tag))
+                self.save_nets(weights, tag)
                 tensorfile.save(state, self.run.state(tag))
-            if best.is_at(step):  # after the state: a run that is killed here writes it when it resumes
-                tensorfile.save(weights, self.run.net("best"))
+            for each in reached:  # after the state: a run that is killed here writes it when it resumes
+                self.save_nets(weights, each.tag)
             self.run.drop_old_states(self.keep)
             self.status.write("running")
         self.saved_at, self.saved_step = time.monotonic(), step
         self.seconds = self.saved_at - began
+
+    def save_nets(self, weights: Mapping[str, Any], tag: str) -> None:
+        for name, each in weights.items():
+            tensorfile.save(each, self.run.net(tag, name))
 
 
 def recover_best(run: Run, best: Best, step: int, resumed: Path) -> str:
@@ -195,7 +250,7 @@ def recover_best(run: Run, best: Best, step: int, resumed: Path) -> str:
     Best weights of a later step are kept under another name. Those of `best` come back from any file that has
     them; where none has, `best` is forgotten.
     """
-    file = run.net("best")
+    file = run.net(best.tag)
     if resumed.parent != run.folder:  # a dry run has a folder of its own
         return ""
     held = digest_in(file)
@@ -203,21 +258,30 @@ def recover_best(run: Run, best: Best, step: int, resumed: Path) -> str:
     if held == best.weights or older:
         return ""
     notes = []
-    at = step_of_best(run, held) if held else 0
+    at = step_of_best(run, held, best.tag) if held else 0
     if at is None or at > best.step:
-        aside = run.net(f"best_step_{at or 'unknown'}")
+        aside = run.net(f"{best.tag}_step_{at or 'unknown'}")
         aside = run.net(f"{aside.stem.removesuffix('_net')}_{held}") if aside.exists() else aside
         file.replace(aside)
+        if way_back(file).is_file():
+            way_back(file).replace(way_back(aside))
         notes = [f"{file.name} of {f'step {at}' if at else 'another step'} is now {aside.name}"]
     if not best.is_at(step) and best.step:
         sources = (path for path in sorted(run.folder.glob("*_net.pth")) if digest_in(path) == best.weights)
         if source := next(sources, None) if best.weights else None:
             tensorfile.save(tensorfile.load(source), file)
+            if way_back(source).is_file():
+                tensorfile.save(tensorfile.load(way_back(source)), way_back(file))
             notes.append(f"that of step {best.step} comes from {source.name}")
         else:
             notes.append(f"that of step {best.step} is gone, so the next validation sets a new one")
             best.forget()
     return f"note    {'; '.join(notes)}" if notes else ""
+
+
+def way_back(file: Path) -> Path:
+    """The weights of the network from B to A that were saved with those in `file`."""
+    return file.with_name(f"{file.stem}BA{file.suffix}")
 
 
 def digest_in(path: Path) -> str | None:
@@ -227,11 +291,12 @@ def digest_in(path: Path) -> str | None:
     return None
 
 
-def step_of_best(run: Run, weights: str) -> int | None:
+def step_of_best(run: Run, weights: str, tag: str = "best") -> int | None:
     """The step whose best weights have this digest, by the states of the run; None if none knows it."""
     for path in run.states():
         with suppress(UserError):
             best = read_state(path)["best"]
+            best = best.get("beside", {"weights": ""}) if tag == "best_psnr" else best
             if best.get("weights", weights) == weights:
                 return int(best["step"])
     return None

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -26,6 +26,7 @@ class Meter:
     def __init__(self, batch_size: int, batches: LoaderIterator, ranks: Ranks):
         self.batch_size, self.batches, self.ranks = batch_size, batches, ranks
         self.step_began, self.fastest_step_s = time.perf_counter(), math.inf
+        self.names: tuple[str, ...] = ()
         self.restart()
 
     def restart(self) -> None:
@@ -47,19 +48,20 @@ class Meter:
         yield
         self.since += time.perf_counter() - began
 
-    def add(self, loss: Tensor, psnr: Tensor, skipped: bool = False) -> None:
-        """Add the loss of a step and the mean PSNR of its images; of a skipped one only the time counts."""
+    def add(self, values: Mapping[str, Tensor], skipped: bool = False) -> None:
+        """Add the values of a step, always of the same names; of a skipped one only the time counts."""
+        self.names = tuple(values)
         self.steps += 1
         self.fastest_step_s = min(self.fastest_step_s, time.perf_counter() - self.step_began)
         if skipped:
             return
         self.counted += 1
-        for name, value in {"loss": loss, "train_psnr": psnr}.items():
+        for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach().float()
 
     def read(self) -> dict[str, float]:
         """Means over all steps and processes, images/s, and the share of time spent waiting for data."""
-        means = dict.fromkeys(("loss", "train_psnr"), math.nan)  # every step may have been skipped
+        means = dict.fromkeys(self.names, math.nan)  # every step may have been skipped
         if self.counted:
             total = self.ranks.reduce(torch.stack(list(self.sums.values())))
             means |= zip(self.sums, (total / (self.counted * self.ranks.world)).tolist(), strict=True)

@@ -66,13 +66,13 @@ class Run:
 
     # -------------------------------------------------------------------------------------------- its files
 
-    def net(self, tag: str) -> Path:
-        """Weights of `latest`, `best` or `epoch_0010`."""
-        return self.folder / f"{tag}_net.pth"
+    def net(self, tag: str, name: str = "net") -> Path:
+        """Weights of `latest`, `best` or `epoch_0010`; `name` is "netBA" for the way back, from B to A."""
+        return self.folder / f"{tag}_{name}.pth"
 
-    def saved_net(self, load: str) -> Path:
+    def saved_net(self, load: str, name: str = "net") -> Path:
         """The weights that `--load` names; raises UserError as `saved_net` does."""
-        return saved_net(self.folder, load)
+        return saved_net(self.folder, load, name)
 
     def files(self) -> dict[str, list[int]] | None:
         """The fingerprint of its data (`data.fingerprint.Files`); None where an older version saved none.

@@ -4,12 +4,13 @@ from typing import Literal
 
 import numpy as np
 
-Purpose = Literal["order", "sample", "whole", "holdout", "test_holdout"]
+Purpose = Literal["order", "sample", "whole", "holdout", "test_holdout", "pool"]
 PURPOSES: dict[Purpose, int] = {  # the positions of a purpose have one length: numpy ignores zeros at the end
     "whole": 0,  # (image, from 1): degradation of a full-size image
     "holdout": 2,  # (): targets held out of the training split for validation
     "order": 3,  # (epoch): order of the samples
     "test_holdout": 5,  # (): targets held out of the training split for testing
+    "pool": 6,  # (number of the pool, images before): which earlier output a discriminator sees
     "sample": 4,  # (epoch, index): crop, augmentation and degradation of a training sample
 }
 

@@ -104,10 +104,14 @@ class Progress:
 
 def describe_step(values: Mapping[str, float], lr: float) -> str:
     """One line of running means, the most important first."""
-    return (
-        f"loss {values['loss']:.4f}, PSNR {values['train_psnr']:.2f}, "
-        f"{values['images_s']:.1f} images/s, lr {lr:.1e}, wait {values['wait']:.0%}"
-    )
+    terms = [f"{key[5:]} {value:.3f}" for key, value in values.items() if key.startswith("loss_")]
+    if "D_right" in values:
+        scores = f"real {values['D_real']:.2f} fake {values['D_fake']:.2f}"
+        terms.append(f"D right {values['D_right']:.0%} ({scores})")
+    if "train_psnr" in values:
+        terms.append(f"PSNR {values['train_psnr']:.2f}")
+    speed = f"{values['images_s']:.1f} images/s, lr {lr:.1e}, wait {values['wait']:.0%}"
+    return ", ".join([f"loss {values['loss']:.4f}", *terms, speed])
 
 
 def millions(parameters: Iterable[Tensor]) -> str:

@@ -131,7 +131,7 @@ class Recorder:
             broken = broken or error
             print(printable(f"results are not kept: {error.what}: {error.why}"))
         incomplete = self.results.incomplete(facts["complete"])
-        if self.measured:
+        if self.measured or self.results.sets:
             print("\n".join(headline(self.results, self.protocol, incomplete, facts["caveats"])))
         else:
             counted = f"{incomplete}; " if incomplete else ""

@@ -44,6 +44,10 @@ LABELS = {
     "mae_input": "input MAE",
     "lpips": "LPIPS",
     "lpips_input": "input LPIPS",
+    "lite0": "Lite0 distance",
+    "lite0_input": "input Lite0",
+    "vgg": "VGG19 distance",
+    "vgg_input": "input VGG19",
     "seconds": "time (s)",
 }
 

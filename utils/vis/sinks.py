@@ -12,6 +12,8 @@ from utils.system.errors import UserError
 from utils.vis.panel import Facts, table
 from utils.vis.visdom import VisdomPlot
 
+VALIDATED = ("psnr", "ssim", "lite0", "kid")  # figures of validations, and names of their windows
+
 
 class VisdomSink:
     """Plot training curves in visdom; starts with the logged history, so that a resumed run is complete."""
@@ -42,9 +44,13 @@ def training_points(record: dict[str, Any]) -> list[tuple[str, str, float, float
     axes = (
         ("loss", "loss", "train", "step"),
         ("lr", "lr", "lr", "step"),
+        ("D", "D_real", "D(real)", "step"),
+        ("D", "D_fake", "D(fake)", "step"),
+        ("D", "D_right", "share of patches right", "step"),
+        *(("terms", key, key.removeprefix("loss_"), "step") for key in record if key.startswith("loss_")),
         ("psnr", "train_psnr", "train", "epoch"),
-        ("psnr", "val_psnr", "validation", "epoch"),
-        ("psnr", "val_psnr_input", "input", "epoch"),
+        *((figure, f"val_{figure}", "validation", "epoch") for figure in VALIDATED),
+        *((figure, f"val_{figure}_input", "input", "epoch") for figure in VALIDATED),
     )
     return [
         (window, curve, record[x], math.nan if record[key] is None else record[key])

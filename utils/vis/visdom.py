@@ -46,6 +46,11 @@ MARKS = {"markers": True, "markersize": 6}
 TRAINING = {
     "loss": Window("loss", "step", "loss"),
     "lr": Window("learning rate", "step", "lr", EXPONENTS),
+    "terms": Window("loss terms, weighted", "step", "loss", curves=8),
+    "D": Window("discriminator", "step", "D(real), D(fake), share right", curves=3),
+    "ssim": Window("validation SSIM", "epoch", "SSIM", MARKS, curves=2),
+    "lite0": Window("validation Lite0 distance", "epoch", "Lite0 distance", MARKS, curves=2),
+    "kid": Window("validation KID (Lite0)", "epoch", "KID", MARKS, curves=2),
     "psnr": Window("PSNR of the run", "epoch", "PSNR (dB)", MARKS, curves=3, plain=("train",)),
 }
 # the curve `mean` is a single point
