@@ -136,13 +136,11 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         # ---- before the first step and whenever the loop over batches ends: validate, save, leave
         due = (horizon.epoch_ended or horizon.validation_due) and not stop
         if due and horizon.validation_due:
-            with meter.paused():
-                found = validate(signals)
+            found = meter.paused(validate, signals)
             stop = all_reduce_max(signals.stop, ranks)  # if stopped here, a resumed run repeats it
             if not stop:
                 log.validation(found, best.update(found, horizon.step), best, horizon)
-        if due and not stop:
-            horizon.close()
+        horizon.close(due and not stop)
         if due or stop or signals.take_save() or checkpoints.due(horizon.step):
             signals.disarm_kill_timer()
             checkpoints.save(horizon.step, best, horizon.kept_epoch(opt.save_freq))

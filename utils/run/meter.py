@@ -2,14 +2,16 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from data.loader import LoaderIterator
 from utils.system.distributed import Ranks
+
+Found = TypeVar("Found")
 
 
 class Meter:
@@ -41,12 +43,12 @@ class Meter:
             self.restart()
         self.step_began = time.perf_counter()
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Stop the clock, as for a validation within an epoch; sums are kept."""
+    def paused(self, work: Callable[..., Found], *given: Any) -> Found:
+        """Do work while the clock stands, as for a validation within an epoch; sums are kept."""
         began = time.perf_counter()
-        yield
+        found = work(*given)
         self.since += time.perf_counter() - began
+        return found
 
     def add(self, values: Mapping[str, Tensor], skipped: bool = False) -> None:
         """Add the values of a step, always of the same names; of a skipped one only the time counts."""
