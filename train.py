@@ -72,10 +72,9 @@ Nets = dict[str, nn.Module]  # "net" is the one that is tested; without pairs, "
 
 def main(opt: Namespace, cleanup: ExitStack) -> int:
     """Train, top to bottom; returns the exit code. `cleanup` is unwound however it ends."""
+    # ---- where it runs
     if opt.check_data:
         return check.main(opt, cleanup)
-
-    # ---- where it runs
     distributed.relaunch_if_many(opt.gpu_ids)
     ranks = distributed.init(opt.gpu_ids, opt.timeout, opt.shared_flags())
     cleanup.callback(distributed.shutdown)
@@ -111,8 +110,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     set_length(horizon, opt, validation_cost(data.val_count, data.scan.sizes, opt))
     turns = build_turns(objective.turns(), optimizers, build_schedule(opt, horizon))
     tested = {name: ema.net for name, ema in zip(nets, averaged.values(), strict=True)}
-    shown = evenly_spaced(len(data.val_indices), 4)
-    validate = Validator(list(tested.values()), data, ranks, amp, opt.best, shown, say)
+    validate = Validator(tested, data, ranks, amp, opt.best, evenly_spaced(len(data.val_indices), 4), say)
 
     # ---- the run's folder, log and visdom page
     cleanup.enter_context(run.writing())

@@ -1,6 +1,6 @@
 """Validate a run: PSNR, the figure that chooses the best weights, and the images to show."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -33,7 +33,7 @@ class Validator:
 
     def __init__(
         self,
-        nets: Sequence[nn.Module],
+        nets: Mapping[str, nn.Module],
         data: TrainingData,
         ranks: Ranks,
         amp: bool,
@@ -43,7 +43,7 @@ class Validator:
     ):
         protocol, spec = Protocol(max_value=data.max_value), data.spec
         how: dict[str, Any] = {"say": say, "protocol": protocol, "metrics": ("psnr", figure)}
-        evaluators = [Evaluator(net, ranks.device, amp, spec.mean, spec.std, **how) for net in nets]
+        evaluators = [Evaluator(net, ranks.device, amp, spec.mean, spec.std, **how) for net in nets.values()]
         self.evaluator, self.back = evaluators[0], (evaluators[1] if len(evaluators) > 1 else None)
         self.data, self.ranks, self.figure, self.keep = data, ranks, figure, keep
         if data.val_count:

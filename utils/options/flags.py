@@ -74,7 +74,7 @@ def network_flags(model: str | None) -> list[Flag]:
         common("--model", model, Networks(NETWORK_NAMES), f"{', '.join(NETWORK_NAMES)}[:CLASS]"),
         common("--weights", None, path, "checkpoint (ours or third-party), or https://...#sha256=..."),
         common("--width", None, number(int, 1, 4096), f"channels: {_of('width')}"),
-        common("--depth", None, number(int, 1, 1000), f"blocks or layers: {_of('depth')}"),
+        common("--depth", None, number(int, 1, 1000), f"blocks: {_of('depth')}"),
         flag("--levels", None, number(int, 1, 8), f"resolutions: {_of('levels')}"),
         flag("--stem", None, [1, 2, 4, 8], f"pixel-unshuffle factor of the input: {_of('stem')}"),
         flag("--norm", None, NORMS, _of("norm")),
