@@ -241,7 +241,7 @@ def test_a_signal_to_the_launcher_stops_all_on_one_step(
 @pytest.mark.risk(27)
 @pytest.mark.parametrize(
     ("to_all", "number"),
-    [(False, signal.SIGTERM), (True, signal.SIGTERM)],
+    [(False, signal.SIGTERM), (True, signal.SIGTERM), (True, signal.SIGINT), (True, signal.SIGHUP)],
 )
 def test_a_signal_to_torchrun_with_loaders_saves(work: Workplace, to_all: bool, number: int) -> None:
     """To the launcher alone, or to its ranks and their loader processes, too, as in a process group."""

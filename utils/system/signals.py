@@ -1,12 +1,14 @@
 """Graceful shutdown: which signals arrived, to be asked about between two steps."""
 
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import TypeVar
 
 T = TypeVar("T")
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+REPEATED_S = 2.0  # seconds after a signal in which another one is the same request
 
 
 def handled() -> list[int]:
@@ -17,7 +19,8 @@ def handled() -> list[int]:
 class Signals:
     """Remembers INT, TERM, HUP (stop after this step) and USR1 (save after this step).
 
-    A second stopping signal ends the process at once.
+    A second stopping signal ends the process at once; with several processes only one that a person sent,
+    REPEATED_S seconds after the first or later, and never SIGTERM: schedulers and launchers send it again.
 
     Args:
         grace_s: with several processes, the seconds that a process may take to stop: a launcher stops the
@@ -26,19 +29,24 @@ class Signals:
 
     def __init__(self, grace_s: float = 0) -> None:
         self.grace_s = grace_s
-        self.stop = 0  # the number of the signal
+        self.stop, self.stopped_at = 0, 0.0  # the number of the signal, and when it came
         self.save = False
         for number in handled():
             signal.signal(number, self._request_stop)
         signal.signal(signal.SIGUSR1, self._request_save)
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
-        if self.grace_s and not self.stop:
+        if self.grace_s and self.stop:  # a launcher passes on what all have received already
+            if number != signal.SIGTERM and time.monotonic() - self.stopped_at > REPEATED_S:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            return
+        self.stop, self.stopped_at = number, time.monotonic()
+        if self.grace_s:
             signal.setitimer(signal.ITIMER_REAL, self.grace_s)  # SIGALRM ends the process
-        self.stop = number
+            return
         for each in handled():
-            if not self.grace_s or each != signal.SIGTERM:  # a scheduler and torchrun both send SIGTERM
-                signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, signal.SIG_DFL)
 
     def _request_save(self, number: int, frame: FrameType | None) -> None:
         self.save = True
