@@ -390,7 +390,7 @@ def test_every_term_is_logged_by_name_and_adds_up(cli: InProcess) -> None:
         assert record["loss_D"] > 0 and 0 <= record["D_right"] <= 1
         assert {"D_real", "D_fake"} <= record.keys()
     assert len(records(run, "loss_D")) == 6
-    line = describe_step(log(run)[0], 1e-4, 10)
+    line = describe_step(log(run)[0], 1e-4)
     assert " l1 " in line and " gan " in line and " right " in line
 
 

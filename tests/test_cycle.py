@@ -38,6 +38,7 @@ from tests.cuts import EVERY_STEP, content
 from tests.test_adversarial import check_cuts
 from utils.system.distributed import Ranks
 from utils.system.rng import stream
+from utils.vis.grids import CAPTION
 
 ALONE = Ranks(torch.device("cpu"), 0, 1, "")
 DEMO = ("--dataroot", "demo:unpaired:10:48", *TINY_NET)
@@ -305,7 +306,8 @@ def test_the_cycle_trains_tests_and_goes_back(cli: InProcess) -> None:
     for record in (each for each in log(run) if "loss" in each):
         parts = [record[f"loss_{name}"] for name in ("gan", "cycle", "identity")]
         assert record["loss"] == pytest.approx(sum(parts), rel=1e-4) and "train_psnr" not in record
-    assert len(records(run, "val_psnr")) == 4  # the demo validates on pairs
+    validated = [record["step"] for record in log(run) if "val_psnr" in record]  # the demo has pairs there
+    assert len(validated) > 1 and validated[-1] == 12
     assert {path.name for path in run.glob("*.pth")} >= {
         f"{tag}_{net}.pth" for tag in ("best", "latest", "best_psnr") for net in ("net", "netBA")
     }
@@ -334,7 +336,7 @@ def test_validation_shows_four_panels(cli: InProcess) -> None:
     held = options(run)["held_out"]["val"]
     first = {side: sorted(name[2:] for name in held if name.startswith(f"{side}/"))[0] for side in "AB"}
     with Image.open(run / "val_grid.png") as file:
-        grid = np.asarray(file, dtype=float)
+        grid = np.asarray(file, dtype=float)[CAPTION:]
     height = 720 / 4 * 40 / 48
     panels = [grid[4 : int(height), 4 + 180 * i : 184 + 180 * i] for i in range(4)]
     for panel, name in zip(

@@ -333,6 +333,7 @@ def test_the_best_by_lite0_is_what_test_py_measures(cli: InProcess) -> None:
     done = cli.test(*common)
     assert done.summary["lite0"]["mean"] == pytest.approx(min(values), abs=1e-6)
     other = cli.test(*common, "--load", "best_psnr")
+    assert other.results.name.endswith("-best_psnr")
     assert other.summary["psnr"]["mean"] == pytest.approx(max(psnrs), abs=1e-4)
     (first, *_) = card_figures(Path("results/none"), run / "log.jsonl", Path("none"))
     assert first["psnr"] == psnrs[values.index(min(values))]  # of the weights that are exported

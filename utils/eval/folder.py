@@ -93,11 +93,8 @@ def dataset_names(source: Source, what: str) -> list[str]:
 
 def variant(opt: Namespace, trained: Namespace) -> str:
     """What differs from the default protocol and settings, such as `-noise25-y-crop4-x8`."""
-    words = (
-        []
-        if opt.load == "best" or opt.weights
-        else [opt.load if opt.load == "latest" else f"epoch{opt.load}"]
-    )
+    tag = f"epoch{opt.load}" if opt.load.isdigit() else opt.load
+    words = [] if tag == "best" or opt.weights else [tag]
     if opt.weights and plain(weights_name(opt.weights)) != opt.name:
         words.append(f"weights_{weights_name(opt.weights)}_{short_hash(os.path.realpath(opt.weights))[:4]}")
     words += (
