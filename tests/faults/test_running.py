@@ -96,7 +96,7 @@ def test_a_validation_of_nan_never_becomes_the_best(cli: InProcess, monkeypatch:
         return found if len(calls) == 2 else found._replace(psnr=float("nan"))
 
     wrap("mean_psnr", mean_psnr, monkeypatch)
-    run = cli.train(*SHORT, "--save_freq", "1").run
+    run = cli.train(*SHORT, "--save_freq", "1", "--val_freq", "1").run
     assert len(calls) == 4
     assert [value is None for value in records(run, "val_psnr")] == [True, False, True, True]
     assert_same_state(weights(run, "best"), weights(run, "epoch_0002"))
