@@ -450,7 +450,7 @@ def test_a_single_image(tmp_path: Path) -> None:
     assert (listing.layout, [pair.name for pair in listing.pairs]) == ("inputs", ["1.png"])
     assert_colours(listing, RED, None)
     assert splits_present(source) == []
-    assert "no targets found" in error_in(source, need_targets=True).what
+    assert "one image is no set of pairs" in error_in(source, need_targets=True).what
     degraded = find_pairs(source._replace(degraded=True), "train", need_targets=True)
     assert (degraded.layout, [pair.name for pair in degraded.pairs]) == ("clean", ["1.png"])
     assert_colours(degraded, RED, RED)

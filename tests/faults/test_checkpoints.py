@@ -15,7 +15,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +306,22 @@ def test_one_flipped_bit_anywhere_is_seen(cli: InProcess, cases: Cases) -> None:
             harmless += 1
             cases.check(same_state(read, sound), f"bit {bit} gives other values")
     assert harmless < 50
+
+
+@pytest.mark.risk(4)
+def test_every_flipped_bit_of_the_directory_of_a_file_is_seen_or_harmless(tmp_path: Path) -> None:
+    """The directory at the end of the zip has no checksum: names, sizes, attributes, places of tensors."""
+    path = tmp_path / "state.pth"
+    torch.save({f"{i}": torch.arange(4) + i for i in range(3)}, path)
+    whole, sound = path.read_bytes(), tensorfile.load(path)
+    wrong = []
+    for bit in range(8 * whole.index(b"PK\1\2"), 8 * len(whole)):
+        bad = bytearray(whole)
+        bad[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bad)
+        with suppress(UserError):
+            wrong += [bit] * (not same_state(tensorfile.load(path), sound))
+    assert not wrong
 
 
 @pytest.mark.risk(4)
