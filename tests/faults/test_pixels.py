@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 import data.scan
-from data.check import sha256
+from data.check import hash_of
 from data.images import decode, header, read_image
 from data.save import metadata
 from tests.builders import CPU, FAST, ROOT, TINY_NET, error_of, image, pixels, psnr, save, write_set
@@ -68,7 +68,7 @@ SPECIAL: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.risk(33)
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-@pytest.mark.parametrize("read", [read_image, header, decode, sha256])
+@pytest.mark.parametrize("read", [read_image, header, decode, hash_of])
 @pytest.mark.parametrize("kind", SPECIAL)
 def test_what_is_no_regular_file_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, read: Callable[[Path], object]
