@@ -85,13 +85,14 @@ def test_no_loader_outlives_a_script_that_is_killed(work: Workplace) -> None:
 def test_the_time_of_ctrl_z_is_no_silence_of_a_loader(
     work: Workplace, workers: str, start: str, times: int, group: bool
 ) -> None:
-    slow = ("--degrade", "blur:60", "--num_workers", workers, "--timeout", "3", "--log_freq", "1")
+    limit_s = 12 if start else 3  # a spawned process imports torch before it answers
+    slow = ("--degrade", "blur:60", "--num_workers", workers, "--timeout", f"{limit_s}", "--log_freq", "1")
     job = work.start("train.py", *LONG, *slow, before=GROUP + start)
     job.until_step(3)
     send = os.killpg if group else os.kill
     for _ in range(times):
         send(job.pid, signal.SIGSTOP)
-        time.sleep(5)
+        time.sleep(limit_s + 2)
         send(job.pid, signal.SIGCONT)
         job.until_step(step_of_log(job.run) + 3)
     job.signal(signal.SIGTERM)
