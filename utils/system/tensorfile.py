@@ -92,9 +92,13 @@ def damage(path: Path) -> str | None:
         for each in archive.infolist():
             if each.external_attr & FOLDER:
                 return f"{each.filename} is marked as a folder"
-            with archive.open(each) as member:  # raises where the two names of a member differ
-                while member.read(BLOCK_BYTES):  # raises at the end where the checksum does not match
-                    pass
+            try:
+                with archive.open(each) as member:  # raises where the two names of a member differ
+                    while member.read(BLOCK_BYTES):  # raises at its end where the checksum differs
+                        pass
+            except zipfile.BadZipFile as error:
+                reason = f"checksum of {each.filename} does not match"
+                return reason if "CRC" in str(error) else first_sentence(error)
     return None
 
 
