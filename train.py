@@ -138,7 +138,8 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             stop = all_reduce_max(signals.stop, ranks)  # if stopped here, a resumed run repeats it
             if not stop:
                 log.validation(found, best.update(found, horizon.step), best, horizon)
-        horizon.close(due and not stop)
+        if due and not stop:
+            horizon.close()
         if due or stop or signals.take_save() or checkpoints.due(horizon.step):
             signals.disarm_kill_timer()
             checkpoints.save(horizon.step, best, horizon.kept_epoch(opt.save_freq))
@@ -171,14 +172,14 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
             for ema in averaged.values():
                 ema.update()
             horizon.advance()
-            if note := deadline.step(data.batches.waited_s):  # it set or shortened the run's length
+            if note := deadline.step(data.batches.waited_s):  # it set or changed the run's length
                 say(note)
             values = train_figures(micro_batches, opt.mean, opt.std) | terms_of_step(micro_batches)
             meter.add({"loss": sum(losses[: len(micro_batches)])} | values, skipped=bad)  # of the first turn
             progress.step(horizon.title, horizon.last)
             if horizon.step % opt.log_freq == 0 or horizon.done:
                 values = meter.read()
-                log.step(horizon, lr=turns[0].lr, **values)
+                log.step(horizon, progress.left(), lr=turns[0].lr, **values)
                 progress.show(describe_step(values, turns[0].lr))
             for turn in turns:
                 turn.scheduler.step()

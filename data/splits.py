@@ -26,7 +26,6 @@ SHARED_SCENES = (
     "note    images held out of train are from folders that are trained on: {}; if a folder is a scene, "
     "their PSNR is too high: move whole scenes to val/ or test/"
 )
-SWAP = {"AtoB": "--direction BtoA", "BtoA": "--direction AtoB"}
 MAX_HEADERS = 1000  # read to detect a layout
 
 
@@ -269,7 +268,8 @@ def divide(listing: PairList, source: Source, holdout: Holdout) -> Division:
     if len(trained_on) > 1 and (shared := sorted(trained_on & scenes_of(held))):
         notes.append(SHARED_SCENES.format(first_five(shared)))
     if listing.layout == "aligned":
-        notes.append(f"note    {SWAP[source.direction]} if the input is the other half")
+        other = "BtoA" if source.direction == "AtoB" else "AtoB"
+        notes.append(f"note    --direction {other} if the input is the other half")
     return Division(seen | parts, held_out, tuple(notes) if holdout.kept is None else ())
 
 

@@ -97,7 +97,7 @@ class Adversary:
         self.gan, self.loss = gan, GanLoss(gan.mode)
 
     def generator_term(self, fake: Tensor) -> Tensor:
-        """Low where the discriminator takes `fake`, `(N, C, H, W)`, for real."""
+        """Return the adversarial loss of the generator for its images `fake`, `(N, C, H, W)`."""
         self.gan.check_side(min(fake.shape[-2:]))
         self.net.requires_grad_(False)
         with self.autocast():

@@ -107,11 +107,11 @@ class GanLoss:
         self.threshold = 0.5 if mode == "lsgan" else 0.0  # a logit above is a verdict of "real"
 
     def generator(self, fake: Logits) -> Tensor:
-        """Low where fake images are taken for real ones."""
+        """Return the loss of the generator for the logits of its images."""
         return mean_by_image([-each if self.mode == "hinge" else self._each(each, True) for each in fake])
 
     def discriminator(self, real: Logits, fake: Logits) -> Tensor:
-        """Low where real and fake images are told apart."""
+        """Return the loss of the discriminator for the logits of real and of fake images."""
         reals, fakes = (
             mean_by_image([self._each(each, label) for each in maps])
             for maps, label in ((real, True), (fake, False))
@@ -127,11 +127,8 @@ class GanLoss:
 
     def watched(self, real: Logits, fake: Logits) -> dict[str, Tensor]:
         """D(real) and D(fake), for vanilla as probabilities, and the share of patches judged right."""
-        scores = [mean_by_image([each.detach() for each in maps]).mean() for maps in (real, fake)]
-        if self.mode == "vanilla":
-            scores = [
-                mean_by_image([each.detach().sigmoid() for each in maps]).mean() for maps in (real, fake)
-            ]
+        score = torch.sigmoid if self.mode == "vanilla" else torch.detach
+        scores = [mean_by_image([score(each.detach()) for each in maps]).mean() for maps in (real, fake)]
         right = [
             mean_by_image([((each > self.threshold) == expected).float() for each in maps]).mean()
             for maps, expected in ((real, True), (fake, False))

@@ -419,7 +419,7 @@ fcntl.flock = late
 
 @pytest.mark.risk(24)
 @pytest.mark.parametrize(
-    "first", ["ended", *(pytest.param(each, marks=pytest.mark.slow) for each in ("was stopped", "goes on"))]
+    "first", ["ended", *(pytest.param(each, marks=pytest.mark.slow) for each in ("stopped", "running"))]
 )
 def test_a_start_that_is_late_at_the_lock_overwrites_nothing(work: Workplace, first: str) -> None:
     """Another run of the name began after the command line had found the name free."""
@@ -429,14 +429,14 @@ def test_a_start_that_is_late_at_the_lock_overwrites_nothing(work: Workplace, fi
     job = work.start("train.py", *TINY, *FAST, "--val_share", "0", "--seed", "9", *length)
     if first != "ended":
         job.until_step(3)
-    if first == "was stopped":
+    if first == "stopped":
         job.signal(signal.SIGTERM)
-    if first != "goes on":
-        job.wait(143 if first == "was stopped" else 0)
+    if first != "running":
+        job.wait(143 if first == "stopped" else 0)
     kept = (job.run / "latest_state.pth").read_bytes()
     (work.folder / "go").touch()
-    assert late.wait(2).refused("is in use" if first == "goes on" else "exists")
-    assert options(job.run)["seed"] == 9 and job.running() == (first == "goes on")
+    assert late.wait(2).refused("is in use" if first == "running" else "exists")
+    assert options(job.run)["seed"] == 9 and job.running() == (first == "running")
     assert job.running() or (job.run / "latest_state.pth").read_bytes() == kept
 
 

@@ -92,10 +92,8 @@ class Horizon:
             return False
         return first or self.step % self.val_every == 0
 
-    def close(self, done: bool = True) -> None:
-        """Note that what was due at this step was `done`."""
-        if not done:
-            return
+    def close(self) -> None:
+        """Record that the validation and the end of an epoch that were due at this step are done."""
         ended = self.epoch_ended
         self.validated_at = self.step if self.validation_due else self.validated_at
         self.closed_at = self.step if ended else self.closed_at

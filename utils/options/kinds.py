@@ -84,28 +84,22 @@ def milestones(text: str) -> list[float]:
     return found
 
 
-def loss_terms(text: str) -> str:
-    """`l1:100+gan:1`: loss terms with weights; without blanks."""
-    try:
-        parse_loss(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text.replace(" ", "")
+def parsed(parse: Callable[[str], object], metavar: str) -> Callable[[str], str]:
+    """A kind of flag: a text that `parse` accepts, without blanks."""
+
+    def convert(text: str) -> str:
+        try:
+            parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return text.replace(" ", "")
+
+    convert.metavar = metavar  # type: ignore[attr-defined]
+    return convert
 
 
-loss_terms.metavar = "TERMS"  # type: ignore[attr-defined]
-
-
-def gan_settings(text: str) -> str:
-    """`mode=hinge,ndf=32`: settings of a discriminator; without blanks."""
-    try:
-        parse_gan(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text.replace(" ", "")
-
-
-gan_settings.metavar = "K=V,..."  # type: ignore[attr-defined]
+loss_terms = parsed(parse_loss, "TERMS")  # such as l1:100+gan:1
+gan_settings = parsed(parse_gan, "K=V,...")  # such as mode=hinge,ndf=32
 
 
 class Networks(list[str]):

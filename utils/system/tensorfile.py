@@ -12,8 +12,8 @@ from torch import Tensor
 
 from utils.system.atomic import atomic_write
 from utils.system.errors import UserError, first_sentence
+from utils.system.hashes import BLOCK_BYTES
 
-BLOCK_BYTES = 2**20  # read at a time
 FOLDER = 0x10  # attribute of a member of a zip
 
 

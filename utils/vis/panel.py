@@ -1,13 +1,8 @@
 """The text of a run on the live page: what it is, how far, how good; and the list of runs on a server."""
 
 import html
-import math
-import time
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote
-
-from utils.optim.horizon import Horizon
-from utils.vis.console import clock
 
 Facts = list[tuple[str, str]]  # (label, text)
 LABELS = ("data", "network", "device", "run")  # of the lines of a run's start that the page repeats
@@ -22,22 +17,6 @@ def facts_of(lines: Iterable[str]) -> Facts:
     """
     words = (line.partition(" ") for text in lines for line in text.split("\n"))
     return [(label, text.strip()[:MAX_TEXT]) for label, _, text in words if label in LABELS]
-
-
-class Pace:
-    """The speed of this process, validations and saves included, and the time until the end of the run."""
-
-    def __init__(self) -> None:
-        self.began: tuple[float, int] | None = None  # when, at which step
-
-    def left(self, horizon: Horizon) -> str:
-        """Such as "1:23"; "?" while it is unknown."""
-        now = time.monotonic()
-        self.began = self.began or (now, horizon.step)
-        taken = horizon.step - self.began[1]
-        if not taken or math.isinf(horizon.steps_left):
-            return "?"
-        return clock((now - self.began[0]) / taken * horizon.steps_left)
 
 
 def table(title: str, facts: Sequence[tuple[str, str]]) -> str:

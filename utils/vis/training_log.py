@@ -16,7 +16,7 @@ from utils.run.run import Run
 from utils.system.compat import save_image
 from utils.vis.console import clock
 from utils.vis.grids import ROLES, comparison_grid, side_by_side
-from utils.vis.panel import Facts, Pace, facts_of
+from utils.vis.panel import Facts, facts_of
 from utils.vis.run_report import Ending, write_report
 from utils.vis.sinks import open_logger
 from utils.vis.visdom import TRAINING, open_plot
@@ -39,7 +39,6 @@ class TrainingLog:
         self.watch = DiscriminatorWatch(say)
         self.facts: Facts = []
         self.latest: dict[str, str] = {}  # facts that change
-        self.pace = Pace()
         self.worst: list[Worst] = []  # of the latest validation
 
     def start(self, lines: Sequence[str], report: Path) -> None:
@@ -53,14 +52,14 @@ class TrainingLog:
         self.latest = {"report": f"{report} (at the end)"}
         self.logger.panel([*self.facts, *self.latest.items()])
 
-    def step(self, horizon: Horizon, **values: float) -> None:
-        """Log values measured at a step, and how far the run is."""
+    def step(self, horizon: Horizon, left: str, **values: float) -> None:
+        """Log values measured at a step, and how far the run is; `left` is the time until its end."""
         self.logger.scalars(horizon.step, horizon.epochs_done, **values)
         if "D_right" in values:
             self.watch.see(horizon.step, values["D_right"])
         done = f"step {horizon.step}"
         if horizon.total is not None:
-            done += f" of {horizon.total}, {self.pace.left(horizon)} left"
+            done += f" of {horizon.total}, {left} left"
         self.latest |= {"progress": done, "speed": f"{values['images_s']:.1f} images/s"}
         self.logger.panel([*self.facts, *self.latest.items()])
 
