@@ -58,15 +58,18 @@ def kid(one: Tensor, other: Tensor, paired: bool = False) -> float:
     >>> round(kid(same, same), 4), kid(same, same, paired=True)
     (-0.4766, 0.0)
     """
-    n, m = len(one), len(other)
-    if min(n, m) < MIN_KID_IMAGES:
+    if min(len(one), len(other)) < MIN_KID_IMAGES:
         return math.nan
     one, other = one.double(), other.double()
-    within = (kernel(one, one).sum() - kernel(one, one).trace()) / (n * (n - 1))
-    beyond = (kernel(other, other).sum() - kernel(other, other).trace()) / (m * (m - 1))
     between = kernel(one, other)
-    mean = (between.sum() - between.trace()) / (n * (n - 1)) if paired else between.mean()
-    return (within + beyond - 2 * mean).item()
+    mean = off_diagonal_mean(between) if paired else between.mean()
+    return (off_diagonal_mean(kernel(one, one)) + off_diagonal_mean(kernel(other, other)) - 2 * mean).item()
+
+
+def off_diagonal_mean(matrix: Tensor) -> Tensor:
+    """Mean of a square matrix without its diagonal."""
+    n = len(matrix)
+    return (matrix.sum() - matrix.trace()) / (n * (n - 1))
 
 
 def kernel(x: Tensor, y: Tensor) -> Tensor:
