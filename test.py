@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Measure a trained network: PSNR of every image at native size, beside the PSNR of its input.
 
 python test.py --name demo_resunet                                               # the run's own test images
@@ -49,7 +50,7 @@ from utils.eval.folder import ResultsFolder, dataset_name, variant
 from utils.eval.lpips import open_lpips
 from utils.eval.metrics import Protocol
 from utils.eval.misfits import nothing_read, wrong_scale
-from utils.eval.perceptual import KID, measure_all, open_distances
+from utils.eval.perceptual import KID, measure_all, open_comparisons
 from utils.eval.summary import caveats, is_gray_on_colour
 from utils.run.run import Run, versions
 from utils.system import distributed
@@ -101,9 +102,9 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         protocol=protocol,
         metrics=opt.metrics,
     )
-    distances = open_distances(opt.metrics, ranks.device) if measured else []
+    comparisons = open_comparisons(opt.metrics, ranks.device) if measured else []
     if measured and "lpips" in opt.metrics and (lpips := open_lpips(ranks.device, say)):
-        distances.append(lpips)
+        comparisons.append(lpips)
     kid = KID(ranks.device) if "kid" in opt.metrics else None
 
     # ---- where the results go: a folder of this data and these settings, moved to its place at the end
@@ -123,7 +124,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     broken = None
     try:
         for image in signals.until_stopped(predictions(evaluator, map(ranges.watch, images))):
-            name, output = recorder.add(image, measure_all(distances, image))
+            name, output = recorder.add(image, measure_all(comparisons, image))
             if kid:
                 kid.take(image)
             del image  # it may be large, and writing a file takes another copy

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Train an image-to-image network and watch its PSNR.
 
 python train.py --dataroot demo --preset coarse --minutes 2                    # rendered images, no files

@@ -1,5 +1,6 @@
 """The command line: help on two levels, one parse, presets under flags, hints."""
 
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from utils.options import describe, parse_test, parse_train, resolve
 from utils.options.flags import TEST, TRAIN
 from utils.options.parser import SYNONYMS, Parser
 from utils.options.presets import PRESETS
+from utils.options.resolve import Options
 from utils.system.errors import UserError
 
 PARSERS = {"train.py": resolve.train_parser, "test.py": resolve.test_parser}
@@ -137,6 +139,35 @@ def test_a_preset_or_model_that_was_typed_is_kept(
     assert (opt.preset, opt.model, opt.reason) == (preset, model, "")
 
 
+# -------------------------------------------------------------------------------------------- weights of a run
+
+
+def test_weights_of_a_run_bring_their_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `--model` and the network's flags would have to repeat; a flag that was typed wins."""
+    monkeypatch.chdir(tmp_path)
+    first = parse_train("--dataroot demo --preset coarse --width 24 --mean 0 --name first".split())
+    saved = {key: value for key, value in vars(first).items() if key not in Options.__slots__}
+    write_run(tmp_path / "checkpoints/first", saved | {"input_nc": 1, "output_nc": 3})
+    file = tmp_path / "checkpoints/first/best_netBA.pth"
+    for weights in (Path("checkpoints/first/best_net.pth"), file):
+        weights.write_bytes(b"")
+        opt = parse_train(["--dataroot", "demo", "--weights", str(weights), "--name", "other"])
+        own = {key: getattr(opt, key) for key in ("model", "stem", "levels", "depth", "width", "mean", "std")}
+        assert own == {
+            **{"model": "resunet", "stem": 4, "levels": 4, "depth": 2, "width": 24},
+            **{"mean": 0, "std": 0.5},
+        }
+        assert [opt.input_nc, opt.output_nc] == ([3, 1] if weights == file else [1, 3])
+        assert (opt.crop_size, opt.optimizer) == (None, "adam"), "the recipe is not the network's"
+        assert any("network as in" in note and "first" in note for note in opt.notes)
+    typed = parse_train(["--dataroot", "demo", "--weights", str(file), "--width", "8", "--name", "other"])
+    assert (typed.model, typed.width) == ("resunet", 8)
+    other = parse_train(["--dataroot", "demo", "--weights", str(file), "--model", "unet", "--name", "other"])
+    assert (other.model, other.depth, other.input_nc, other.notes) == ("unet", 5, None, [])
+    (tmp_path / "alone.pth").write_bytes(b"")
+    assert parse_train(["--dataroot", "demo", "--weights", "alone.pth"]).model == "resnet"
+
+
 # ------------------------------------------------------------------------------------------------------ hints
 
 
@@ -164,6 +195,40 @@ def test_a_wrong_flag_is_answered_with_the_useful_one(script: str, typed: str, m
     with pytest.raises(UserError) as caught:
         parse([typed, "3"])
     assert caught.value.what == f"unknown argument {typed}" and caught.value.fix == f"did you mean {meant}?"
+
+
+def test_an_error_names_every_unknown_flag() -> None:
+    error = error_of(parse_train, ["--epochs", "3", "--bs", "-4", "--dataroot", "demo", "--xyzzyx"])
+    assert error.what == "unknown arguments --epochs, --bs, --xyzzyx"
+    assert error.fix == "--epochs: did you mean --n_epochs?; --bs: did you mean --batchSize?"
+    error = error_of(parse_train, ["--xyzzyx", "--qqqqqq=1"])
+    assert error.what == "unknown arguments --xyzzyx, --qqqqqq=1" and "--help" in error.fix
+    assert error_of(parse_train, ["-4"]).what == "unknown argument -4"
+
+
+@pytest.mark.parametrize(
+    ("line", "begun", "wanted", "unwanted"),
+    [
+        ("python train.py --mod", 2, "--model", "--dataroot"),
+        ("python train.py --model res", 2, "resunet", "unet"),
+        ("python test.py --psnr_", 2, "--psnr_channel", "--model"),
+        ("train.py --dataroot ta", 1, "tanks", "--model"),
+    ],
+)
+def test_a_shell_completes_flags_choices_and_files(
+    line: str, begun: int, wanted: str, unwanted: str, tmp_path: Path
+) -> None:
+    """As argcomplete's function for bash asks; `begun` is the word of the line that is the script, from 1."""
+    pytest.importorskip("argcomplete")
+    (tmp_path / "tanks").mkdir()
+    script = next(word for word in line.split() if word.endswith(".py"))
+    assert b"PYTHON_ARGCOMPLETE_OK" in (ROOT / script).read_bytes()[:1024]
+    asked = {"_ARGCOMPLETE": str(begun), "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9"}
+    asked |= {"_ARGCOMPLETE_SHELL": "bash", "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_COMP_WORDBREAKS": " "}
+    asked |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "answer"), "_ARGCOMPLETE_SUPPRESS_SPACE": "1"}
+    subprocess.run([sys.executable, ROOT / script], env=os.environ | asked, cwd=tmp_path, check=True)
+    answer = [word.strip().rstrip("/") for word in (tmp_path / "answer").read_text().splitlines()]
+    assert wanted in answer and unwanted not in answer, answer
 
 
 def test_synonyms_name_flags_that_exist_and_none_is_a_flag_itself() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.signal import convolve2d
 from torch import Tensor, nn
 
 from models import perceptual
@@ -29,7 +30,7 @@ from tests.builders import (
     write_weights,
 )
 from tests.cli import InProcess, log, records, state
-from utils.eval.perceptual import KID, all_rows, kid
+from utils.eval.perceptual import KID, all_rows, kid, sharpness
 from utils.options import parse_test
 from utils.system.distributed import Ranks
 from utils.vis.card import figures as card_figures
@@ -259,6 +260,22 @@ def test_rows_of_all_processes_are_gathered_in_order() -> None:
     assert torch.equal(all_rows(rows, ALONE), torch.stack(rows)) and len(all_rows([], ALONE)) == 0
 
 
+def test_sharpness_is_the_ratio_of_mean_absolute_laplacians() -> None:
+    kernel = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
+
+    def mean_laplacian(array: np.ndarray) -> float:
+        planes = (array[:, :, channel] / 255.0 for channel in range(array.shape[2]))
+        return float(np.mean([np.abs(convolve2d(plane, kernel, "valid")).mean() for plane in planes]))
+
+    soft, crisp = image(40, 56, seed=1, smooth=True), image(40, 56, seed=2)
+    wanted = mean_laplacian(soft) / mean_laplacian(crisp)
+    assert sharpness(batch(soft), batch(crisp)).item() == pytest.approx(wanted, rel=1e-5)
+    assert sharpness(batch(crisp), batch(crisp)).item() == 1
+    both = torch.cat([batch(soft), batch(crisp)])
+    assert sharpness(both, torch.cat([batch(crisp)] * 2)).tolist() == pytest.approx([wanted, 1])
+    assert math.isnan(sharpness(batch(soft), torch.full_like(batch(soft), 0.5)).item())
+
+
 @needs_lite0
 def test_large_images_are_shrunk_before_their_features() -> None:
     net, smooth = KID(CPU), image(1200, 1400, seed=3, smooth=True)
@@ -278,16 +295,20 @@ def test_figures_of_test_py(cli: InProcess) -> None:
     save(image(12, 12, seed=5), Path("set/test/input/3.png"))
     save(image(12, 12, seed=6), Path("set/test/target/3.png"))
     cli.train("--dataroot", "set", *TINY_NET, *FAST, *words("--max_steps 2 --repeat 2 --gpu_ids -1"))
-    done = cli.test("--name", "run", "--metrics", "psnr,lite0,kid")
+    done = cli.test("--name", "run", "--metrics", "psnr,sharpness,lite0,kid")
     distance = FeatureDistance(lite0_features())
     targets = [pixels(Path(f"set/test/target/{i}.png")) for i in range(4)]
     outputs = [done.output(f"{i}.png") for i in range(4)]
     for i in range(3):
         wanted = distance(batch(outputs[i]), batch(targets[i])).item()
         assert float(done.rows[i]["lite0"]) == pytest.approx(wanted, abs=1e-5)
+        ratio = sharpness(batch(outputs[i]), batch(targets[i])).item()
+        assert float(done.rows[i]["sharpness"]) == pytest.approx(ratio, rel=1e-4)
     assert done.rows[3]["lite0"] == ""  # under 16 pixels
     means = [done.summary[key]["mean"] for key in ("lite0", "lite0_input")]
     assert f"Lite0 distance {means[0]:.4f} (input {means[1]:.4f}" in done.out
+    assert f"sharpness {done.summary['sharpness']['mean']:.3f} (input " in done.out
+    assert "sharpness: no value for 1 images (too small, or a flat target; first: 3.png)" in done.out
     assert "Lite0 distance: no value for 1 images (too small; first: 3.png)" in done.out
 
     features = KID(CPU)

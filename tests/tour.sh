@@ -1,59 +1,163 @@
 #!/usr/bin/env bash
-# Run the commands of README.md from top to bottom in a copy of this checkout, those of minutes shortened, and stop at
-# the first that fails. `datasets/mine` is a small set that is made here. Needs what the README installs: the environment
-# is the caller's, so setup, clone and test suite (which .ci/run has) are left out.
+# Run the shell blocks of every README from top to bottom in a copy of this checkout, trainings shortened, and stop at
+# the first command that fails; `tests/tour.sh models utils` runs those of models/README.md and utils/README.md. The
+# data sets are small ones that are made here, so the figures mean nothing. Needs what the README installs: the
+# environment is the caller's, so setup, clone and test suite (which .ci/run has) are left out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+top=$PWD
 work=$(mktemp -d)
 server=
-trap '[ -z "$server" ] || kill "$server" 2> /dev/null || true; rm -rf "$work"' EXIT
-git ls-files -z --cached --others --exclude-standard | tar --null -T - -cf - | tar xf - -C "$work"
-cd "$work"
+end() {
+    [ -z "$server" ] || kill "$server" 2> /dev/null || true
+    server=
+}
+trap 'end; rm -rf "$work"' EXIT
 
-python - << 'PY'
+# The small data sets, under the names that the READMEs use.
+sets() {
+    python - << 'PY'
 from pathlib import Path
 
-from tests.builders import write_set
+from tests.builders import image, save, write_set
 
-write_set(Path("datasets/mine"), "pairs", count=12, size=(160, 176))
+SIZE = (160, 176)
+for name in ("mine", "other", "sots-indoor", "rain100L"):
+    write_set(Path("datasets", name), "pairs", count=12, size=SIZE)
+write_set(Path("datasets/facades"), "aligned", count=4, size=SIZE)
+for name in ("photos", "bsds500-color"):
+    write_set(Path("datasets", name), "clean", count=12, size=SIZE, splits=[""])
+for name in ("bsd400-gray", "set12"):
+    write_set(Path("datasets", name), "clean", count=12, size=SIZE, splits=[""], channels=1)
+save(image(*SIZE), Path("photo.jpg"))
 PY
-
-# The lines of the README's shell blocks: a tag (sh, setup, background), then the command without its comment.
-commands() {
-    awk '/^```sh/ { tag = ($2 == "") ? "sh" : $2; next } /^```/ { tag = "" } tag != "" { print tag, $0 }' README.md |
-        sed -E -e 's/ +# .*$//' -e 's/--minutes [0-9.]+/--minutes 0.2/' \
-            -e 's/pip install .* && (python train\.py)/\1/' |
-        grep -Ev '^(sh|setup) (git clone|python3 -m venv|pip install)' || true
 }
 
-count=0
-while read -r tag command <&3; do
-    printf '\n=== %s (%s s)\n' "$command" "$SECONDS"
-    case "$tag $command" in
+# The commands of a README's shell blocks, each followed by a NUL: the block's tag (sh, setup, background), a space,
+# and the command, shortened. What installs and clones is left out.
+commands() {
+    python - "$1" << 'PY'
+import re
+import shlex
+import sys
+from pathlib import Path
+
+SHORTER = {  # a run of minutes, of 80 epochs, or on two machines
+    r"--minutes [0-9.]+": "--minutes 0.2",
+    r"--n_epochs 80": "--n_epochs 14",
+    r"--nnodes 2 --node_rank 0 --nproc_per_node 4 --master_addr [0-9.]+": "--standalone --nproc_per_node 2",
+    r"--master_port \d+": "--max_steps 2",
+    r"--max_steps 2( .*train\.py.*)$": r"\1 --max_steps 2",
+    r"^pip install .* && (python train\.py)": r"\1",
+}
+LENGTH = ("--minutes", "--max_steps", "--resume", "--epoch ")
+LEFT_OUT = ("git clone", "python3 -m venv", "pip install")
+
+
+def blocks(text):
+    """(tag, lines) of each block."""
+    for fence, body in re.findall(r"^```sh(.*)\n((?:.*\n)*?)```", text, re.MULTILINE):
+        yield fence.strip() or "sh", body.splitlines()
+
+
+def joined(lines):
+    """Whole commands: a line that ends in a backslash, or within a quotation, goes on."""
+    command = ""
+    for line in lines:
+        command += line
+        try:
+            whole = not line.endswith("\\") and shlex.split(command, comments=True) is not None
+        except ValueError:
+            whole = False
+        if whole:
+            yield command
+        command = "" if whole else command.removesuffix("\\") + ("" if line.endswith("\\") else "\n")
+
+
+for tag, lines in blocks(Path(sys.argv[1]).read_text("utf-8")):
+    for command in joined(lines):
+        command = re.sub(r" +# [^'\"\n]*$", "", command)
+        for long, short in SHORTER.items():
+            command = re.sub(long, short, command)
+        if command.startswith("python train.py") and not any(word in command for word in LENGTH):
+            command += " --max_steps 2"
+        if not command.startswith(LEFT_OUT):
+            print(tag, command, sep=" ", end="\0")
+PY
+}
+
+run() { # tag, command
+    case "$1 $2" in
         background*)
-            bash -c "exec $command" > server.log 2>&1 &
+            bash -c "exec $2" > server.log 2>&1 &
             server=$!
             ;;
         *"--resume --name mine_resunet") # nothing interrupted it: what it says is that it is finished
             code=0
-            bash -ec "$command" > resumed.log 2>&1 || code=$?
+            bash -ec "$2" > resumed.log 2>&1 || code=$?
             cat resumed.log
             [ "$code" = 2 ] && grep -q "is finished" resumed.log
             ;;
-        *) bash -ec "$command" < /dev/null ;;
+        *) bash -ec "$2" < /dev/null ;;
     esac
-    count=$((count + 1))
-done 3< <(commands)
+}
 
-printf '\n=== the lines of Python\n'
-{
-    echo 'from PIL import Image; image = Image.open("datasets/mine/test/input/0.png")'
-    awk '/^```python/ { inside = 1; next } /^```/ { inside = 0 } inside' README.md
-    echo 'assert output.size == image.size, output.size'
-} | python -
+# What a README takes for granted: runs of the commands of the first one.
+runs() {
+    local small=(--model resunet --crop_size 64 --batchSize 4)
+    python train.py --dataroot datasets/mine "${small[@]}" --n_epochs 12 --save_freq 5 > /dev/null
+    python train.py --dataroot datasets/mine "${small[@]}" --max_steps 2 --name mine_unet > /dev/null
+    python train.py --dataroot datasets/bsd400-gray --degrade noise:25 "${small[@]}" --max_steps 2 --name denoise > /dev/null
+    python test.py --name mine_resunet > /dev/null
+    python test.py --name mine_unet > /dev/null
+}
 
-[ "$count" -ge 12 ] || { echo "only $count commands were found in README.md"; exit 1; }
-for file in checkpoints/mine_resunet/{report.md,curve.png} results/mine_resunet/mine/index.html results/compare.png; do
-    [ -s "$file" ] || { echo "$file is missing"; exit 1; }
+tour() { # a README, the least number of its commands
+    local count=0 tag command place="$work/$count_of_tours"
+    count_of_tours=$((count_of_tours + 1))
+    mkdir "$place"
+    (cd "$top" && git ls-files -z --cached --others --exclude-standard | tar --null -T - -cf -) | tar xf - -C "$place"
+    cd "$place"
+    sets
+    [ "$1" = README.md ] || runs
+    while IFS= read -r -d '' command <&3; do
+        tag=${command%% *}
+        command=${command#* }
+        printf '\n=== %s: %s (%s s)\n' "$1" "$command" "$SECONDS"
+        run "$tag" "$command"
+        count=$((count + 1))
+    done 3< <(commands "$1")
+    python_of "$1"
+    end
+    [ "$count" -ge "$2" ] || { echo "only $count commands were found in $1"; exit 1; }
+    printf '\n=== %s: %s commands ran (%s s)\n' "$1" "$count" "$SECONDS"
+}
+
+# The lines of Python, which take `image` from the reader.
+python_of() {
+    local lines
+    lines=$(awk '/^```python/ { inside = 1; next } /^```/ { inside = 0 } inside' "$1")
+    [ -n "$lines" ] || return 0
+    printf '\n=== %s: the lines of Python\n' "$1"
+    {
+        echo 'from PIL import Image; image = Image.open("datasets/mine/test/input/0.png")'
+        echo "$lines"
+        echo 'assert output.size == image.size, output.size'
+    } | python -
+}
+
+count_of_tours=0
+for place in "${@:-.}"; do
+    case "$place" in
+        .) tour README.md 12 ;;
+        models) tour models/README.md 12 ;;
+        utils) tour utils/README.md 10 ;;
+        benchmarks) tour tests/benchmarks/README.md 8 ;;
+        *) echo "no README of $place: ., models, utils, benchmarks"; exit 2 ;;
+    esac
+    if [ "$place" = . ]; then
+        for file in checkpoints/mine_resunet/{report.md,curve.png} results/mine_resunet/mine/index.html results/compare.png; do
+            [ -s "$file" ] || { echo "$file is missing"; exit 1; }
+        done
+    fi
 done
-printf '\n=== %s commands ran (%s s)\n' "$count" "$SECONDS"

@@ -1,4 +1,4 @@
-"""Perceptual figures: distances on Lite0 or VGG19 features of each image, and KID of two sets of images."""
+"""Perceptual figures: sharpness, distances on Lite0 or VGG19 features of each image, and KID of two sets."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -17,31 +17,59 @@ if TYPE_CHECKING:
     from data.datasets import WholeDataset
     from utils.eval.evaluator import Prediction
 
-DISTANCES: dict[str, Callable[[], FeatureDistance]] = {
-    "lite0": lambda: FeatureDistance(lite0_features()),
-    "vgg": lambda: VGGDistance(vgg_features()),
+Comparison = Callable[[Tensor, Tensor], Tensor]  # of two batches `(1, 3, H, W)` in [0, 1]
+COMPARISONS: dict[str, Callable[[torch.device], Comparison]] = {
+    "sharpness": lambda device: sharpness,
+    "lite0": lambda device: FeatureDistance(lite0_features()).to(device),
+    "vgg": lambda device: VGGDistance(vgg_features()).to(device),
 }
 MAX_KID_PIXELS = 2**20  # larger images are shrunk before their features are pooled
 MIN_KID_IMAGES = 2  # of each set
 
 
-def open_distances(
+def open_comparisons(
     names: Iterable[str], device: torch.device
 ) -> "list[Callable[[Prediction], dict[str, float]]]":
-    """A function from a prediction to `<name>` and `<name>_input` for each of DISTANCES among `names`.
+    """A function from a prediction to `<name>` and `<name>_input` for each of COMPARISONS among `names`.
 
     Raises:
         UserError: the weights of a network are not on this machine.
     """
-    metrics = {name: DISTANCES[name]().to(device) for name in names if name in DISTANCES}
+    metrics = {name: COMPARISONS[name](device) for name in names if name in COMPARISONS}
     return [by_image(name, metric, device, MIN_SIDE) for name, metric in metrics.items()]
 
 
 def measure_all(
-    distances: "Iterable[Callable[[Prediction], dict[str, float]]]", image: "Prediction"
+    comparisons: "Iterable[Callable[[Prediction], dict[str, float]]]", image: "Prediction"
 ) -> dict[str, float]:
-    """The values of all distances for one prediction, by name."""
-    return {key: value for distance in distances for key, value in distance(image).items()}
+    """The values of all comparisons for one prediction, by name."""
+    return {key: value for compare in comparisons for key, value in compare(image).items()}
+
+
+def sharpness(image: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute Laplacian of `image` over that of `target`; below 1: softer, above: sharper or noisier.
+
+    The Laplacian is that of four neighbours, of each channel, without the outermost pixels.
+
+    Args:
+        image, target: `(N, C, H, W)` with H and W of at least 3, of the same range.
+
+    Returns:
+        `(N,)`; NaN where the target is flat.
+
+    >>> edge = torch.eye(4)[None, None]
+    >>> sharpness(edge / 2, edge).tolist(), sharpness(edge, torch.zeros(1, 1, 4, 4)).tolist()
+    ([0.5], [nan])
+    """
+    found, wanted = (laplacian(each).abs().flatten(1).mean(1) for each in (image, target))
+    return torch.where(wanted > 0, found / wanted, math.nan)
+
+
+def laplacian(image: Tensor) -> Tensor:
+    """Sum of the four neighbours less four times the pixel, `(N, C, H - 2, W - 2)`."""
+    across = image[..., 1:-1, :-2] + image[..., 1:-1, 2:]
+    down = image[..., :-2, 1:-1] + image[..., 2:, 1:-1]
+    return across + down - 4 * image[..., 1:-1, 1:-1]
 
 
 def kid(one: Tensor, other: Tensor, paired: bool = False) -> float:

@@ -28,13 +28,15 @@ COLUMNS = (
     "mae_input",
     "lpips",
     "lpips_input",
+    "sharpness",
+    "sharpness_input",
     "lite0",
     "lite0_input",
     "vgg",
     "vgg_input",
     "seconds",
 )
-HIGHER_IS_BETTER = ("psnr", "ssim", "gain")
+HIGHER_IS_BETTER = ("psnr", "ssim", "gain", "sharpness")
 FORMULA = (
     "=",
     "+",

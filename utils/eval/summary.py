@@ -14,11 +14,11 @@ from utils.system.errors import UserError, printable
 
 NAMES = {
     **{"psnr": "PSNR", "ssim": "SSIM", "mae": "MAE", "lpips": "LPIPS"},
-    **{"lite0": "Lite0 distance", "vgg": "VGG19 distance", "kid": "KID (Lite0)"},
+    **{"sharpness": "sharpness", "lite0": "Lite0 distance", "vgg": "VGG19 distance", "kid": "KID (Lite0)"},
 }
 UNITS = {"psnr": " dB"}
-DIGITS = {"psnr": 2, "ssim": 4, "mae": 5, "lpips": 4, "lite0": 4, "vgg": 4, "kid": 4}
-PERCEPTUAL = ("lpips", "lite0", "vgg")  # not measured of small images
+DIGITS = {"psnr": 2, "ssim": 4, "mae": 5, "lpips": 4, "sharpness": 3, "lite0": 4, "vgg": 4, "kid": 4}
+PERCEPTUAL = ("lpips", "sharpness", "lite0", "vgg")  # not measured of small images
 
 
 def headline(
@@ -158,7 +158,7 @@ def unmeasured(results: Results, metric: str) -> list[str]:
 def _reason(row: Mapping[str, Any], metric: str) -> str:
     """Tell why a value is NaN, from the PSNR of the input, which is measured over the same pixels."""
     if metric in PERCEPTUAL or not math.isnan(row.get("psnr", 0.0)):
-        return "too small"
+        return "too small, or a flat target" if metric == "sharpness" else "too small"
     if "psnr_input" not in row:
         return "NaN in the output, or no pixels left after --crop_border"
     return "no pixels left after --crop_border" if math.isnan(row["psnr_input"]) else "NaN in the output"

@@ -11,7 +11,7 @@ from data.training import TrainingData
 from models.perceptual import MIN_SIDE
 from utils.eval.evaluator import Evaluator, MeanPSNR, Prediction, mean_psnr
 from utils.eval.metrics import Protocol
-from utils.eval.perceptual import KID, measure_all, open_distances
+from utils.eval.perceptual import KID, measure_all, open_comparisons
 from utils.system import distributed
 from utils.system.distributed import Ranks
 from utils.system.errors import UserError
@@ -49,7 +49,7 @@ class Validator:
         if data.val_count:
             self._check()
         self.names = [figure] if figure in ("ssim", "lite0") else []
-        self.distances = open_distances([figure], ranks.device)
+        self.comparisons = open_comparisons([figure], ranks.device)
         self.kid = KID(ranks.device) if figure == "kid" else None
         self.kept: tuple[str, ...] = ()  # sets of features that are complete
 
@@ -92,7 +92,7 @@ class Validator:
     def _measured(self, images: Iterable[Whole]) -> Iterator[Prediction]:
         """Predictions with the perceptual distance among their scores; KID takes its features."""
         for image in self.evaluator(images):
-            more = measure_all(self.distances, image)
+            more = measure_all(self.comparisons, image)
             if self.kid:
                 self.kid.take(image, again=bool(self.kept))
             yield image._replace(scores={**image.scores, **more}) if more else image

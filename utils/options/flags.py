@@ -39,7 +39,7 @@ from utils.options.kinds import (
 from utils.options.parser import ON_OFF, SWITCH, Flag, Table, common, flag
 from utils.options.presets import PRESETS
 
-METRICS = ("psnr", "ssim", "mae", "lpips", "lite0", "vgg", "kid")
+METRICS = ("psnr", "ssim", "mae", "lpips", "sharpness", "lite0", "vgg", "kid")
 FIGURES = ("psnr", "ssim", "lite0", "kid")  # those of `utils.run.checkpoint`, which imports torch
 NETWORK_FLAGS = ("width", "depth", "levels", "stem", "norm", "act", "init", "upsample", "arch")
 LIST = one_of_each(METRICS)
@@ -198,7 +198,7 @@ TEST: Table = {
         flag("--num_workers --num_threads", 0, COUNT, "loader processes"),
     ],
     "metrics": [
-        common("--metrics", ["psnr", "ssim"], LIST, "psnr, ssim, lpips, lite0, vgg, kid (mae: always)"),
+        common("--metrics", ["psnr", "ssim"], LIST, "psnr, ssim, lpips, sharpness, lite0, vgg, kid (mae: always)"),
         common("--psnr_channel", "rgb", ["rgb", "y"], "y: luma of BT.601"),
         common("--crop_border", 0, COUNT, "leave out this many pixels on each side"),
         common("--no_quantize", False, SWITCH, "clamp the outputs, but do not round them to the bit depth"),

@@ -96,22 +96,28 @@ def own_terms(options: Mapping[str, Any]) -> set[str]:
 
 
 def network_of_weights(typed: Mapping[str, Any]) -> dict[str, Any]:
-    """The network's options of the run that `--weights` lies in, as defaults; {} where `--model` was typed.
+    """The network's options of the run that `--weights` lies in, as defaults.
+
+    {} where `--model` was typed, and for weights that lie in no run.
 
     Raises:
-        UserError: no weights, or no run beside them.
+        UserError: --preset sharp without weights, or with weights of an unknown network.
     """
-    if not typed.get("weights"):
+    weights, sharp = typed.get("weights"), typed.get("preset") == "sharp"
+    if sharp and not weights:
         fix = "train with --preset fine or coarse first, then give --weights checkpoints/RUN/best_net.pth"
         raise UserError("--preset sharp starts from the weights of another run", "--weights is missing", fix)
-    if "model" in typed:
+    if "model" in typed or not weights:
         return {}
-    run = Run(Path(typed["weights"]).parent)
+    run = Run(Path(weights).parent)
     if not run.exists():
-        why = f"there is no options.json beside {typed['weights']}"
-        raise UserError(
-            "--preset sharp does not know the network of --weights", why, "add --model and its flags"
-        )
+        if not sharp:
+            return {}
+        why, fix = f"there is no options.json beside {weights}", "add --model and its flags"
+        raise UserError("--preset sharp does not know the network of --weights", why, fix)
     saved = run.options()
     names = [*OF_NETWORK, *(network_defaults(saved["model"]) if saved.get("model") in NETWORKS else ())]
-    return {key: saved[key] for key in names if saved.get(key) is not None and key != "weights"}
+    found = {key: saved[key] for key in names if saved.get(key) is not None and key != "weights"}
+    if "_netBA" in Path(weights).name and {"input_nc", "output_nc"} <= found.keys():
+        found["input_nc"], found["output_nc"] = found["output_nc"], found["input_nc"]
+    return found

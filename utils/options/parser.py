@@ -2,16 +2,19 @@
 
 import argparse
 import difflib
+import importlib
 import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from models.terms import CYCLE_LOSS
 from utils.system.errors import UserError, bad_path
 
+MAX_UNKNOWN = 4  # flags that one error names
 SWITCH, ON_OFF = "switch", "on_off"  # kinds of flags without a value: --x, and --x or --no-x
 
 SYNONYMS = {  # what other tools call it -> our flag
@@ -180,9 +183,10 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UserError: an unknown flag (names the nearest one), a bad or an empty value.
         """
+        complete(self)
         found, extra = self.parse_known_args(argv)
         if extra:
-            raise UserError(f"unknown argument {extra[0]}", fix=self._suggestion(extra[0], argv))
+            raise self._unknown(extra, argv)
         typed = vars(found)
         if empty := [name for name, value in typed.items() if value == ""]:
             raise UserError(f"--{empty[0]} is empty", fix="give it a value, or leave it out")
@@ -216,6 +220,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message, fix=f"{self.prog} --help lists the flags")
+
+    def _unknown(self, extra: Sequence[str], argv: Sequence[str]) -> UserError:
+        """The error for arguments that nothing takes: every flag among them, else the first word."""
+        flags = [word for word in dict.fromkeys(extra) if word.lstrip("-")[:1].isalpha() and word[0] == "-"]
+        flags = flags[:MAX_UNKNOWN] or [extra[0]]
+        fixes = {word: self._suggestion(word, argv) for word in flags}
+        if len(flags) == 1:
+            return UserError(f"unknown argument {flags[0]}", fix=fixes[flags[0]])
+        general = f"{self.prog} --help lists the flags"
+        near = [f"{word}: {fix}" for word, fix in fixes.items() if fix != general]
+        return UserError(f"unknown arguments {', '.join(flags)}", fix="; ".join(near) or general)
 
     def _suggestion(self, word: str, argv: Sequence[str]) -> str:
         """A fix for an unknown argument."""
@@ -254,6 +269,13 @@ class _ShowHelp(argparse.Action):
             parser.error(f"argument --help: {values!r} is unknown; --help all shows every flag")
         sys.stdout.write(parser.help_text(everything=values == "all"))
         sys.exit()
+
+
+def complete(parser: Parser) -> None:
+    """Answer a shell that asks for completions, where argcomplete is installed, and end the process."""
+    if "_ARGCOMPLETE" in os.environ:  # set by the shell's function
+        with suppress(ImportError):
+            importlib.import_module("argcomplete").autocomplete(parser, always_complete_options="long")
 
 
 def parse_or_exit(parse: Callable[[Sequence[str]], Any], in_group: bool = False) -> Any:

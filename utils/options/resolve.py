@@ -122,8 +122,8 @@ def choose_preset(settings: DataSettings) -> tuple[str, str]:
 def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
     """The options of train.py by what was typed; raises as `parse_train`."""
     base = parser.defaults | PRESETS.get(typed.get("preset", ""), {})
-    if typed.get("preset") == "sharp" and not typed.keys() & {"resume", "epoch"}:
-        base |= network_of_weights(typed)
+    of_weights = {} if typed.keys() & {"resume", "epoch"} else network_of_weights(typed)
+    base |= of_weights
     asked = base | typed
     run = Run.named(asked["name"] or default_name(asked["dataroot"], asked["model"]))
     resumes = asked["resume"] or asked["epoch"] > 0
@@ -155,6 +155,8 @@ def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
     resolve_network(opt, changed)
     resolve_objective(opt, typed)
     _check_train(opt)
+    if of_weights:
+        opt.notes.append(f"network as in {Path(typed['weights']).parent}")
     return opt
 
 

@@ -44,6 +44,8 @@ LABELS = {
     "mae_input": "input MAE",
     "lpips": "LPIPS",
     "lpips_input": "input LPIPS",
+    "sharpness": "sharpness",
+    "sharpness_input": "input sharpness",
     "lite0": "Lite0 distance",
     "lite0_input": "input Lite0",
     "vgg": "VGG19 distance",
