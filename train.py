@@ -102,7 +102,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
 
     # ---- the state of the run: one list of parts, which is saved and restored
     horizon, best = Horizon(data.sampler.steps_per_epoch), Best(data.val_digest, opt.best, data.val_paired)
-    origin = Origin(saved_run, data.files, computation(ranks, amp), say, **opt.identity())
+    origin = Origin(saved_run, data.files, computation(ranks, amp, data.degraded_on), say, **opt.identity())
     parts = {"origin": origin, "objective": objective, "horizon": horizon, "best": best} | nets | averaged
     parts |= {f"optimizer_{name}": optimizer for name, optimizer in optimizers.items()}
     if resuming and ranks.is_main:

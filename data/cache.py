@@ -142,12 +142,16 @@ class DeviceImages:
 
     def put(self, index: int, images: list[Array]) -> list[torch.Tensor]:
         """Return the images of a pair on the device, and store them if there is room."""
-        sent = [torch.from_numpy(_copy_for_torch(image)).to(self.device) for image in images]
-        size = sum(image.nbytes for image in sent)
+        distinct = {id(image): image for image in images}  # of a degraded pair both are the clean image
+        there = {key: self._send(image) for key, image in distinct.items()}
+        sent, size = [there[id(image)] for image in images], sum(image.nbytes for image in there.values())
         if size <= self.free_bytes:
             self.free_bytes -= size
             self._stored[index] = sent
         return sent
+
+    def _send(self, image: Array) -> torch.Tensor:
+        return torch.from_numpy(_copy_for_torch(image)).to(self.device)
 
 
 def _copy_for_torch(image: Array) -> Array:

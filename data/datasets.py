@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from data.augment import AUGMENTATIONS, random_crop
 from data.degrade import Degradation
+from data.device_degrade import on_device
 from data.pairs import Pair, PairList
 from data.settings import CHANNELS
 from data.transforms import Array, preparation
@@ -200,8 +201,15 @@ class TrainDataset(Dataset[dict[str, Any]]):
                 raise UserError(f"{name} is smaller than --crop_size", str(error), fix, code=1) from None
         images = self.augment(images, rng)
         if self.spec.degrade:
-            images[0] = self.spec.degrade(to_float(images[0]), rng)
+            images[0] = self._degraded(images[0], rng)
         return images
+
+    def _degraded(self, image: Any, rng: np.random.Generator) -> Any:
+        """The degraded image `(H, W, C)`, where the image lies."""
+        assert self.spec.degrade
+        if isinstance(image, np.ndarray):
+            return self.spec.degrade(to_float(image), rng)
+        return on_device(self.spec.degrade)(image, rng)
 
     def _readable(self, decoded: DecodedPairs, first: int) -> tuple[str, list[Any]]:
         """(name, images) of a pair, or with `replace_unreadable` of the next readable one in the list.

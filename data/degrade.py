@@ -21,6 +21,7 @@ from utils.system.pixels import to_bytes, to_float
 Array = np.ndarray
 Action = Callable[[Array, np.random.Generator], Array]
 LUMA = 0.299, 0.587, 0.114  # ITU-R BT.601, full range
+CPU_ONLY = ("jpeg",)  # steps that `data.device_degrade` does not have
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,15 @@ def random_blur(image: Array, rng: np.random.Generator, sigma: tuple[float, floa
 
 def gaussian(image: Array, sigma: float) -> Array:
     """Filter `(H, W, C)` by a Gaussian of `sigma` pixels, truncated at 4 sigma, with symmetric padding."""
+    kernel = gaussian_kernel(sigma)
+    return convolve(convolve(image, kernel, axis=0), kernel, axis=1)
+
+
+def gaussian_kernel(sigma: float) -> Array:
+    """The weights of a Gaussian from its centre outwards, to 4 sigma; float32."""
     radius = int(4 * sigma + 0.5)
     kernel = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
-    kernel = (kernel / (kernel[0] + 2 * kernel[1:].sum())).astype(np.float32)
-    return convolve(convolve(image, kernel, axis=0), kernel, axis=1)
+    return (kernel / (kernel[0] + 2 * kernel[1:].sum())).astype(np.float32)
 
 
 def convolve(image: Array, kernel: Array, axis: int) -> Array:
@@ -171,10 +177,15 @@ def reduce(image: Array, rng: np.random.Generator, factor: int) -> Array:
         ValueError: a side is not a multiple of `factor`.
     """
     height, width = image.shape[:2]
-    if height % factor or width % factor:
-        raise ValueError(f"sr:{factor} needs sides that are multiples of {factor}, not {width}x{height}")
+    check_multiple(height, width, factor)
     narrow = resize(image, (width // factor, height))
     return resize(narrow, (width // factor, height // factor))
+
+
+def check_multiple(height: int, width: int, factor: int) -> None:
+    """Raise ValueError unless both sides are multiples of `factor`."""
+    if height % factor or width % factor:
+        raise ValueError(f"sr:{factor} needs sides that are multiples of {factor}, not {width}x{height}")
 
 
 def resize(image: Array, size: tuple[int, int]) -> Array:
@@ -192,11 +203,13 @@ def haze(value: str) -> Step:
 
 def add_haze(image: Array, rng: np.random.Generator) -> Array:
     """Draw depth, strength and airlight, and apply `scatter`; not clamped."""
-    height, width = image.shape[:2]
-    depth = np.linspace(1, 0.4, height, dtype=np.float32)[:, None] + 0.4 * smooth_field(
-        (height, width), 4, rng
-    )
-    return scatter(image, depth, beta=rng.uniform(0.6, 1.8), airlight=rng.uniform(0.7, 1.0))
+    return scatter(image, *draw_haze(image.shape[:2], rng))
+
+
+def draw_haze(shape: tuple[int, int], rng: np.random.Generator) -> tuple[Array, float, float]:
+    """(depth `(H, W)`, beta, airlight) of `scatter` for an image of this height and width."""
+    depth = np.linspace(1, 0.4, shape[0], dtype=np.float32)[:, None] + 0.4 * smooth_field(shape, 4, rng)
+    return depth, rng.uniform(0.6, 1.8), rng.uniform(0.7, 1.0)
 
 
 def scatter(clear: Array, depth: Array, beta: float, airlight: float | Array) -> Array:

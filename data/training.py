@@ -20,6 +20,8 @@ from data.splits import Division, divide, find_pairs
 from utils.system.distributed import Ranks, check_same
 from utils.system.errors import UserError
 
+DEVICE_NOTE = "note    --degrade draws its noise on the device: other values than with another --cache"
+
 
 def image_spec(settings: DataSettings, scan: HeaderScan) -> ImageSpec:
     """What every image becomes; channels are those of the files where no flag says otherwise."""
@@ -77,7 +79,8 @@ class TrainingData:
         both = "; ".join(part.describe() for part in parts)
         remarks = [remark for part in parts for remark in part.remarks]
         remarks += [*self.scan.remarks(), *self.ranges.remarks()]
-        notes = [*self.division.notes, self.batches.note, *(f"warning {remark}" for remark in remarks)]
+        notes = [*self.division.notes, self.batches.note, DEVICE_NOTE * (self.degraded_on == "device")]
+        notes += [f"warning {remark}" for remark in remarks]
         lines = [f"data    {both}; {self.cache.describe()}", f"        {self.scan.describe()}", *notes]
         return [line for line in lines if line]
 
@@ -105,6 +108,11 @@ class TrainingData:
     def val_paired(self) -> bool:
         """Whether every validation image has a target."""
         return self.val_set.pairs.has_targets
+
+    @property
+    def degraded_on(self) -> str:
+        """Where --degrade is computed: "device", with other random values than on the "CPU"."""
+        return "device" if self.spec.degrade and self.cache.device else "CPU"
 
     @property
     def decoding_steps(self) -> int:

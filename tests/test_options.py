@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import ROOT, TINY, error_of, write_run
+from tests.builders import ROOT, TINY, error_of, words, write_run
 from utils.options import describe, parse_test, parse_train, resolve
 from utils.options.flags import TEST, TRAIN
 from utils.options.parser import SYNONYMS, Parser
@@ -139,24 +139,21 @@ def test_a_preset_or_model_that_was_typed_is_kept(
     assert (opt.preset, opt.model, opt.reason) == (preset, model, "")
 
 
-# -------------------------------------------------------------------------------------------- weights of a run
+# ------------------------------------------------------------------------------------------- weights of a run
 
 
 def test_weights_of_a_run_bring_their_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `--model` and the network's flags would have to repeat; a flag that was typed wins."""
     monkeypatch.chdir(tmp_path)
-    first = parse_train("--dataroot demo --preset coarse --width 24 --mean 0 --name first".split())
+    first = parse_train(words("--dataroot demo --preset coarse --width 24 --mean 0 --name first"))
     saved = {key: value for key, value in vars(first).items() if key not in Options.__slots__}
     write_run(tmp_path / "checkpoints/first", saved | {"input_nc": 1, "output_nc": 3})
     file = tmp_path / "checkpoints/first/best_netBA.pth"
     for weights in (Path("checkpoints/first/best_net.pth"), file):
         weights.write_bytes(b"")
         opt = parse_train(["--dataroot", "demo", "--weights", str(weights), "--name", "other"])
-        own = {key: getattr(opt, key) for key in ("model", "stem", "levels", "depth", "width", "mean", "std")}
-        assert own == {
-            **{"model": "resunet", "stem": 4, "levels": 4, "depth": 2, "width": 24},
-            **{"mean": 0, "std": 0.5},
-        }
+        names = ("model", "stem", "levels", "depth", "width", "mean", "std")
+        assert [getattr(opt, name) for name in names] == ["resunet", 4, 4, 2, 24, 0, 0.5]
         assert [opt.input_nc, opt.output_nc] == ([3, 1] if weights == file else [1, 3])
         assert (opt.crop_size, opt.optimizer) == (None, "adam"), "the recipe is not the network's"
         assert any("network as in" in note and "first" in note for note in opt.notes)

@@ -78,7 +78,7 @@ noise:x: --degrade noise:x
 +: --degrade +
 empty: --degrade ''; --name ''; --manifest ''
 contradict: --scale 3 --degrade sr:2
---cache ram: --cache device --degrade noise:25; --cache device --num_workers 2
+--cache ram: --cache device --degrade blur+jpeg:40; --cache device --num_workers 2
 0,1: --gpu_ids x; --gpu_ids 0,x
 stem & no parameter: --freeze nothing
 regular expression: --freeze (

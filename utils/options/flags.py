@@ -198,7 +198,7 @@ TEST: Table = {
         flag("--num_workers --num_threads", 0, COUNT, "loader processes"),
     ],
     "metrics": [
-        common("--metrics", ["psnr", "ssim"], LIST, "psnr, ssim, lpips, sharpness, lite0, vgg, kid (mae: always)"),
+        common("--metrics", ["psnr", "ssim"], LIST, "psnr, ssim, lpips, sharpness, lite0, vgg, kid (mae: always)"),  # noqa: E501
         common("--psnr_channel", "rgb", ["rgb", "y"], "y: luma of BT.601"),
         common("--crop_border", 0, COUNT, "leave out this many pixels on each side"),
         common("--no_quantize", False, SWITCH, "clamp the outputs, but do not round them to the bit depth"),

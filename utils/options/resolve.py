@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.degrade import CPU_ONLY
 from data.settings import CHANNELS, DataSettings
 from models.fetch import check_weights, weights_name
 from models.terms import parse_gan
@@ -321,13 +322,12 @@ def _check_train(opt: Options) -> None:
             f"--accum {opt.accum} splits --batchSize {opt.batchSize} into more parts than it has images",
             fix="lower --accum or raise --batchSize",
         )
-    for name, why in (
-        ("degrade", "makes a new input at every step"),
-        ("num_workers", "cuts batches in other processes"),
-    ):
-        if opt.cache == "device" and getattr(opt, name):
-            what = f"--{name} {getattr(opt, name)} {why}: it cannot be used with --cache device"
-            raise UserError(what, fix="use --cache ram")
+    if opt.cache == "device":
+        steps = [part.partition(":")[0] for part in (opt.degrade or "").split("+")]
+        on_cpu = [f"step {step} of --degrade is computed on the CPU" for step in steps if step in CPU_ONLY]
+        on_cpu += [f"--num_workers {opt.num_workers} cuts batches in other processes"] * bool(opt.num_workers)
+        if on_cpu:
+            raise UserError(f"{on_cpu[0]}: it cannot be used with --cache device", fix="use --cache ram")
     if opt.tensorboard and importlib.util.find_spec("tensorboard") is None:  # before a run is made
         raise UserError("tensorboard is not installed [--tensorboard]", fix="pip install tensorboard")
     if not opt.dataroot.startswith("demo") and not Path(opt.dataroot).exists():

@@ -15,14 +15,19 @@ from utils.system.errors import UserError
 ACCEPT = "--data_changed ok continues on the data as they are now"
 
 
-def computation(ranks: Ranks, amp: bool) -> dict[str, Any]:
-    """What the last bits of a training depend on, beside its options."""
+def computation(ranks: Ranks, amp: bool, degraded_on: str) -> dict[str, Any]:
+    """What the last bits of a training depend on, beside its options.
+
+    Args:
+        degraded_on: where --degrade is computed, see `data.training.TrainingData`.
+    """
     cpu = ranks.device.type == "cpu"
     return {
         "device": torch.backends.cpu.get_cpu_capability() if cpu else ranks.note.split(",")[0],
         "threads": torch.get_num_threads() if cpu else 1,
         "processes": ranks.world,
         "precision": "bfloat16" if amp else "float32",
+        "degradation": degraded_on,
         "torch": str(torch.__version__),
     }
 
@@ -77,9 +82,9 @@ class Origin:
             f"{key} {state[key]}, now {now[key]}" for key in now if state.get(key, now[key]) != now[key]
         ]
         if differ:
+            how = "" if any(line.startswith("degradation") for line in differ) else " in the last bits"
             self.say(
-                f"note    {'; '.join(differ)}: the results may differ in the last bits from those of an "
-                "uninterrupted run"
+                f"note    {'; '.join(differ)}: the results may differ{how} from those of an uninterrupted run"
             )
 
     def compare_data(self) -> None:
