@@ -19,7 +19,13 @@ SAMPLES = {
     "jpeg": "jpeg:40",
     "sr": "sr:2",
 }  # else the name alone
-TRAINING = (*TINY, *FAST, *words("--degrade blur:1+noise:25 --cache device --gpu_ids -1 --amp off --schedule multistep --milestones 30"))
+TRAINING = (
+    *TINY,
+    *FAST,
+    *words(
+        "--degrade blur:1+noise:25 --cache device --gpu_ids -1 --amp off --schedule multistep --milestones 30"
+    ),
+)
 
 
 def on_cpu(spec: str, image: np.ndarray, seed: int) -> np.ndarray:

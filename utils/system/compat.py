@@ -1,16 +1,39 @@
-"""Import torchvision so that its Python parts work with any torch; nothing else imports torchvision.
+"""torchvision's transforms with any torch, and without the second that the rest of it takes to import.
 
-A torchvision wheel built against CUDA cannot load its compiled operators into a CPU-only torch: its import
-fails on `register_fake` of two operators that do not exist. They are not used here, so exactly this error is
-ignored during the import. With a matching torch nothing changes.
+The package's `__init__` imports torch._dynamo, which takes 1.6 s, and compiled operators; those of a
+wheel built against CUDA cannot be loaded into a CPU-only torch: registering them fails with an error. The
+transforms need neither. So `__init__` runs only when something else of torchvision is used
+(`torchvision.models`), and exactly this error is ignored meanwhile. No other file imports torchvision before
+this one.
 """
 
+import importlib
+import importlib.util
+import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
 
 _register_fake = torch.library.register_fake
+
+
+class Package(ModuleType):
+    """A package that is in sys.modules, so that its submodules can be imported, but has not run yet."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Run the package's `__init__`, and return what it defines."""
+        spec = self.__spec__
+        if name.startswith("__") or spec is None or spec.loader is None:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        self.__class__ = ModuleType  # type: ignore[assignment]
+        torch.library.register_fake = _tolerant
+        try:
+            spec.loader.exec_module(self)
+        finally:
+            torch.library.register_fake = _register_fake
+        return getattr(self, name)
 
 
 def _tolerant(op: Any, *args: Any, **kwargs: Any) -> Any:
@@ -28,11 +51,11 @@ def _tolerant(op: Any, *args: Any, **kwargs: Any) -> Any:
     return decorate
 
 
-torch.library.register_fake = _tolerant
-try:
-    from torchvision import transforms
-    from torchvision.utils import save_image
-finally:
-    torch.library.register_fake = _register_fake
+if "torchvision" not in sys.modules and (_spec := importlib.util.find_spec("torchvision")):
+    _package = importlib.util.module_from_spec(_spec)
+    _package.__class__ = Package
+    sys.modules["torchvision"] = _package
 
-__all__ = ["save_image", "transforms"]
+# not `from torchvision import transforms`, which looks for an attribute of the package
+transforms: Any = importlib.import_module("torchvision.transforms")
+save_image: Callable[..., None] = importlib.import_module("torchvision.utils").save_image
