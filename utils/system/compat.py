@@ -25,7 +25,8 @@ class Package(ModuleType):
     def __getattr__(self, name: str) -> Any:
         """Run the package's `__init__`, and return what it defines."""
         spec = self.__spec__
-        if name.startswith("__") or spec is None or spec.loader is None:
+        looked_for = name.startswith("__") and name != "__version__"  # by Python itself, in any module
+        if looked_for or spec is None or spec.loader is None:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         self.__class__ = ModuleType  # type: ignore[assignment]
         torch.library.register_fake = _tolerant
