@@ -116,6 +116,13 @@ def test_papers_recipes() -> None:
     assert (opt.lr, opt.beta1, opt.beta2, opt.n_epochs) == (0.0002, 0.5, 0.999, 200)
 
 
+def test_the_recipe_for_restoration_without_pairs() -> None:
+    opt = parse_train(["--dataroot", "demo:unpaired", "--preset", "unpaired", "--gan", "pool=0"])
+    assert (opt.objective, opt.model, opt.norm, opt.name) == ("cycle", "resunet", "instance", "demo_resunet")
+    assert parse_loss(opt.loss) == {"gan": 1, "cycle": 3, "identity": 1}
+    assert parse_gan(opt.gan) == GanSettings("vanilla", ndf=32, norm="spectral", lr=2e-4, pool=0)
+
+
 # -------------------------------------------------------------------------------------------------- the terms
 
 

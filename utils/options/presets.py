@@ -2,8 +2,10 @@
 
 `fine` and `coarse` were chosen for most dB per minute on two CPU cores, on BSD400 with noise 25, by PSNR on
 20 of its images. The two differ in how far the network sees: fine structure (noise, rain, blur) is local,
-haze and light are not. `sharp` continues from one of them. `pix2pix` and `cyclegan` are the recipes of the
-papers (Isola et al. 2017, Zhu et al. 2017): 200 epochs, linear decay over the second half, batch size 1.
+haze and light are not. `sharp` continues from one of them. `unpaired` is for restoration from two sets without
+pairs: its network adds to its input, so content stays from the first step on. `pix2pix` and `cyclegan` are the
+recipes of the papers (Isola et al. 2017, Zhu et al. 2017): 200 epochs, linear decay over the second half, batch
+size 1.
 """
 
 from typing import Any
@@ -41,6 +43,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         **RECIPE,
         **{"crop_size": 96, "optimizer": "adamw", "lr": 1e-4, "weight_decay": 0.0},
         **{"loss": "l1+color+lite0:0.5+gan:0.1", "gan": "mode=vanilla,norm=spectral"},
+    },
+    "unpaired": {
+        **{"model": "resunet", "norm": "instance", "stem": 4, "levels": 3, "depth": 2, "width": 24},
+        **{"crop_size": 96, "batchSize": 2, "channels_last": True, "clip": 10.0, "ema": 0.998},
+        **{"optimizer": "adam", "beta1": 0.5, "lr": 4e-4, "schedule": "lambda", "objective": "cycle"},
+        **{"loss": "gan:1+cycle:3+identity:1", "gan": "mode=vanilla,ndf=32,norm=spectral,lr=0.0002"},
     },
     "pix2pix": {  # instance norm equals the paper's batch norm of one image; no dropout
         **PAPERS,
