@@ -21,6 +21,7 @@ WRITTEN = (".png", *TIFF, *EIGHT_BIT)  # suffixes of outputs; others are read on
 HOW: dict[str, dict[str, Any]] = {  # options of Pillow by suffix
     **{suffix: {"quality": 95, "subsampling": 0} for suffix in LOSSY},
     ".webp": {"lossless": True},
+    ".png": {"compress_level": 3},  # 2.7 times as fast as Pillow's 6, a tenth larger
 }
 EXIF_IFD, GPS_IFD, EXIF_SIZE = 0x8769, 0x8825, (40962, 40963)  # EXIF tags; the last two: width, height
 DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, EXIF_IFD, GPS_IFD)  # of a TIFF's tags

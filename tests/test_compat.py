@@ -35,7 +35,9 @@ def test_the_rest_of_torchvision_comes_when_it_is_used(use: str) -> None:
 
 
 def test_it_may_have_been_imported_before() -> None:
-    python("import torchvision as tv; from utils.system import compat as c; assert c.transforms is tv.transforms")
+    python(
+        "import torchvision as t; from utils.system import compat; assert compat.transforms is t.transforms"
+    )
 
 
 def test_a_transform_is_unpickled_without_the_rest() -> None:

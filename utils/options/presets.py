@@ -2,10 +2,10 @@
 
 `fine` and `coarse` were chosen for most dB per minute on two CPU cores, on BSD400 with noise 25, by PSNR on
 20 of its images. The two differ in how far the network sees: fine structure (noise, rain, blur) is local,
-haze and light are not. `sharp` continues from one of them. `unpaired` is for restoration from two sets without
-pairs: its network adds to its input, so content stays from the first step on. `pix2pix` and `cyclegan` are the
-recipes of the papers (Isola et al. 2017, Zhu et al. 2017): 200 epochs, linear decay over the second half, batch
-size 1.
+haze and light are not. `sharp` continues from one of them. `unpaired` is for restoration from two sets
+without pairs: its network adds to its input, so content stays from the first step on. `pix2pix` and
+`cyclegan` are the recipes of the papers (Isola et al. 2017, Zhu et al. 2017): 200 epochs, linear decay over
+the second half, batch size 1.
 """
 
 from typing import Any

@@ -59,4 +59,3 @@ if "torchvision" not in sys.modules and (_spec := importlib.util.find_spec("torc
 
 # not `from torchvision import transforms`, which looks for an attribute of the package
 transforms: Any = importlib.import_module("torchvision.transforms")
-save_image: Callable[..., None] = importlib.import_module("torchvision.utils").save_image

@@ -143,5 +143,5 @@ def draw_curves(path: Path, title: str, xlabel: str, ylabel: str, lines: Sequenc
         draw.line((box[2] + 12 * FINER, at, box[2] + 40 * FINER, at), line.color, line.width * FINER)
         draw.text((box[2] + 48 * FINER, at), name, INK, font, anchor="lm")
     with atomic_write(path) as file:
-        image.resize(SIZE, Image.Resampling.BOX).save(file, format="png", optimize=True)
+        image.resize(SIZE, Image.Resampling.BOX).save(file, format="png")
     return True

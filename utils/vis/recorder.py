@@ -17,10 +17,9 @@ from utils.eval.metrics import Protocol
 from utils.eval.outputs import Outputs
 from utils.eval.results import Results
 from utils.eval.summary import facts_in_words, headline, in_groups
-from utils.system.compat import save_image as save_grid
 from utils.system.errors import UserError, printable
 from utils.vis.console import Progress, Say
-from utils.vis.grids import ROLES, comparison_grid, evenly_spaced, side_by_side
+from utils.vis.grids import ROLES, comparison_grid, evenly_spaced, save_grid, side_by_side
 from utils.vis.report import Report
 from utils.vis.visdom import TEST, VisdomPlot, open_plot
 
@@ -157,7 +156,7 @@ class Recorder:
     def _grid(self, path: Path, dataset: str) -> None:
         grid = comparison_grid(self.rows, captions=ROLES if self.measured else ROLES[:2])
         file = io.BytesIO()  # on a full disk Pillow would leave a truncated file, and not say so
-        save_grid(grid, file, format="png")
+        save_grid(grid, file)
         path.write_bytes(file.getvalue())
         mean = self.results.mean("psnr")
         if self.plot and math.isfinite(mean):

@@ -13,9 +13,8 @@ from utils.optim.horizon import Horizon
 from utils.run.checkpoint import LABELS, Best, beside_input
 from utils.run.log import Logger, cut_log
 from utils.run.run import Run
-from utils.system.compat import save_image
 from utils.vis.console import clock
-from utils.vis.grids import ROLES, comparison_grid, side_by_side
+from utils.vis.grids import ROLES, comparison_grid, save_grid, side_by_side
 from utils.vis.panel import Facts, facts_of
 from utils.vis.run_report import Ending, write_report
 from utils.vis.sinks import open_logger
@@ -82,7 +81,7 @@ class TrainingLog:
             back = any(each.back is not None for each in found.shown)
             captions = DOMAINS if back else ROLES
             grid = comparison_grid([panels(each) for each in found.shown], captions=captions)
-            save_image(grid, self.grid)
+            save_grid(grid, self.grid)
             self.logger.picture("grid", f"{' | '.join(captions)}, step {step}", grid, step)
 
     def finish(self, run: Run, best: Best, seconds: float) -> None:
