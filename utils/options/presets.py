@@ -41,8 +41,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "sharp": {  # from the weights of a run by PSNR, whose network it takes
         **RECIPE,
-        **{"crop_size": 96, "optimizer": "adamw", "lr": 1e-4, "weight_decay": 0.0},
-        **{"loss": "l1+color+lite0:0.5+gan:0.1", "gan": "mode=vanilla,norm=spectral"},
+        **{"crop_size": 96, "batchSize": 4, "optimizer": "adamw", "lr": 2e-4, "weight_decay": 0.0},
+        **{"loss": "l1+color+lite0:2+gan:0.1", "gan": "mode=vanilla,ndf=32,norm=spectral"},
     },
     "unpaired": {
         **{"model": "resunet", "norm": "instance", "stem": 4, "levels": 3, "depth": 2, "width": 24},
