@@ -81,7 +81,8 @@ class TrainingData:
         remarks += [*self.scan.remarks(), *self.ranges.remarks()]
         notes = [*self.division.notes, self.batches.note, DEVICE_NOTE * (self.degraded_on == "device")]
         notes += [f"warning {remark}" for remark in remarks]
-        lines = [f"data    {both}; {self.cache.describe()}", f"        {self.scan.describe()}", *notes]
+        often = f"; each {self.train_set.repeat} times an epoch" if self.train_set.repeat > 1 else ""
+        lines = [f"data    {both}; {self.cache.describe()}", f"        {self.scan.describe()}{often}", *notes]
         return [line for line in lines if line]
 
     @property

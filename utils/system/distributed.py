@@ -186,7 +186,7 @@ def choose_device(gpu_ids: str, local_rank: int) -> tuple[torch.device, str]:
     ids = [int(part) for part in gpu_ids.split(",")]
     count = torch.cuda.device_count()
     if count == 0:
-        return torch.device("cpu"), f"CPU, since no GPU was found for --gpu_ids {gpu_ids}"
+        return torch.device("cpu"), f"CPU, since no GPU was found [--gpu_ids {gpu_ids}]"
     chosen = ids[local_rank] if len(ids) > 1 else ids[0] + local_rank
     if chosen >= count:
         raise UserError(

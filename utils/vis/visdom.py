@@ -5,6 +5,7 @@ that starts later, or again, receives all of it; an image replaces the one befor
 """
 
 import math
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -268,7 +269,7 @@ class VisdomPlot:
 
     def _explain(self, error: Exception) -> None:
         place, command = f"{self.server}:{self.port}", f"`visdom -port {self.port} -bind_local`"
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = re.sub(r"^\[Errno \d+\] ", "", str(error).partition("\n")[0]) or type(error).__name__
         if self.process and self.process.poll() is not None:
             code = self.process.returncode
             text = f"the server that was started ended with code {code}; {command} shows why"
