@@ -68,7 +68,8 @@ class Ranks:
         self._wait_for(f"text/{call}")
         texts = [self.store.get(f"text/{call}/{rank}").decode() for rank in range(self.world)]
         self.store.set(f"read/{call}/{self.rank}", "")
-        self._wait_for(f"read/{call}")  # the process that holds the store may end after this
+        if self.rank == 0:  # it holds the store, and may end after this; the others ask nothing more
+            self._wait_for(f"read/{call}")
         return texts
 
     def _wait_for(self, key: str) -> None:
