@@ -24,7 +24,7 @@ from tests.builders import image, save, write_set
 SIZE = (160, 176)
 for name in ("mine", "other", "sots-indoor", "rain100L"):
     write_set(Path("datasets", name), "pairs", count=12, size=SIZE)
-write_set(Path("datasets/facades"), "aligned", count=4, size=SIZE)
+write_set(Path("datasets/facades"), "aligned", count=4, size=(160, 160))  # twice as wide as high
 for name in ("photos", "bsds500-color"):
     write_set(Path("datasets", name), "clean", count=12, size=SIZE, splits=[""])
 for name in ("bsd400-gray", "set12"):
