@@ -42,9 +42,10 @@ import shlex
 import sys
 from pathlib import Path
 
-SHORTER = {  # a run of minutes, of 80 epochs, or on two machines
+SHORTER = {  # a run of minutes, of 80 epochs, or on two machines with large batches
     r"--minutes [0-9.]+": "--minutes 0.2",
     r"--n_epochs 80": "--n_epochs 14",
+    r"--batchSize 64": "--batchSize 4",
     r"--nnodes 2 --node_rank 0 --nproc_per_node 4 --master_addr [0-9.]+": "--standalone --nproc_per_node 2",
     r"--master_port \d+": "--max_steps 2",
     r"--max_steps 2( .*train\.py.*)$": r"\1 --max_steps 2",
@@ -102,7 +103,7 @@ run() { # tag, command
     esac
 }
 
-# What a README takes for granted: runs of the commands of the first one.
+# What the READMEs of models/ and utils/ take for granted: runs as those of the first one.
 runs() {
     local small=(--model resunet --crop_size 64 --batchSize 4)
     python train.py --dataroot datasets/mine "${small[@]}" --n_epochs 12 --save_freq 5 > /dev/null
@@ -119,7 +120,7 @@ tour() { # a README, the least number of its commands
     (cd "$top" && git ls-files -z --cached --others --exclude-standard | tar --null -T - -cf -) | tar xf - -C "$place"
     cd "$place"
     sets
-    [ "$1" = README.md ] || runs
+    case "$1" in models/* | utils/*) runs ;; esac
     while IFS= read -r -d '' command <&3; do
         tag=${command%% *}
         command=${command#* }
