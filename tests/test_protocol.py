@@ -318,7 +318,7 @@ def test_colours_out_of_gray(cli: InProcess) -> None:
         assert found.output(row["name"]).shape == target.shape
     save(photo(30, 40, 1, seed=5), Path("old/photo.png"))
     bare = cli.test("--dataroot", "old")
-    assert bare.output("photo.png").shape == (30, 40, 3) and "outputs only, no PSNR" in bare.lines[-1]
+    assert bare.output("photo.png").shape == (30, 40, 3) and "outputs only, no figures" in bare.lines[-1]
 
 
 def test_a_residual_network_gives_what_to_subtract(cli: InProcess) -> None:

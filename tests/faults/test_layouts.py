@@ -65,7 +65,7 @@ def pasted(cli: InProcess, fix: str, *flags: str, **more: Any) -> Ended:
 def test_photos_in_a_split_folder_stay_whole(run: Path, cli: InProcess, sizes: list[tuple[int, int]]) -> None:
     write_set(Path("photos"), "inputs", size=sizes, splits=["test"])
     ended = cli.test("--dataroot", "photos")
-    assert "outputs only, no PSNR" in ended.out
+    assert "outputs only, no figures" in ended.out
     for i in range(3):
         assert ended.output(f"{i}.png").shape == (*sizes[i % len(sizes)], 3)
     Path("photos/test").rename("photos/train")

@@ -134,7 +134,7 @@ class Recorder:
             print("\n".join(headline(self.results, self.protocol, incomplete, facts["caveats"])))
         else:
             counted = f"{incomplete}; " if incomplete else ""
-            print(printable(f"{counted}no targets in {self.pairs.where}: outputs only, no PSNR"))
+            print(printable(f"{counted}no targets in {self.pairs.where}: outputs only, no figures"))
         if broken:
             raise broken
 
