@@ -21,16 +21,23 @@ from utils.system.pixels import to_bytes, to_float
 Array = np.ndarray
 Action = Callable[[Array, np.random.Generator], Array]
 LUMA = 0.299, 0.587, 0.114  # ITU-R BT.601, full range
-CPU_ONLY = ("jpeg",)  # steps that `data.device_degrade` does not have
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a chain: its function, the factor by which it reduces the size, whether it makes gray."""
+    """One step of a chain.
+
+    Args:
+        action: its function.
+        scale: the factor by which it reduces the size.
+        gray: whether it makes gray.
+        on_device: whether `data.device_degrade` has it, too.
+    """
 
     action: Action
     scale: int = 1
     gray: bool = False
+    on_device: bool = True
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,14 @@ class Degradation:
         steps: in order of application.
         scale: target size / input size, the product of the `sr` factors.
         gray: the result has one channel, whatever the image has.
+        on_device: `data.device_degrade` has all of its steps.
     """
 
     spec: str
     steps: tuple[Action, ...]
     scale: int
     gray: bool
+    on_device: bool
 
     def __call__(self, image: Array, rng: np.random.Generator) -> Array:
         """Degrade a float32 `(H, W, C)` image in [0, 1] to float32 `(H / scale, W / scale, C or 1)`.
@@ -131,7 +140,7 @@ def convolve(image: Array, kernel: Array, axis: int) -> Array:
 
 def jpeg(value: str) -> Step:
     """JPEG compression: `jpeg:Q` of quality 1 to 100; `jpeg:A-B` draws one quality per image."""
-    return Step(partial(compress, quality=parse_integers(value, 1, 100)))
+    return Step(partial(compress, quality=parse_integers(value, 1, 100)), on_device=False)
 
 
 def compress(image: Array, rng: np.random.Generator, quality: tuple[int, int]) -> Array:
@@ -304,6 +313,7 @@ def parse_degradation(spec: str) -> Degradation:
         tuple(step.action for step in steps),
         scale=math.prod(step.scale for step in steps),
         gray=any(step.gray for step in steps),
+        on_device=all(step.on_device for step in steps),
     )
 
 

@@ -26,7 +26,7 @@ def on_device(degradation: Degradation) -> Callable[[Tensor, np.random.Generator
     """The same chain for images `(H, W, C)` on a device, uint8 or float32 in [0, 1]; the result is float32.
 
     Raises:
-        KeyError: a step that is computed on the CPU only, see `data.degrade.CPU_ONLY`.
+        KeyError: a step that is computed on the CPU only, see `Degradation.on_device`.
     """
     steps = [_step_on_device(step) for step in degradation.steps]
 

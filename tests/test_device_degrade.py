@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from data.cache import DeviceImages
-from data.degrade import CPU_ONLY, DEGRADATIONS, parse_degradation
+from data.degrade import DEGRADATIONS, parse_degradation
 from data.device_degrade import on_device
 from tests.builders import FAST, TINY, same_state, words
 from tests.builders import image as random_values
@@ -88,7 +88,8 @@ def test_photons_have_mean_and_variance_of_their_law() -> None:
 def test_every_step_is_there_or_named_as_one_of_the_cpu() -> None:
     for name in DEGRADATIONS:
         chain = parse_degradation(SAMPLES.get(name, name))
-        if name in CPU_ONLY:
+        assert chain.on_device == (name != "jpeg")
+        if not chain.on_device:
             with pytest.raises(KeyError):
                 on_device(chain)
         else:

@@ -47,8 +47,7 @@ SHORTER = {  # a run of minutes, of 80 epochs, or on two machines with large bat
     r"--n_epochs 80": "--n_epochs 14",
     r"--batchSize 64": "--batchSize 4",
     r"--nnodes 2 --node_rank 0 --nproc_per_node 4 --master_addr [0-9.]+": "--standalone --nproc_per_node 2",
-    r"--master_port \d+": "--max_steps 2",
-    r"--max_steps 2( .*train\.py.*)$": r"\1 --max_steps 2",
+    r"--master_port \d+": "",
     r"^pip install .* && (python train\.py)": r"\1",
 }
 LENGTH = ("--minutes", "--max_steps", "--resume", "--epoch ")
@@ -80,7 +79,7 @@ for tag, lines in blocks(Path(sys.argv[1]).read_text("utf-8")):
         command = re.sub(r" +# [^'\"\n]*$", "", command)
         for long, short in SHORTER.items():
             command = re.sub(long, short, command)
-        if command.startswith("python train.py") and not any(word in command for word in LENGTH):
+        if command.startswith(("python train.py", "torchrun")) and not any(word in command for word in LENGTH):
             command += " --max_steps 2"
         if not command.startswith(LEFT_OUT):
             print(tag, command, sep=" ", end="\0")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.degrade import CPU_ONLY
+from data.degrade import parse_degradation
 from data.settings import CHANNELS, DataSettings
 from models.fetch import check_weights, weights_name
 from models.terms import parse_gan
@@ -323,11 +323,11 @@ def _check_train(opt: Options) -> None:
             fix="lower --accum or raise --batchSize",
         )
     if opt.cache == "device":
-        steps = [part.partition(":")[0] for part in (opt.degrade or "").split("+")]
-        on_cpu = [f"step {step} of --degrade is computed on the CPU" for step in steps if step in CPU_ONLY]
-        on_cpu += [f"--num_workers {opt.num_workers} cuts batches in other processes"] * bool(opt.num_workers)
-        if on_cpu:
-            raise UserError(f"{on_cpu[0]}: it cannot be used with --cache device", fix="use --cache ram")
+        off_device = opt.degrade and not parse_degradation(opt.degrade).on_device
+        wrong = [f"--degrade {opt.degrade} is computed on the CPU"] * bool(off_device)
+        wrong += [f"--num_workers {opt.num_workers} cuts batches in other processes"] * bool(opt.num_workers)
+        if wrong:
+            raise UserError(f"{wrong[0]}: it cannot be used with --cache device", fix="use --cache ram")
     if opt.tensorboard and importlib.util.find_spec("tensorboard") is None:  # before a run is made
         raise UserError("tensorboard is not installed [--tensorboard]", fix="pip install tensorboard")
     if not opt.dataroot.startswith("demo") and not Path(opt.dataroot).exists():

@@ -1,8 +1,8 @@
 """Lay images out for display: side by side, in grids."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -47,10 +47,12 @@ def comparison_grid(rows: Sequence[Tensor], width: int = 720, captions: Sequence
     return torch.cat([heading(captions, grid.shape[2]), grid], dim=1) if captions else grid
 
 
-def save_grid(grid: Tensor, file: Path | IO[bytes]) -> None:
+def save_grid(grid: Tensor, path: Path) -> None:
     """Write a grid `(3, H, W)` in [0, 1] as PNG, compressed 4 times as fast as usual to 20 % more bytes."""
     levels = grid.mul(255).round().byte().permute(1, 2, 0).numpy()
+    file = io.BytesIO()  # on a full disk Pillow would leave a truncated file, and not say so
     Image.fromarray(levels).save(file, "PNG", compress_level=1)
+    path.write_bytes(file.getvalue())
 
 
 def heading(words: Sequence[str], width: int) -> Tensor:

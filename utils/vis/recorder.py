@@ -1,6 +1,5 @@
 """Everything that test.py writes: outputs, figures, page, grid, plots; complete, or marked incomplete."""
 
-import io
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -155,9 +154,7 @@ class Recorder:
 
     def _grid(self, path: Path, dataset: str) -> None:
         grid = comparison_grid(self.rows, captions=ROLES if self.measured else ROLES[:2])
-        file = io.BytesIO()  # on a full disk Pillow would leave a truncated file, and not say so
-        save_grid(grid, file)
-        path.write_bytes(file.getvalue())
+        save_grid(grid, path)
         mean = self.results.mean("psnr")
         if self.plot and math.isfinite(mean):
             self.plot.add(self.window, "mean", 0, mean)
