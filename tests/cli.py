@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from tests.builders import CPU, ROOT, Outline, pixels, strict_json, words
+from tests.preloaded import ForkedProcess, Preloaded
 from utils.eval.results import read_csv
 from utils.options import parse_export, parse_test, parse_train
 from utils.system.errors import UserError, bad_path, run_script
@@ -272,14 +273,18 @@ if __name__ == "__main__":
 
 
 class Workplace(Scripts):
-    """The scripts as processes in a folder."""
+    """The scripts as processes in a folder.
 
-    def __init__(self, folder: Path, jobs: "list[Job] | None" = None):
-        self.folder, self.jobs = folder, [] if jobs is None else jobs
+    Args:
+        preloaded: forks the processes; None: each is started from nothing, as by a user.
+    """
+
+    def __init__(self, folder: Path, preloaded: Preloaded | None = None, jobs: "list[Job] | None" = None):
+        self.folder, self.preloaded, self.jobs = folder, preloaded, [] if jobs is None else jobs
 
     def at(self, folder: str) -> "Workplace":
         """A place in a folder below this one, which ends its processes, too."""
-        place = Workplace(self.folder / folder, self.jobs)
+        place = Workplace(self.folder / folder, self.preloaded, self.jobs)
         place.folder.mkdir(exist_ok=True)
         return place
 
@@ -292,7 +297,7 @@ class Workplace(Scripts):
         launcher: Sequence = (),
         **env: Any,
     ) -> "Job":
-        """Start a script.
+        """Start a script; one without any of the following is forked from `preloaded`, if there is one.
 
         Args:
             before: Python code that runs in the process before the script.
@@ -301,6 +306,10 @@ class Workplace(Scripts):
         """
         given, run = self._command(script, flags, name)
         command = [str(ROOT / script), *given]
+        if self.preloaded and not (before or launcher or env):
+            environment = _environment()
+            if self.preloaded.serves(environment):
+                return self._job(self.preloaded.start(command, self.folder, environment), command, run)
         if before:
             command = [self._wrapper(before), *command, ";"]
         threads = {"OMP_NUM_THREADS": "1"} if launcher else {}
@@ -321,9 +330,13 @@ class Workplace(Scripts):
 
     def process(self, *command: str, run: Path | None = None, **env: str | None) -> "Job":
         """Start any command in the folder."""
-        everything = {**os.environ, "PYTHONWARNINGS": "", **env}
-        environment = {key: value for key, value in everything.items() if value is not None}
-        self.jobs.append(Job([*command], self.folder, run or self.run(), environment))
+        streams: dict[str, Any] = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+        streams["stdin"] = subprocess.DEVNULL
+        popen = subprocess.Popen(command, cwd=self.folder, env=_environment(**env), **streams)
+        return self._job(popen, [*command], run or self.run())
+
+    def _job(self, popen: Any, command: list[str], run: Path) -> "Job":
+        self.jobs.append(Job(popen, command, self.folder, run))
         return self.jobs[-1]
 
     def close(self) -> None:
@@ -341,13 +354,19 @@ class Workplace(Scripts):
         return self.run(name) / file
 
 
+def _environment(**changed: str | None) -> dict[str, str]:
+    """The environment of a script: this process's with changes; None removes a variable."""
+    everything = {**os.environ, "PYTHONWARNINGS": "", **changed}
+    return {key: value for key, value in everything.items() if value is not None}
+
+
 class Job:
     """A process that runs; what it writes is read meanwhile."""
 
-    def __init__(self, command: list[str], folder: Path, run: Path, env: dict[str, str]):
-        self.command, self.folder, self.run = command, folder, run
-        streams = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
-        self.popen = subprocess.Popen(command, cwd=folder, env=env, stdin=subprocess.DEVNULL, **streams)
+    def __init__(
+        self, popen: "subprocess.Popen[bytes] | ForkedProcess", command: list[str], folder: Path, run: Path
+    ):
+        self.popen, self.command, self.folder, self.run = popen, command, folder, run
         self.pid = self.popen.pid
         self.texts: tuple[list[bytes], list[bytes]] = ([], [])
         pipes = zip((self.popen.stdout, self.popen.stderr), self.texts, strict=True)

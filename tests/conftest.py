@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests import browser
-from tests.cli import Forks, InProcess, Workplace
+from tests.cli import STRICT, Forks, InProcess, Workplace
+from tests.preloaded import Preloaded
 
 
 @pytest.fixture
@@ -18,10 +19,17 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InProcess:
     return InProcess()
 
 
+@pytest.fixture(scope="session")
+def preloaded() -> Iterator[Preloaded]:
+    server = Preloaded(tuple(STRICT))
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def work(tmp_path: Path) -> Iterator[Workplace]:
+def work(tmp_path: Path, preloaded: Preloaded) -> Iterator[Workplace]:
     """The scripts as processes in `tmp_path`; none outlives the test."""
-    place = Workplace(tmp_path)
+    place = Workplace(tmp_path, preloaded)
     yield place
     place.close()
 

@@ -484,7 +484,7 @@ def test_a_folder_that_is_moved_away_ends_the_run_at_the_next_file(
 @pytest.mark.risk(24)
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_folder_that_was_removed_is_not_written_into(work: Workplace, replaced: bool) -> None:
-    job = work.start("train.py", *LONG, "--seed", "1")
+    job = work.start("train.py", *LONG, "--repeat", "100000", "--seed", "1")  # no epoch ends meanwhile
     job.until_step(3)
     shutil.rmtree(job.run)
     if replaced:
