@@ -19,7 +19,7 @@ from data.datasets import ImageSpec, WholeDataset, too_small
 from data.degrade import Degradation, parse_degradation
 from data.folders import first_five
 from data.images import Header, open_regular
-from data.pairs import MAX_SCALE, PairList, Source
+from data.pairs import MAX_SCALE, PairList, Source, counted
 from data.ranges import Ranges
 from data.scan import HeaderScan, pair_headers, summarize
 from data.splits import find_pairs, splits_present
@@ -66,7 +66,8 @@ def check_data(
         try:
             pairs = find_pairs(source, split, need_targets=split != "test")
         except UserError as error:
-            problems.append(f"{split}: {error.what}: {error.why}".rstrip(": "))
+            problem = f"{split}: {error.what}: {error.why}".rstrip(": ")
+            problems.append(problem + f"\n  fix: {error.fix}" * bool(error.fix))
             continue
         say(pairs.describe())
         problems += [f"{split}: {remark}" for remark in pairs.remarks]
@@ -93,7 +94,7 @@ def check_data(
     problems += shared_between_splits(paths)
     for problem in problems:
         say(f"problem: {problem}")
-    say(f"{len(problems)} problems found" if problems else "no problems found")
+    say(f"{counted(len(problems), 'problem')} found" if problems else "no problems found")
     return 2 if problems else 0
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from data.folders import first_five
 from data.images import Header, header
-from data.pairs import Pair, PairList, check_sizes, half_width
+from data.pairs import Pair, PairList, check_sizes, counted, half_width
 from utils.system.errors import UserError
 
 MAX_HEADERS = 4000  # read at the start of a run, in about 0.3 s
@@ -30,7 +30,8 @@ class HeaderScan(NamedTuple):
         size = "{} x {}".format(*small) + ("" if small == large else " to {} x {}".format(*large))
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common(4))
         read = len(self.sizes)
-        return f"headers of {read}{f' of {self.listed}' * (self.listed > read)} pairs: {size}; {kinds}"
+        which = f"{read} of {self.listed} pairs" if self.listed > read else counted(read, "pair")
+        return f"headers of {which}: {size}; {kinds}"
 
     def remarks(self) -> list[str]:
         """What may make the pairs other than they look, a line each."""

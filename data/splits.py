@@ -13,7 +13,7 @@ from data.images import SUFFIXES, header
 from data.layouts import LAYOUTS, manifest_rows, manifest_splits
 from data.matching import VAGUE_WORDS, telling_words
 from data.pairs import Pair, PairList, Source, group_by_file, repeated
-from data.places import named_in_split, pair_places, refuse_unknown_roles, training_command
+from data.places import named_in_split, pair_in, pair_places, refuse_unknown_roles, training_command
 from utils.system.errors import UserError
 from utils.system.rng import Purpose, stream
 
@@ -175,7 +175,7 @@ def _no_targets(source: Source, split: str) -> UserError:
         "give the folder of one set, with its pairs in train/input and train/target; or list the pairs in a "
     )
     fix += "CSV file with the columns input,target: --manifest pairs.csv"
-    root = Path(source.root)
+    root = folder = Path(source.root)
     if root.is_file():
         what, fix = f"one image is no set of pairs [--dataroot {root}]", "to restore it: test.py --name RUN"
         return UserError(what, fix=f"{fix} --dataroot {root}; to train, name a folder")
@@ -183,14 +183,18 @@ def _no_targets(source: Source, split: str) -> UserError:
         folder = split_folder(root, split)
         inner = subfolders(folder)
         if len(inner) == 2:
-            fix = f"{training_command(root, *(each.name for each in inner))} if these two are pairs; or {fix}"
+            first, second = pair_in(folder, sure=True) or inner
+            fix = f"{training_command(root, first.name, second.name)} if these two are pairs; or {fix}"
         if len(inner) > 2:
             fix = f"name two of its folders by --input_dir and --target_dir; or {fix}"
         if len(inner) < 2:
             fix += "; or make inputs of clean images by --degrade, such as --degrade noise:25"
         if not inner:
             fix += "; or --layout aligned, if every file holds input and target side by side"
-    return UserError(f"no targets found [--dataroot {source.root}]", f"it holds {held_by(root)}", fix)
+    why = f"{folder} holds {held_by(folder)}"
+    if not source.input_dir and (pair := pair_in(folder, sure=True)):
+        why += f", and no file of {pair[0].name} is named as one of {pair[1].name}"
+    return UserError(f"no targets found [--dataroot {source.root}]", why, fix)
 
 
 @contextmanager

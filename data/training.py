@@ -76,13 +76,14 @@ class TrainingData:
     def describe(self) -> list[str]:
         """The pairs and what is cached; what the headers say; how images are loaded; what may be wrong."""
         parts = self.division.parts.values()
-        both = "; ".join(part.describe() for part in parts)
+        first, *others = (part.describe() for part in parts)
         remarks = [remark for part in parts for remark in part.remarks]
         remarks += [*self.scan.remarks(), *self.ranges.remarks()]
         notes = [*self.division.notes, self.batches.note, DEVICE_NOTE * (self.degraded_on == "device")]
         notes += [f"warning {remark}" for remark in remarks]
         often = f"; each {self.train_set.repeat} times an epoch" if self.train_set.repeat > 1 else ""
-        lines = [f"data    {both}; {self.cache.describe()}", f"        {self.scan.describe()}{often}", *notes]
+        more = [*others, f"{self.scan.describe()}{often}", self.cache.describe()]
+        lines = [f"data    {first}", *(f"        {line}" for line in more if line), *notes]
         return [line for line in lines if line]
 
     @property

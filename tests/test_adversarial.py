@@ -108,6 +108,12 @@ def test_settings_add_to_those_of_a_preset() -> None:
     assert (opt.loss, opt.model, opt.n_epochs, opt.batchSize) == ("l1:100+gan:1", "unet", 200, 1)
 
 
+def test_another_loss_than_that_of_a_preset_drops_its_discriminator() -> None:
+    flags = ["--dataroot", "demo", *words("--preset pix2pix --loss l1")]
+    assert parse_train(flags).gan is None
+    assert "no effect on --loss l1" in error_of(parse_train, [*flags, "--gan", "ndf=32"]).what
+
+
 def test_papers_recipes() -> None:
     opt = parse_train(["--dataroot", "demo:unpaired", "--preset", "cyclegan"])
     assert (opt.objective, opt.model, opt.depth, opt.norm) == ("cycle", "resnet", 9, "instance")

@@ -69,7 +69,7 @@ def problem(source: Source, spec: str | None = None) -> str:
     """The one problem that is found."""
     code, said = check(source, spec)
     (line,) = lines_with("problem:", said)
-    assert code == 2 and said[-1] == "1 problems found"
+    assert code == 2 and said[-1] == "1 problem found"
     return line.removeprefix("problem: ")
 
 
@@ -152,7 +152,7 @@ def test_pairs_of_unequal_size_are_counted_and_five_of_them_listed(tmp_path: Pat
     assert line.startswith("train: 7 pairs cannot be used")
     assert "differ in size" in line and "24 x 32" in line and "and 2 more" in line
     said = check(source)[1]
-    assert lines_with("headers of 1 pairs", said) and lines_with("headers of 8 pairs", said)
+    assert lines_with("headers of 1 pair", said) and lines_with("headers of 8 pairs", said)
 
 
 @pytest.mark.parametrize("side", ["input", "target"])
@@ -193,7 +193,7 @@ def test_colour_of_16_bits_without_its_decoder(tmp_path: Path, monkeypatch: pyte
     line = problem(source)
     assert line.startswith("train: 2 pairs cannot be used") and "1.png" in line and "2.png" in line
     assert line.count("more than 8 bits a channel in colour") == 2
-    assert lines_with("headers of 1 pairs: 32 x 24; 1 RGB 8 bit", check(source)[1])
+    assert lines_with("headers of 1 pair: 32 x 24; 1 RGB 8 bit", check(source)[1])
 
 
 def test_validation_needs_targets_and_a_test_does_not(tmp_path: Path) -> None:
@@ -274,7 +274,22 @@ def test_a_folder_without_splits(tmp_path: Path) -> None:
     save(picture(2), tmp_path / "B/1.png")
     code, said = check(Source(str(tmp_path)))
     assert code == 0 and said[0].startswith("train: 1 image of 1 target, ")
-    assert "no targets found" in problem(Source(str(tmp_path / "A")))  # nothing but inputs
+    found = problem(Source(str(tmp_path / "A")))  # nothing but inputs
+    assert "no targets found" in found and f"{tmp_path / 'A'} holds 1.png" in found
+
+
+@pytest.mark.parametrize(("inputs", "targets"), [("input", "targets"), ("A", "GTr_A"), ("rainy", "gt")])
+def test_folders_whose_files_have_other_names_are_told_with_the_fix(
+    tmp_path: Path, inputs: str, targets: str
+) -> None:
+    for split in ("train", "test"):
+        save(picture(1), tmp_path / split / inputs / "a1.png")
+        save(picture(2), tmp_path / split / targets / "photo.png")
+    code, said = check(Source(str(tmp_path)))
+    assert code == 2
+    (line,) = lines_with("problem: train: no targets found", said)
+    assert f"no file of {inputs} is named as one of {targets}" in line
+    assert f"--input_dir {inputs} --target_dir {targets} if these two are pairs" in line
 
 
 def test_a_manifest_is_checked_as_well(tmp_path: Path) -> None:
@@ -303,7 +318,7 @@ def test_halves_side_by_side(tmp_path: Path) -> None:
     assert "2.png has an odd width" in problem(source)
     said = check(source)[1]
     left, right = np.split(picture(1, (64, 24)), 2, axis=1)
-    assert lines_with("headers of 1 pairs: 32 x 24; 1 RGB 8 bit", said)
+    assert lines_with("headers of 1 pair: 32 x 24; 1 RGB 8 bit", said)
     assert lines_with(f"PSNR {peak_signal_noise_ratio(right, left):.2f} dB", said)
 
 

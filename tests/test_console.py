@@ -34,5 +34,5 @@ def test_the_time_left_is_that_of_the_run(monkeypatch: pytest.MonkeyPatch) -> No
         progress.step()
     now[0] += 10.0  # a validation counts
     assert progress.left() == "0:30"
-    endless = Progress("epoch 1/?", 0, math.inf, quiet=True, until_end=lambda: 90.0)
+    endless = Progress("epoch 1", 0, math.inf, quiet=True, until_end=lambda: 90.0)
     assert endless.left() == "1:30"

@@ -251,7 +251,11 @@ def test_resume_without_a_name_lists_the_runs(tmp_path: Path, monkeypatch: pytes
     for name in ("dehaze", "denoise"):
         write_run(tmp_path / "checkpoints" / name, {})
     error = error_of(parse_train, ["--resume"])
+    assert error.what == "which run? [--resume]"
     assert error.why == "checkpoints/ holds dehaze, denoise" and "--name" in error.fix
+    (tmp_path / "mine").mkdir()  # a run that is named by its data and network
+    named = error_of(parse_train, ["--resume", "--dataroot", "mine", "--model", "unet"])
+    assert named.what == "no run 'mine_unet' [--name]" and named.why == error.why
 
 
 @pytest.mark.parametrize("word", ["everything", "All", "3"])

@@ -7,7 +7,7 @@ from typing import Any
 
 from data.folders import first_five
 from data.images import header
-from data.pairs import PairList
+from data.pairs import PairList, counted
 from utils.eval.metrics import Protocol
 from utils.eval.results import Results
 from utils.system.errors import UserError, printable
@@ -31,7 +31,7 @@ def headline(
         caveats: what a reader of the figures has to know; stands after the figures.
     """
     lines = [line for metric in NAMES if (line := metric_line(results, metric))] or ["nothing measured"]
-    lines[0] += f"; {len(results.rows)} images; {protocol.describe()}"
+    lines[0] += f"; {counted(len(results.rows), 'image')}; {protocol.describe()}"
     lines[0] = f"{incomplete}: {lines[0]}" if incomplete else lines[0]
     return [printable(line) for line in [*lines, *caveats, *worse_than_input(results), *remarks(results)]]
 

@@ -108,9 +108,9 @@ class Horizon:
 
     @property
     def title(self) -> str:
-        """Such as "epoch 2/40", of the last step."""
-        count = "?" if self.total is None else math.ceil(self.total / self.steps_per_epoch)
-        return f"epoch {math.ceil(self.epochs_done) or 1}/{count}"
+        """Such as "epoch 2/40", of the last step; "epoch 2" while the length is not known."""
+        of = "" if self.total is None else f"/{math.ceil(self.total / self.steps_per_epoch)}"
+        return f"epoch {math.ceil(self.epochs_done) or 1}{of}"
 
     @property
     def steps_left(self) -> float:

@@ -27,7 +27,7 @@ from utils.options.objective import another_objective, check_perceptual, network
 from utils.options.parser import Parser
 from utils.options.presets import PRESETS
 from utils.options.sources import data_settings
-from utils.run.run import Run
+from utils.run.run import ROOT, Run, runs_present
 from utils.system.errors import UserError
 
 FIXED_GROUPS = ("data", "network")  # a resumed run keeps these, and
@@ -130,6 +130,9 @@ def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
     resumes = asked["resume"] or asked["epoch"] > 0
     before, from_files = base, []
     if resumes:
+        if not (run.exists() or typed.keys() & {"name", "dataroot", "model"}):
+            why = f"{ROOT}/ holds {runs_present() or 'none'}"
+            raise UserError("which run? [--resume]", why, "name it by --name")
         saved = upgrade(run.options())
         check_saved(saved, parser, run)
         kept = parser.defaults.keys() - NOT_SAVED | {"held_out"}

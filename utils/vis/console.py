@@ -48,7 +48,7 @@ class Progress:
         title: in front of the bar.
         done, total: steps; infinite while the total is unknown.
         quiet: show nothing.
-        until_end: seconds until the end, where the total is unknown.
+        until_end: seconds until the latest end.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Progress:
         taken = self.done - self.first
         seconds = self.until_end()
         if not math.isinf(self.total) and taken:
-            seconds = (time.monotonic() - self.began) / taken * (self.total - self.done)
+            seconds = min(seconds, (time.monotonic() - self.began) / taken * (self.total - self.done))
         return "?" if math.isinf(seconds) else clock(max(0, seconds))
 
     def show(self, text: str) -> None:
@@ -94,9 +94,9 @@ class Progress:
         due = time.monotonic() - self.printed_at >= PLAIN_LINE_S or self.done == self.total
         if not self.terminal and not self.quiet and due:
             self.printed_at = time.monotonic()
-            total = "?" if math.isinf(self.total) else self.total
+            steps = f"step {self.done}" if math.isinf(self.total) else f"{self.done}/{self.total}"
             figures = ", ".join(filter(None, [text, f"{self.left()} left"]))
-            print(f"{self.title} {self.done}/{total} {figures}", file=sys.stderr, flush=True)
+            print(f"{self.title} {steps} {figures}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self.bar.close()

@@ -278,7 +278,8 @@ class VisdomPlot:
         elif self.process:
             return  # still starting
         else:
-            text = f"no server at {place} ({reason}); start one with {command} or --visdom start"
+            text = f"no server at {place} ({reason}), so no live page; "
+            text += f"start one with {command} or --visdom start"
         self._say_once("trouble", f"visdom: {text}")
 
     def _say_once(self, kind: str, text: str) -> None:
