@@ -53,10 +53,11 @@ def build_unet(
     norm: str = "instance",
     act: str = "leaky",
     init: str = "normal",
+    upsample: str = "transpose",
 ) -> "nn.Module":
     from models.unet import UNet
 
-    return UNet(input_nc, output_nc, width, depth, norm, act, init)
+    return UNet(input_nc, output_nc, width, depth, norm, act, init, upsample)
 
 
 def build_dncnn(

@@ -13,10 +13,27 @@ class UNet(nn.Module):
         width: channels of the first level, doubled at each further level up to 8 * width.
         depth: number of downsamplings by 2.
         act: activation of the encoder (pix2pix: leaky); the decoder uses ReLU.
+        upsample: `transpose` (ConvTranspose2d) or `resize` (nearest, then Conv2d; avoids checkerboards).
     """
 
-    def __init__(self, input_nc: int, output_nc: int, width: int, depth: int, norm: str, act: str, init: str):
+    def __init__(
+        self,
+        input_nc: int,
+        output_nc: int,
+        width: int,
+        depth: int,
+        norm: str,
+        act: str,
+        init: str,
+        upsample: str,
+    ):
         super().__init__()
+
+        def up(incoming: int, outgoing: int) -> list[nn.Module]:
+            if upsample == "transpose":
+                return [nn.ConvTranspose2d(incoming, outgoing, 4, stride=2, padding=1)]
+            return [nn.Upsample(scale_factor=2), nn.Conv2d(incoming, outgoing, 3, padding=1)]
+
         # instance norm needs more than one pixel at the lowest level
         self.size = SizeRequirements(multiple=2**depth, minimum=2 * 2**depth)
         widths = [width * min(2**level, 8) for level in range(depth)]
@@ -31,10 +48,10 @@ class UNet(nn.Module):
         for level in reversed(range(1, depth)):
             concatenated = 1 if level == depth - 1 else 2  # the lowest level has no skip
             incoming = concatenated * widths[level]
-            up = nn.ConvTranspose2d(incoming, widths[level - 1], 4, stride=2, padding=1)
-            self.ups.append(nn.Sequential(up, norm_layer(norm, widths[level - 1]), act_layer("relu")))
-        last = nn.ConvTranspose2d(widths[0] * (2 if depth > 1 else 1), output_nc, 4, stride=2, padding=1)
-        self.head = nn.Sequential(last, nn.Tanh())
+            outgoing = widths[level - 1]
+            stage = [*up(incoming, outgoing), norm_layer(norm, outgoing), act_layer("relu")]
+            self.ups.append(nn.Sequential(*stage))
+        self.head = nn.Sequential(*up(widths[0] * (2 if depth > 1 else 1), output_nc), nn.Tanh())
         init_weights(self, init)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -104,6 +104,7 @@ def test_scales_channels_and_activations(tmp_path: Path, options: dict[str, int]
         ("resunet", {"stem": 1, "levels": 1}),
         ("unet", {"residual": True, "depth": 4}),
         ("resnet", {"upsample": "resize"}),
+        ("unet", {"upsample": "resize", "depth": 3}),
     ],
     ids=str,
 )

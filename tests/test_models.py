@@ -280,6 +280,9 @@ def test_unet_grows_to_eight_times_its_width_and_ends_as_pix2pix() -> None:
     assert [up[0].in_channels for up in net.ups] == [512, 1024, 512, 256]
     assert isinstance(net.downs[0][1], nn.Identity)  # no norm after the first convolution
     assert {down[0].kernel_size for down in net.downs} == {(4, 4)} and count(net, nn.Tanh) == 1
+    resized: Any = network("unet", upsample="resize")
+    assert count(resized, nn.ConvTranspose2d) == 0 and count(resized, nn.Upsample) == len(resized.downs)
+    assert resized(batch(3, 33, 70)).shape == (1, 3, 33, 70)
 
 
 @pytest.mark.parametrize(("model", "own"), [("unet", {}), ("resunet", {"levels": 3})])
