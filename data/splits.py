@@ -12,12 +12,17 @@ from data.folders import SPLITS, first_five, held_by, images_in, split_folder, s
 from data.images import SUFFIXES, header
 from data.layouts import LAYOUTS, manifest_rows, manifest_splits
 from data.matching import VAGUE_WORDS, telling_words
-from data.pairs import Pair, PairList, Source, group_by_file, repeated
+from data.pairs import Pair, PairList, Source, counted, group_by_file, repeated
 from data.places import named_in_split, pair_in, pair_places, refuse_unknown_roles, training_command
 from utils.system.errors import UserError
 from utils.system.rng import Purpose, stream
 
 DEFAULT_VAL_SHARE = 0.1
+FEW = 2  # targets; which step is best by them is chance
+FEW_TO_CHOOSE_BY = (
+    "note    {}: which step is the best by so few is chance; --val_share 0.3 holds out more, "
+    "--best last keeps the last step"
+)
 NO_TEST_IMAGES = (
     "note    no test images: test.py will measure those of validation; a new run with --test_share 0.1 "
     "holds out others"
@@ -267,6 +272,8 @@ def divide(listing: PairList, source: Source, holdout: Holdout) -> Division:
         held_out["val"] = groups_of(val)
     seen = {"train": train._replace(seen="trained on"), "val": val._replace(seen="validated on")}
     notes = [NO_TEST_IMAGES] * ("test" not in (*present, *parts))
+    if 0 < len(groups := held_out.get("val", [])) <= FEW:
+        notes.append(FEW_TO_CHOOSE_BY.format(counted(len(groups), "validation image")))
     held = [part for name in held_out for part in (seen | parts)[name].pairs]
     trained_on = scenes_of(train.pairs)
     if len(trained_on) > 1 and (shared := sorted(trained_on & scenes_of(held))):

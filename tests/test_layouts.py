@@ -253,6 +253,17 @@ def split_off(root: Path | str, share: float | None = 0.1, seed: int = 0) -> tup
     return parts["train"], parts["val"]
 
 
+@pytest.mark.parametrize(("scenes", "share", "said"), [(11, 0.1, True), (20, 0.1, True), (30, 0.1, False)])
+def test_a_choice_by_few_validation_images_is_called_chance(
+    tmp_path: Path, scenes: int, share: float, said: bool
+) -> None:
+    reside(tmp_path, "train", range(scenes))
+    division = divide(find(tmp_path), Source(str(tmp_path)), Holdout(share))
+    count = len(division.held_out["val"])
+    notes = [note for note in division.notes if f"note    {count} validation image" in note]
+    assert bool(notes) == said == (count <= 2)
+
+
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.9])
 def test_all_inputs_of_one_target_are_held_out_together(tmp_path: Path, share: float) -> None:
     reside(tmp_path, "train", range(20))
