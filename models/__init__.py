@@ -139,15 +139,15 @@ def color_loss(*, reduction: str = "mean") -> "nn.Module":
 
 
 def lite0_loss(*, reduction: str = "mean") -> "nn.Module":
-    from models.perceptual import FeatureDistance, lite0_features
+    from models.perceptual import FeatureDistance, Jittered, lite0_features
 
-    return FeatureDistance(lite0_features(), reduction=reduction)
+    return Jittered(FeatureDistance(lite0_features(), reduction=reduction))
 
 
 def vgg_loss(*, reduction: str = "mean") -> "nn.Module":
-    from models.perceptual import VGGDistance, vgg_features
+    from models.perceptual import Jittered, VGGDistance, vgg_features
 
-    return VGGDistance(vgg_features(), reduction=reduction)
+    return Jittered(VGGDistance(vgg_features(), reduction=reduction))
 
 
 def paired_objective(*given: Any) -> "Objective":

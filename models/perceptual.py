@@ -32,6 +32,7 @@ VGG_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 EPS = 1e-10  # as in LPIPS, where a feature vector is divided by its length
 MIN_SIDE = 16  # pixels: VGG's deepest features have a stride of 16
+MAX_SHIFT = 7  # pixels: the features that Lite0's distance compares have strides of 2, 4 and 8
 
 
 class SameConv(nn.Conv2d):
@@ -238,6 +239,30 @@ class VGGDistance(FeatureDistance):
     def compare(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         each = [(x - y).abs().flatten(1).mean(1) for x, y in pairs]
         return sum(weight * value for weight, value in zip(VGG_WEIGHTS, each, strict=True))  # type: ignore[return-value]
+
+
+class Jittered(nn.Module):
+    """A distance for training: both images are shifted and mirrored alike, anew at each call, before it.
+
+    The strides of the features start at the first pixel. If they always do, a network learns a grid that is
+    locked to them and lowers the distance, but is no likeness (Kettunen et al. 2019, E-LPIPS). Shifts are 0
+    to 7 pixels, by torch's generator of the CPU, which the loop seeds at each step; with several processes,
+    or parts of a batch, each draws its own.
+    """
+
+    unit_range = True
+
+    def __init__(self, distance: FeatureDistance):
+        super().__init__()
+        self.distance = distance
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        room = [min(MAX_SHIFT, max(0, side - MIN_SIDE)) for side in output.shape[-2:]]
+        top, left, upside_down, mirrored = (int(torch.randint(n + 1, ())) for n in (*room, 1, 1))
+        axes = [-2] * upside_down + [-1] * mirrored
+        shifted = (each[..., top:, left:].flip(axes) for each in (output, target))
+        value: Tensor = self.distance(*shifted)
+        return value
 
 
 def unit(features: Tensor) -> Tensor:

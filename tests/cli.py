@@ -295,32 +295,45 @@ class Workplace(Scripts):
         name: str = "run",
         before: str = "",
         launcher: Sequence = (),
+        fresh: bool = False,
         **env: Any,
     ) -> "Job":
-        """Start a script; one without any of the following is forked from `preloaded`, if there is one.
+        """Start a script.
 
         Args:
             before: Python code that runs in the process before the script.
             launcher: what starts it instead of `python -W error`, such as TORCHRUN.
+            fresh: do not fork it from `preloaded`; for tests of what happens while packages are imported.
             env: variables of its environment; None removes one.
         """
         given, run = self._command(script, flags, name)
         command = [str(ROOT / script), *given]
-        if self.preloaded and not (before or launcher or env):
-            environment = _environment()
-            if self.preloaded.serves(environment):
-                return self._job(self.preloaded.start(command, self.folder, environment), command, run)
         if before:
             command = [self._wrapper(before), *command, ";"]
-        threads = {"OMP_NUM_THREADS": "1"} if launcher else {}
-        return self.process(sys.executable, *(launcher or STRICT), *command, run=run, **threads, **env)
+        if launcher:
+            return self.process(sys.executable, *launcher, *command, run=run, OMP_NUM_THREADS="1", **env)
+        return self._python(command, run, fresh, **env)
 
-    def both(self, *flags: str, test: Sequence[str] = (), before: str = "", **env: str | None) -> Ended:
+    def both(
+        self,
+        *flags: str,
+        test: Sequence[str] = (),
+        before: str = "",
+        fresh: bool = False,
+        **env: str | None,
+    ) -> Ended:
         """train.py, then test.py, in one process, which imports torch once."""
         first, run = self._command("train.py", flags, "run")
         second, _ = self._command("test.py", tuple(test), "run")
         command = [str(ROOT / "train.py"), *first, ";", str(ROOT / "test.py"), *second, ";"]
-        return self.process(sys.executable, *STRICT, self._wrapper(before), *command, run=run, **env).wait()
+        return self._python([self._wrapper(before), *command], run, fresh, **env).wait()
+
+    def _python(self, command: list[str], run: Path, fresh: bool, **env: str | None) -> "Job":
+        """Start a file of Python: forked from `preloaded` if that has the same environment."""
+        environment = _environment(**env)
+        if self.preloaded and not fresh and self.preloaded.serves(environment):
+            return self._job(self.preloaded.start(command, self.folder, environment), command, run)
+        return self.process(sys.executable, *STRICT, *command, run=run, **env)
 
     def _wrapper(self, before: str) -> str:
         """A program that runs `before` and then the scripts that its arguments name."""

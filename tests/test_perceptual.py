@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models import perceptual
 from models.losses import build_terms
-from models.perceptual import FeatureDistance, VGGDistance, lite0_features, vgg_features
+from models.perceptual import FeatureDistance, Jittered, VGGDistance, lite0_features, vgg_features
 from models.terms import LITE0_PACKAGE
 from tests.builders import (
     FAST,
@@ -132,8 +132,36 @@ def test_gray_images_are_repeated_and_bfloat16_is_left_outside() -> None:
 def test_the_term_takes_the_networks_range() -> None:
     one, other = batch(image(32, 32)), batch(image(32, 32, seed=1))
     _, term = build_terms({"lite0": 1.0}, "mean", 0.5, 0.5, CPU)["lite0"]
-    expected = FeatureDistance(lite0_features())(one, other).item()
+    distance = Jittered(FeatureDistance(lite0_features()))
+    torch.manual_seed(3)
+    expected = distance(one, other).item()
+    torch.manual_seed(3)
     assert term(2 * one - 1, 2 * other - 1).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [(40, 40), (20, 70), (16, 16), (12, 16)])
+def test_a_jittered_distance_compares_both_images_alike(size: tuple[int, int]) -> None:
+    """Pixel by pixel: shifted by up to 7 pixels, never below 16 a side, and mirrored in both directions."""
+    height, width = size
+    seen = []
+
+    class Noted(FeatureDistance):
+        def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            assert torch.equal(output, target - 1)
+            seen.append(output[0, 0])
+            return output.mean()
+
+    places = torch.arange(height * width, dtype=torch.float32).view(1, 1, height, width)
+    loss = Jittered(Noted(nn.Identity()))
+    for _ in range(200):
+        loss(places, places + 1)
+    room = [min(7, max(0, side - 16)) for side in size]
+    for axis in (0, 1):
+        shapes = {each.shape[axis] for each in seen}
+        assert shapes == set(range(size[axis] - room[axis], size[axis] + 1))
+    ways = {(bool(each[0, 0] > each[-1, 0]), bool(each[0, 0] > each[0, -1])) for each in seen}
+    assert len(ways) == 4
+    assert all(each.max() == height * width - 1 for each in seen)  # cut at the top and left only
 
 
 # ------------------------------------------------------------------------------------------------------ VGG19

@@ -4,6 +4,7 @@ import csv
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,14 @@ from data.splits import find_pairs
 from tests.builders import FAST, ROOT, TINY, TINY_NET, pixels, write_set
 from tests.cli import Workplace, options, status
 from utils.eval.results import Results, read_csv
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Iterator[Workplace]:
+    """Each process is started from nothing, as by a user."""
+    place = Workplace(tmp_path)
+    yield place
+    place.close()
 
 
 @pytest.mark.parametrize("script", ["train.py", "test.py"])

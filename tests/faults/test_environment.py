@@ -158,7 +158,7 @@ def test_ctrl_c_at_an_import_ends_the_script_without_a_word(
     """Of the first module of all, in the first tenth of a second; while torch is imported; after it."""
     write_trained(work.folder, *TINY_NET)
     flags = (*TINY, *FAST, "--name", "new") if script == "train.py" else ("--dataroot", "demo:8:32")
-    job = work.start(script, *flags, before=AT_IMPORT.format(module=module))
+    job = work.start(script, *flags, before=AT_IMPORT.format(module=module), fresh=True)
     ended = job.wait(-signal.SIGINT)
     assert ended.out + ended.err == "" and not (work.folder / "results").exists()
 
@@ -167,7 +167,7 @@ def test_ctrl_c_at_an_import_ends_the_script_without_a_word(
 @pytest.mark.parametrize("script", ["train.py", "test.py"])
 def test_ctrl_c_while_modules_are_imported_shows_no_traceback(work: Workplace, script: str) -> None:
     for delay in (0.15, 0.4, 0.8):
-        job = work.start(script, *TINY, *FAST) if script == "train.py" else work.start(script)
+        job = work.start(script, *(TINY + FAST if script == "train.py" else ()), fresh=True)
         time.sleep(delay)
         if job.running():
             job.signal(signal.SIGINT)
@@ -304,7 +304,7 @@ def test_other_systems_are_named_in_one_line(work: Workplace, script: str) -> No
         "import signal, sys\nsys.modules['fcntl'] = sys.modules['resource'] = None\n"
         "for name in ('SIGHUP', 'SIGUSR1', 'SIGALRM'): delattr(signal, name)\n"
     )
-    ended = work.start(script, "--help", before=before).wait(2)
+    ended = work.start(script, "--help", before=before, fresh=True).wait(2)
     assert "not supported" in ended.err and "WSL" in ended.err and "Traceback" not in ended.err
 
 

@@ -341,7 +341,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("mode", ["off", "auto"])
 def test_no_call_leaves_the_machine(work: Workplace, mode: str) -> None:
     flags = ("--visdom", mode, "--visdom_port", str(free_port()))
-    work.both(*MINI, *flags, test=flags, before=ALONE)
+    work.both(*MINI, *flags, test=flags, before=ALONE, fresh=True)
     assert not (work.folder / "outside").exists()
     assert (work.folder / "results/run/demo/metrics.csv").is_file()
 
