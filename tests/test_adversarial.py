@@ -777,5 +777,5 @@ def test_sharp_continues_from_the_network_of_a_run(cli: InProcess) -> None:
     run = cli.train("--dataroot", "demo:6:48", *sharp, *terms, *small, name="sharp").run
     held = options(run)
     assert [held[key] for key in ("model", "depth", "width", "stem", "levels")] == ["resunet", 2, 8, 2, 1]
-    assert parse_gan(held["gan"]) == GanSettings("vanilla", ndf=8, n_layers=2, norm="spectral")
+    assert parse_gan(held["gan"]) == GanSettings("vanilla", ndf=8, n_layers=2, norm="spectral", lr=1e-3)
     assert weights(run).keys() == weights(cli.run("fine")).keys()

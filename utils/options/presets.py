@@ -41,8 +41,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "sharp": {  # from the weights of a run by PSNR, whose network it takes
         **RECIPE,
-        **{"crop_size": 96, "batchSize": 4, "optimizer": "adamw", "lr": 2e-4, "weight_decay": 0.0},
-        **{"loss": "l1+color+lite0:2+gan:0.1", "gan": "mode=vanilla,ndf=32,norm=spectral"},
+        **{"crop_size": 96, "optimizer": "muon", "momentum": 0.95, "lr": 2e-3},
+        **{"loss": "l1:2+ssim:1+lite0:10+gan:0.1", "gan": "mode=vanilla,ndf=32,norm=spectral,lr=1e-3"},
     },
     "unpaired": {
         **{"model": "resunet", "norm": "instance", "stem": 4, "levels": 3, "depth": 2, "width": 24},
