@@ -7,7 +7,7 @@ from typing import Any
 from models import network_defaults
 from models.zoo import is_zoo
 from utils.options.parser import ON_OFF, SWITCH, Flag
-from utils.options.presets import PRESETS
+from utils.options.presets import preset_options
 from utils.options.resolve import NOT_SAVED, OF_ONE_PROCESS, PLACES, train_parser
 
 
@@ -18,7 +18,7 @@ def command_of(options: Mapping[str, Any]) -> str:
     'python train.py --dataroot demo --model resunet --width 16'
     """
     parser, model = train_parser(), str(options.get("model"))
-    usual = parser.defaults | PRESETS.get(str(options.get("preset")), {})
+    usual = parser.defaults | preset_options(str(options.get("preset")), options.get("minutes"))
     derived = network_defaults(model) | {"scale": 1, "repeat": 1}
     derived |= {"mean": 0.0, "std": 1.0} if is_zoo(model) else {"mean": 0.5, "std": 0.5}
     left_out = (OF_ONE_PROCESS | NOT_SAVED) - PLACES | {*(options.get("from_files") or ())}

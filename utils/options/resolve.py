@@ -25,7 +25,7 @@ from utils.options.kinds import NATURAL
 from utils.options.network import complete, default_name, resolve_network
 from utils.options.objective import another_objective, check_perceptual, network_of_weights, resolve_objective
 from utils.options.parser import Parser
-from utils.options.presets import PRESETS
+from utils.options.presets import preset_options
 from utils.options.sources import data_settings
 from utils.run.run import ROOT, Run, runs_present
 from utils.system.errors import UserError
@@ -122,7 +122,7 @@ def choose_preset(settings: DataSettings) -> tuple[str, str]:
 
 def resolve_train(parser: Parser, typed: dict[str, Any]) -> Options:
     """The options of train.py by what was typed; raises as `parse_train`."""
-    base = parser.defaults | PRESETS.get(typed.get("preset", ""), {})
+    base = parser.defaults | preset_options(typed.get("preset", ""), typed.get("minutes"))
     of_weights = {} if typed.keys() & {"resume", "epoch"} else network_of_weights(typed)
     base |= of_weights
     asked = base | typed
