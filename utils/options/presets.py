@@ -43,7 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "sharp": {  # from the weights of a run by PSNR, whose network it takes
         **RECIPE,
         **{"crop_size": 96, "optimizer": "muon", "momentum": 0.95, "lr": 2e-3},
-        **{"loss": "l1:2+ssim:1+lite0:10+gan:0.1", "gan": "mode=vanilla,ndf=32,norm=spectral,lr=1e-3"},
+        **{"loss": "l1:1.5+lite0:10+gan:0.3", "gan": "mode=vanilla,ndf=32,norm=spectral,lr=1e-3"},
     },
     "unpaired": {
         **{"model": "resunet", "norm": "instance", "stem": 4, "levels": 3, "depth": 2, "width": 24},
