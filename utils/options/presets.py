@@ -58,7 +58,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cyclegan": {**PAPERS, "model": "resnet", "objective": "cycle", "loss": CYCLE_LOSS, "gan": "pool=50"},
 }
 BY_MINUTES: dict[str, tuple[tuple[float, dict[str, Any]], ...]] = {  # (up to so many minutes, other defaults)
-    "fine": ((3, {"lr": 6e-3, "schedule": "lambda"}), (8, {"lr": 4e-3, "schedule": "lambda"})),
+    "fine": ((8, {"lr": 4e-3, "schedule": "lambda"}),),
 }
 
 
@@ -69,7 +69,7 @@ def preset_options(preset: str, minutes: float | None = None) -> dict[str, Any]:
         minutes: the length of the run, on which the learning rate of some depends; None: not given.
 
     >>> preset_options("fine")["lr"], preset_options("fine", 1)["lr"], preset_options("fine", 60)["lr"]
-    (0.002, 0.006, 0.002)
+    (0.002, 0.004, 0.002)
     """
     _, changes = for_minutes(preset, minutes)
     return PRESETS.get(preset, {}) | changes
