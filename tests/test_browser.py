@@ -53,12 +53,16 @@ class Page:
         self.page, self.server = page, server
         self.troubles: list[str] = []
         page.on("pageerror", lambda error: self.note(f"page error: {error}"))
-        page.on("requestfailed", lambda request: self.note(f"failed: {request.url}"))
+        page.on("requestfailed", self.note_failed)
         page.on("response", lambda answer: self.note(f"{answer.status}: {answer.url}", answer.status >= 400))
         page.on("console", lambda line: self.note(f"console: {line.text}", line.type == "error"))
 
     def note(self, text: str, trouble: bool = True) -> None:
         self.troubles += [text] if trouble else []
+
+    def note_failed(self, request: Any) -> None:
+        """Note a request without an answer, unless the browser itself gave it up to open another page."""
+        self.note(f"failed: {request.url} {request.failure}", request.failure != "net::ERR_ABORTED")
 
     def open(self, env: str) -> None:
         # not until the network is idle: the page's websocket stays open
