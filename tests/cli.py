@@ -3,7 +3,7 @@
 All three end with the same outcome, `Ended`. In tests take a fixture of conftest.py:
 
     cli.train(*TINY, *FAST).run                    # in this process: fast; can be patched
-    work.train(*TINY, *FAST)                       # a process: signals, streams, warnings are errors
+    work.train(*TINY, *FAST)                       # a process, forked by tests.preloaded: signals, streams
     job = work.start("train.py", *TINY); job.until_step(3); job.signal(SIGTERM); job.wait(143)
     forks.start("train.py", *TINY).kill()          # a process without the cost of importing torch
 """
