@@ -18,10 +18,10 @@ from utils.system.errors import UserError
 from utils.system.rng import Purpose, stream
 
 DEFAULT_VAL_SHARE = 0.1
-FEW = 2  # targets; which step is best by them is chance
-FEW_TO_CHOOSE_BY = (
-    "note    {}: which step is the best by so few is chance; --val_share 0.3 holds out more, "
-    "--best last keeps the last step"
+FEW_TARGETS = 2  # too few validation targets to choose the best step
+TOO_FEW_TARGETS = (
+    "note    {}: too few to choose the best step; use --val_share 0.3 to hold out more, "
+    "or --best last to keep the last step"
 )
 NO_TEST_IMAGES = (
     "note    no test images: test.py will measure those of validation; a new run with --test_share 0.1 "
@@ -181,14 +181,18 @@ def _no_targets(source: Source, split: str) -> UserError:
     )
     fix += "CSV file with the columns input,target: --manifest pairs.csv"
     root = folder = Path(source.root)
+    unlike = ""
     if root.is_file():
         what, fix = f"one image is no set of pairs [--dataroot {root}]", "to restore it: test.py --name RUN"
         return UserError(what, fix=f"{fix} --dataroot {root}; to train, name a folder")
     if not source.input_dir and root.is_dir():
         folder = split_folder(root, split)
         inner = subfolders(folder)
+        roles = pair_in(folder, sure=True)
+        if roles:
+            unlike = f", and no file of {roles[0].name} is named as one of {roles[1].name}"
         if len(inner) == 2:
-            first, second = pair_in(folder, sure=True) or inner
+            first, second = roles or inner
             fix = f"{training_command(root, first.name, second.name)} if these two are pairs; or {fix}"
         if len(inner) > 2:
             fix = f"name two of its folders by --input_dir and --target_dir; or {fix}"
@@ -196,9 +200,7 @@ def _no_targets(source: Source, split: str) -> UserError:
             fix += "; or make inputs of clean images by --degrade, such as --degrade noise:25"
         if not inner:
             fix += "; or --layout aligned, if every file holds input and target side by side"
-    why = f"{folder} holds {held_by(folder)}"
-    if not source.input_dir and (pair := pair_in(folder, sure=True)):
-        why += f", and no file of {pair[0].name} is named as one of {pair[1].name}"
+    why = f"{folder} holds {held_by(folder)}{unlike}"
     return UserError(f"no targets found [--dataroot {source.root}]", why, fix)
 
 
@@ -272,8 +274,8 @@ def divide(listing: PairList, source: Source, holdout: Holdout) -> Division:
         held_out["val"] = groups_of(val)
     seen = {"train": train._replace(seen="trained on"), "val": val._replace(seen="validated on")}
     notes = [NO_TEST_IMAGES] * ("test" not in (*present, *parts))
-    if 0 < len(groups := held_out.get("val", [])) <= FEW:
-        notes.append(FEW_TO_CHOOSE_BY.format(counted(len(groups), "validation image")))
+    if 0 < len(groups := held_out.get("val", [])) <= FEW_TARGETS:
+        notes.append(TOO_FEW_TARGETS.format(counted(len(groups), "validation image")))
     held = [part for name in held_out for part in (seen | parts)[name].pairs]
     trained_on = scenes_of(train.pairs)
     if len(trained_on) > 1 and (shared := sorted(trained_on & scenes_of(held))):

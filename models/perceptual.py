@@ -242,12 +242,12 @@ class VGGDistance(FeatureDistance):
 
 
 class Jittered(nn.Module):
-    """A distance for training: both images are shifted and mirrored alike, anew at each call, before it.
+    """Apply one random shift and flip to output and target, then compute a feature distance (training only).
 
-    The strides of the features start at the first pixel. If they always do, a network learns a grid that is
-    locked to them and lowers the distance, but is no likeness (Kettunen et al. 2019, E-LPIPS). Shifts are 0
-    to 7 pixels, by torch's generator of the CPU, which the loop seeds at each step; with several processes,
-    or parts of a batch, each draws its own.
+    Without it, the network learns a periodic artifact aligned with the strides of the features, which lowers
+    the distance without looking like the target (Kettunen et al. 2019, E-LPIPS). Shifts are 0 to 7 pixels.
+    The draws use torch's global CPU generator, which train.py seeds at each step; each process and each
+    micro-batch draws its own.
     """
 
     unit_range = True

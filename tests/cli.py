@@ -1,18 +1,16 @@
-"""train.py and test.py from outside: called in this process, started as processes, or forked quickly.
+"""train.py and test.py from outside: called in this process, or run as processes.
 
-All three end with the same outcome, `Ended`. In tests take a fixture of conftest.py:
+Both end with the same outcome, `Ended`. In tests take a fixture of conftest.py:
 
     cli.train(*TINY, *FAST).run                    # in this process: fast; can be patched
     work.train(*TINY, *FAST)                       # a process, forked by tests.preloaded: signals, streams
     job = work.start("train.py", *TINY); job.until_step(3); job.signal(SIGTERM); job.wait(143)
-    forks.start("train.py", *TINY).kill()          # a process without the cost of importing torch
 """
 
 import importlib
 import io
 import json
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -312,7 +310,7 @@ class Workplace(Scripts):
             command = [self._wrapper(before), *command, ";"]
         if launcher:
             return self.process(sys.executable, *launcher, *command, run=run, OMP_NUM_THREADS="1", **env)
-        return self._python(command, run, fresh, **env)
+        return self.python(command, run, fresh, **env)
 
     def both(
         self,
@@ -326,13 +324,16 @@ class Workplace(Scripts):
         first, run = self._command("train.py", flags, "run")
         second, _ = self._command("test.py", tuple(test), "run")
         command = [str(ROOT / "train.py"), *first, ";", str(ROOT / "test.py"), *second, ";"]
-        return self._python([self._wrapper(before), *command], run, fresh, **env).wait()
+        return self.python([self._wrapper(before), *command], run, fresh, **env).wait()
 
-    def _python(self, command: list[str], run: Path, fresh: bool, **env: str | None) -> "Job":
-        """Start a file of Python: forked from `preloaded` if that has the same environment."""
+    def python(
+        self, command: list[str], run: Path | None = None, fresh: bool = False, **env: str | None
+    ) -> "Job":
+        """Run a file of Python, `[file, arguments...]`; see `start` for `fresh` and `env`."""
         environment = _environment(**env)
         if self.preloaded and not fresh and self.preloaded.serves(environment):
-            return self._job(self.preloaded.start(command, self.folder, environment), command, run)
+            forked = self.preloaded.start(command, self.folder, environment)
+            return self._job(forked, command, run or self.run())
         return self.process(sys.executable, *STRICT, *command, run=run, **env)
 
     def _wrapper(self, before: str) -> str:
@@ -442,111 +443,6 @@ def _copy(stream: IO[bytes], parts: list[bytes]) -> None:
     with stream:
         while part := os.read(stream.fileno(), 1 << 16):
             parts.append(part)
-
-
-# -------------------------------------------------------------- processes without the cost of importing torch
-
-
-class Forks(Scripts):
-    """A process that imported everything and forks the scripts: a start takes milliseconds."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        command = [sys.executable, *STRICT, "-c", "from tests.cli import serve; serve()"]
-        streams = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
-        self.server = subprocess.Popen(command, cwd=ROOT, text=True, **streams)
-
-    def ask(self, **request: Any) -> Any:
-        assert self.server.stdin and self.server.stdout
-        print(json.dumps(request), file=self.server.stdin, flush=True)
-        return json.loads(self.server.stdout.readline())
-
-    def start(self, script: str, *flags: str, name: str = "run", limit: int = 0, **env: str) -> "ForkedJob":
-        """Start a script, or a function `module:name` that takes the flags.
-
-        Args:
-            limit: bytes of the largest file that it may write; 0: no limit.
-        """
-        given, run = ([*flags], self.run(name)) if ":" in script else self._command(script, flags, name)
-        pid = self.ask(folder=str(self.folder), script=script, flags=given, limit=limit, env=env)
-        return ForkedJob(self, pid, run)
-
-    def close(self) -> None:
-        assert self.server.stdin and self.server.stdout
-        self.server.stdin.close()
-        self.server.stdout.close()
-        self.server.wait(20)
-
-
-class ForkedJob(Job):
-    """A child of the forking server."""
-
-    def __init__(self, forks: Forks, pid: int, run: Path):
-        self.forks, self.pid, self.run, self.folder = forks, pid, run, forks.folder
-
-    @property
-    def said(self) -> str:
-        return "(read at its end)"
-
-    def running(self) -> bool:
-        try:
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-        except OSError:
-            return False
-
-    def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-
-    def wait(self, code: int | None = 0, seconds: float = 300) -> Ended:
-        return Ended(*self.forks.ask(wait=self.pid), self.run).with_code(code)
-
-
-def serve() -> None:
-    """For each line of stdin fork a process, or wait for one; imports are paid once, nothing is computed."""
-    sys.path.insert(0, str(ROOT))
-    for package in ("utils", "data", "models"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            if path.stem not in ("spandrel", "__init__"):  # spandrel.py needs more than this
-                importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    for script in PARSERS:
-        importlib.import_module(script.removesuffix(".py"))
-    pipes: dict[int, tuple[int, int]] = {}
-    for line in sys.stdin:
-        job = json.loads(line)
-        if "wait" in job:
-            texts = [_all_of(end) for end in pipes.pop(job["wait"])]
-            _, ended = os.waitpid(job["wait"], 0)
-            print(json.dumps([os.waitstatus_to_exitcode(ended), *texts]), flush=True)
-            continue
-        out, err = os.pipe(), os.pipe()
-        if pid := os.fork():
-            os.close(out[1])
-            os.close(err[1])
-            pipes[pid] = out[0], err[0]
-            print(pid, flush=True)
-        else:
-            os.dup2(out[1], 1)
-            os.dup2(err[1], 2)
-            for end in (*out, *err):
-                os.close(end)
-            sys.exit(_forked(**job))
-
-
-def _all_of(descriptor: int) -> str:
-    with os.fdopen(descriptor, errors="replace") as pipe:
-        return pipe.read()
-
-
-def _forked(folder: str, script: str, flags: list[str], limit: int, env: dict[str, str]) -> int:
-    os.chdir(folder)
-    os.environ.update(env)
-    if limit:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # Python ignores SIGXFSZ
-    if ":" in script:
-        module, function = script.split(":")
-        return int(getattr(importlib.import_module(module), function)(*flags) or 0)
-    sys.argv = [script, *flags]
-    return _end(importlib.import_module(script.removesuffix(".py")).main, PARSERS[script], flags)
 
 
 # --------------------------------------------------------------------------------------- processes and ports

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests import browser
-from tests.cli import STRICT, Forks, InProcess, Workplace
+from tests.cli import STRICT, InProcess, Workplace
 from tests.preloaded import Preloaded
 
 
@@ -32,20 +32,6 @@ def work(tmp_path: Path, preloaded: Preloaded) -> Iterator[Workplace]:
     place = Workplace(tmp_path, preloaded)
     yield place
     place.close()
-
-
-@pytest.fixture(scope="module")
-def forking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    server = Forks(tmp_path_factory.mktemp("forks"))
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def forks(forking: Forks, tmp_path: Path) -> Forks:
-    """The scripts as processes in `tmp_path`, forked from one that imported everything."""
-    forking.folder = tmp_path
-    return forking
 
 
 @pytest.fixture(scope="module")

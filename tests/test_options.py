@@ -12,7 +12,7 @@ from tests.builders import ROOT, TINY, error_of, words, write_run
 from utils.options import describe, parse_test, parse_train, resolve
 from utils.options.flags import TEST, TRAIN
 from utils.options.parser import SYNONYMS, Parser
-from utils.options.presets import PRESETS, for_minutes
+from utils.options.presets import PRESETS, short_run_options
 from utils.options.resolve import Options
 from utils.system.errors import UserError
 
@@ -75,9 +75,9 @@ def test_typed_flags_win_over_presets_and_presets_over_defaults(tmp_path: Path) 
 @pytest.mark.parametrize("minutes", [1, 3, 5, 20, 600])
 def test_a_preset_may_depend_on_the_minutes(minutes: float) -> None:
     given = ["--dataroot", "demo", "--preset", "fine", "--minutes", str(minutes)]
-    opt, (most, changes) = parse_train(given), for_minutes("fine", minutes)
-    assert minutes <= most and bool(changes) == (minutes <= 8)
-    said = [line for line in describe(opt).splitlines() if "fine of up to" in line]
+    opt, changes = parse_train(given), short_run_options("fine", minutes)
+    assert bool(changes) == (minutes <= 8)
+    said = [line for line in describe(opt).splitlines() if "fine for short runs" in line]
     assert {key: getattr(opt, key) for key in changes} == changes and len(said) == bool(changes)
     assert all(f"{key}={value}" in said[0] for key, value in changes.items())
     assert opt.changed == {"dataroot", "preset", "minutes"}

@@ -24,8 +24,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.builders import Payload, assert_same_state, damaged, same_state, small_net, tree, words
-from tests.cli import TORCHRUN, Forks, InProcess, Job, Workplace, free_port, state, step_of, weights
+from tests.builders import ROOT, Payload, assert_same_state, damaged, same_state, small_net, tree, words
+from tests.cli import TORCHRUN, InProcess, Job, Workplace, free_port, state, step_of, weights
 from tests.cuts import EVERY_STEP, content, cut_everywhere
 from tests.harness import Cases
 from tests.seams import replace_loss, wrap
@@ -105,41 +105,41 @@ def test_all_schedules_resume_exactly(cli: InProcess, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.risk(1)
-def test_a_run_killed_ten_times_ends_with_the_same_bits(forks: Forks) -> None:
+def test_a_run_killed_ten_times_ends_with_the_same_bits(work: Workplace) -> None:
     flags, rng = (*RUN, *EVERY_STEP, "--max_steps", "60"), random.Random()
-    whole = forks.train(*flags, name="whole").run
+    whole = work.train(*flags, name="whole").run
     for kill in range(10):
-        job = forks.start("train.py", *(flags if not kill else ("--resume",)), name="cut")
+        job = work.start("train.py", *(flags if not kill else ("--resume",)), name="cut")
         if kill % 3:
-            time.sleep(rng.uniform(0, 0.3))  # while it starts, often
+            time.sleep(rng.uniform(0, 0.6))  # while it starts, often
         else:
             job.until_step(4 * kill + 3)
             time.sleep(rng.uniform(0, 0.02))
         job.kill()
         job.wait(-signal.SIGKILL)
-    assert_same_state(content(forks.train("--resume", name="cut").run), content(whole))
+    assert_same_state(content(work.train("--resume", name="cut").run), content(whole))
 
 
-def two_processes(forks: Forks, *flags: str) -> list[Job]:
+def two_processes(work: Workplace, *flags: str) -> list[Job]:
     """What torchrun starts, without the time that torchrun takes."""
     env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     env |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    start = functools.partial(forks.start, "train.py", *flags, name="cut", **env)
+    start = functools.partial(work.start, "train.py", *flags, name="cut", **env)
     return [start(RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
 
 
 @pytest.mark.risk(1)
 @pytest.mark.dist
-def test_two_processes_resume_exactly(forks: Forks, work: Workplace) -> None:
+def test_two_processes_resume_exactly(work: Workplace) -> None:
     flags = (*RUN, *EVERY_STEP)
     whole = work.train(*flags, name="whole", launcher=TORCHRUN).run
     for start, step in ((flags, 3), (("--resume",), 9)):
-        jobs = two_processes(forks, *start)
+        jobs = two_processes(work, *start)
         jobs[0].until_step(step)
         jobs[1].signal(signal.SIGTERM)  # to one; both stop after the same step
         assert [job.wait(None).code for job in jobs] == [143, 143]
         assert step <= step_of(jobs[0].run) < STEPS
-    jobs = two_processes(forks, "--resume")
+    jobs = two_processes(work, "--resume")
     assert [job.wait().code for job in jobs] == [0, 0]
     assert_same_state(content(jobs[0].run), content(whole))
 
@@ -147,12 +147,22 @@ def test_two_processes_resume_exactly(forks: Forks, work: Workplace) -> None:
 # ---------------------------------------------------------------------------------------------- atomic writes
 
 
+SAVE = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from tests.seams import save_for_ever
+save_for_ever(sys.argv[1])
+"""
+
+
 @pytest.mark.risk(2)
-def test_a_kill_while_saving_leaves_a_whole_file(forks: Forks, tmp_path: Path, cases: Cases) -> None:
+def test_a_kill_while_saving_leaves_a_whole_file(work: Workplace, tmp_path: Path, cases: Cases) -> None:
+    program = tmp_path / "save.py"
+    program.write_text(SAVE)
     path, part, rng = tmp_path / "net.pth", tmp_path / ".net.pth.part", random.Random()
     newest = halves = 0
     for _ in range(25):
-        job = forks.start("tests.seams:save_for_ever", str(newest + 1))
+        job = work.python([str(program), str(newest + 1)])
         before = path.stat().st_mtime_ns if path.is_file() else 0
         job.until(lambda before=before: path.is_file() and path.stat().st_mtime_ns != before)
         time.sleep(rng.uniform(0, 0.02))
@@ -192,7 +202,9 @@ WRITTEN_BEFORE = {*words("status.json log.jsonl options.json .lock latest_net.pt
 
 
 @pytest.mark.risk(3)
-def test_a_size_limit_ends_the_run_and_leaves_older_files(forks: Forks, cli: InProcess, cases: Cases) -> None:
+def test_a_size_limit_ends_the_run_and_leaves_older_files(
+    work: Workplace, cli: InProcess, cases: Cases
+) -> None:
     run = cli.train(*RUN, "--max_steps", "8").run
     size, log = (run / "latest_state.pth").stat().st_size, run / "log.jsonl"
     for what, limit in (
@@ -209,7 +221,8 @@ def test_a_size_limit_ends_the_run_and_leaves_older_files(forks: Forks, cli: InP
                 file.write(f"{first}\n" * (1 + 2 * size // 100))
             limit, may_change = log.stat().st_size + 10, {*before}
         code = 1 + (what == "options.json")
-        ended = forks.train("--resume", "--max_steps", "18", *EVERY_STEP, limit=limit, code=None)
+        before_it = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+        ended = work.train("--resume", "--max_steps", "18", *EVERY_STEP, before=before_it, code=None)
         wrong, after = ended.complaint("fix:", "File too large", what, code=code), tree(run)
         changed = [name for name in before.keys() - may_change if before[name] != after[name]]
         wrong += f"; {changed} changed" if changed else ""

@@ -534,7 +534,7 @@ def two(
     before: Sequence[str] = ("", ""),
 ) -> list[Job]:
     """Two processes without a launcher, each in a folder of its own; `each` has flags of one of them."""
-    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     env |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     return [
         work.at(rank).start("train.py", *flags, *own, before=code, RANK=rank, LOCAL_RANK=rank, **env)

@@ -30,9 +30,9 @@ def resolve_objective(opt: Any, typed: Mapping[str, Any]) -> None:
     terms = parse_loss(opt.loss)
     _check_terms(opt, terms)
     check_perceptual({"lite0"} & terms.keys(), "loss")
-    if opt.gan and "gan" not in terms and "gan" not in typed:
-        opt.gan = None  # of the preset, whose loss was replaced
-    elif opt.gan and "gan" not in terms:
+    if "gan" not in terms and "gan" not in typed:
+        opt.gan = None  # a preset's, whose loss was replaced
+    if opt.gan and "gan" not in terms:
         what = f"--gan {opt.gan} has no effect on --loss {opt.loss}"
         raise UserError(what, "it has no term gan", f"use such as --loss {opt.loss}+gan:1, or drop --gan")
     if "gan" in terms and (side := opt.crop_size or opt.size):  # else at the first image

@@ -8,7 +8,6 @@ without pairs: its network adds to its input, so content stays from the first st
 the second half, batch size 1.
 """
 
-import math
 from typing import Any
 
 from models.terms import CYCLE_LOSS
@@ -57,25 +56,24 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "cyclegan": {**PAPERS, "model": "resnet", "objective": "cycle", "loss": CYCLE_LOSS, "gan": "pool=50"},
 }
-BY_MINUTES: dict[str, tuple[tuple[float, dict[str, Any]], ...]] = {  # (up to so many minutes, other defaults)
-    "fine": ((8, {"lr": 4e-3, "schedule": "lambda"}),),
+SHORT_RUNS: dict[str, tuple[float, dict[str, Any]]] = {  # preset: longest --minutes, other defaults
+    "fine": (8, {"lr": 4e-3, "schedule": "lambda"}),
 }
 
 
 def preset_options(preset: str, minutes: float | None = None) -> dict[str, Any]:
-    """The defaults that a preset changes; {} for an unknown one.
+    """Return the defaults of a preset; {} for an unknown one.
 
     Args:
-        minutes: the length of the run, on which the learning rate of some depends; None: not given.
+        minutes: length of the run; None if --minutes is not given.
 
     >>> preset_options("fine")["lr"], preset_options("fine", 1)["lr"], preset_options("fine", 60)["lr"]
     (0.002, 0.004, 0.002)
     """
-    _, changes = for_minutes(preset, minutes)
-    return PRESETS.get(preset, {}) | changes
+    return PRESETS.get(preset, {}) | short_run_options(preset, minutes)
 
 
-def for_minutes(preset: str, minutes: float | None) -> tuple[float, dict[str, Any]]:
-    """(up to how many minutes, what it changes for them); {} where the length changes nothing."""
-    rows = BY_MINUTES.get(preset, ()) if minutes else ()
-    return next((row for row in rows if minutes and minutes <= row[0]), (math.inf, {}))
+def short_run_options(preset: str, minutes: float | None) -> dict[str, Any]:
+    """Return the defaults that a preset has for short runs only; {} for longer runs."""
+    longest, options = SHORT_RUNS.get(preset, (0, {}))
+    return options if minutes and minutes <= longest else {}

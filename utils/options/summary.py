@@ -1,6 +1,6 @@
 """The options of a run in a few lines, for its start."""
 
-from utils.options.presets import for_minutes
+from utils.options.presets import short_run_options
 from utils.options.resolve import Options
 
 WIDTH = 98  # letters of a line
@@ -22,12 +22,12 @@ def describe(opt: Options) -> str:
         if len(lines) > MAX_LINES:
             lines = [*lines[: MAX_LINES - 1], "        ... (--debug shows all)"]
     lines += [f"note    {note}" for note in opt.notes]
-    most, changes = for_minutes(opt.preset, opt.minutes)
-    kept = " ".join(f"{key}={shortened(changes[key])}" for key in changes if getattr(opt, key) == changes[key])
+    short = short_run_options(opt.preset, opt.minutes)
+    kept = " ".join(f"{key}={shortened(short[key])}" for key in short if getattr(opt, key) == short[key])
     if opt.reason:
         lines.append(f"preset  {opt.preset}, chosen by the data: {opt.reason}")
     if kept:
-        lines.append(f"{'' if opt.reason else 'preset':8}{opt.preset} of up to {most:g} minutes: {kept}")
+        lines.append(f"{'' if opt.reason else 'preset':8}{opt.preset} for short runs: {kept}")
     if not ({"minutes", "n_epochs", "max_steps", "preset", "model"} & opt.changed or opt.resume or opt.epoch):
         lines.append(f"hint    the classic recipe, {opt.n_epochs} epochs; better sooner: --minutes 20")
     return "\n".join(lines)

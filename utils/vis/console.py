@@ -48,7 +48,7 @@ class Progress:
         title: in front of the bar.
         done, total: steps; infinite while the total is unknown.
         quiet: show nothing.
-        until_end: seconds until the latest end.
+        until_end: upper bound of the seconds left.
     """
 
     def __init__(
