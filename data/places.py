@@ -112,6 +112,36 @@ def refuse_unknown_roles(source: Source, split: str) -> None:
     )
 
 
+def no_targets(source: Source, split: str) -> UserError:
+    """The error of images without targets, with the flags for what they may be."""
+    fix = (
+        "give the folder of one set, with its pairs in train/input and train/target; or list the pairs in a "
+    )
+    fix += "CSV file with the columns input,target: --manifest pairs.csv"
+    root = folder = Path(source.root)
+    unlike = ""
+    if root.is_file():
+        what, fix = f"one image is no set of pairs [--dataroot {root}]", "to restore it: test.py --name RUN"
+        return UserError(what, fix=f"{fix} --dataroot {root}; to train, name a folder")
+    if not source.input_dir and root.is_dir():
+        folder = split_folder(root, split)
+        inner = subfolders(folder)
+        pair = pair_in(folder, sure=True)
+        if pair:
+            unlike = f", and no file of {pair[0].name} is named as one of {pair[1].name}"
+        if len(inner) == 2:
+            first, second = pair or inner
+            fix = f"{training_command(root, first.name, second.name)} if these two are pairs; or {fix}"
+        if len(inner) > 2:
+            fix = f"name two of its folders by --input_dir and --target_dir; or {fix}"
+        if len(inner) < 2:
+            fix += "; or make inputs of clean images by --degrade, such as --degrade noise:25"
+        if not inner:
+            fix += "; or --layout aligned, if every file holds input and target side by side"
+    why = f"{folder} holds {held_by(folder)}{unlike}"
+    return UserError(f"no targets found [--dataroot {source.root}]", why, fix)
+
+
 def training_command(root: Path, first: str, second: str) -> str:
     """A command that trains on the pairs of two folders."""
     flags = ["--dataroot", str(root), "--input_dir", first, "--target_dir", second]

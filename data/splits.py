@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.fingerprint import Files, known_pairs
-from data.folders import SPLITS, first_five, held_by, images_in, split_folder, splits_of, subfolders
+from data.folders import SPLITS, first_five, held_by, images_in, split_folder, splits_of
 from data.images import SUFFIXES, header
 from data.layouts import LAYOUTS, manifest_rows, manifest_splits
 from data.matching import VAGUE_WORDS, telling_words
 from data.pairs import Pair, PairList, Source, counted, group_by_file, repeated
-from data.places import named_in_split, pair_in, pair_places, refuse_unknown_roles, training_command
+from data.places import named_in_split, no_targets, pair_places, refuse_unknown_roles
 from utils.system.errors import UserError
 from utils.system.rng import Purpose, stream
 
@@ -157,7 +157,7 @@ def find_pairs(source: Source, split: str, need_targets: bool = False) -> PairLi
         fix = f"use --degrade sr:{source.scale}, which makes inputs from clean images; or drop --scale"
         raise UserError(f"--layout {name} has no targets of --scale {source.scale}", fix=fix)
     if name == "inputs" and need_targets:
-        raise _no_targets(source, split)
+        raise no_targets(source, split)
     with garbage_collection_paused():
         pairs = LAYOUTS[name](source, split)
         pairs = pairs._replace(pairs=group_by_file(pairs.pairs))
@@ -172,36 +172,6 @@ def find_pairs(source: Source, split: str, need_targets: bool = False) -> PairLi
     if need_targets and any(pair.target is None for pair in pairs.pairs) and name == "manifest":
         raise UserError(f"{pairs.where} has rows without a target", fix="fill the column 'target'")
     return pairs
-
-
-def _no_targets(source: Source, split: str) -> UserError:
-    """The error of images without targets, with the flags for what they may be."""
-    fix = (
-        "give the folder of one set, with its pairs in train/input and train/target; or list the pairs in a "
-    )
-    fix += "CSV file with the columns input,target: --manifest pairs.csv"
-    root = folder = Path(source.root)
-    unlike = ""
-    if root.is_file():
-        what, fix = f"one image is no set of pairs [--dataroot {root}]", "to restore it: test.py --name RUN"
-        return UserError(what, fix=f"{fix} --dataroot {root}; to train, name a folder")
-    if not source.input_dir and root.is_dir():
-        folder = split_folder(root, split)
-        inner = subfolders(folder)
-        roles = pair_in(folder, sure=True)
-        if roles:
-            unlike = f", and no file of {roles[0].name} is named as one of {roles[1].name}"
-        if len(inner) == 2:
-            first, second = roles or inner
-            fix = f"{training_command(root, first.name, second.name)} if these two are pairs; or {fix}"
-        if len(inner) > 2:
-            fix = f"name two of its folders by --input_dir and --target_dir; or {fix}"
-        if len(inner) < 2:
-            fix += "; or make inputs of clean images by --degrade, such as --degrade noise:25"
-        if not inner:
-            fix += "; or --layout aligned, if every file holds input and target side by side"
-    why = f"{folder} holds {held_by(folder)}{unlike}"
-    return UserError(f"no targets found [--dataroot {source.root}]", why, fix)
 
 
 @contextmanager
