@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from tests.builders import ROOT, Payload, assert_same_state, damaged, same_state, small_net, tree, words
-from tests.cli import TORCHRUN, InProcess, Job, Workplace, free_port, state, step_of, weights
+from tests.cli import TORCHRUN, InProcess, Job, Workplace, free_port, reached, state, step_of, weights
 from tests.cuts import EVERY_STEP, content, cut_everywhere
 from tests.harness import Cases
 from tests.seams import replace_loss, wrap
@@ -106,15 +106,14 @@ def test_all_schedules_resume_exactly(cli: InProcess, monkeypatch: pytest.Monkey
 
 @pytest.mark.risk(1)
 def test_a_run_killed_ten_times_ends_with_the_same_bits(work: Workplace) -> None:
-    flags, rng = (*RUN, *EVERY_STEP, "--max_steps", "60"), random.Random()
+    """At a moment of its start or its steps; its steps last 1 s more than the ten parts."""
+    flags, rng = (*RUN, *EVERY_STEP, "--n_epochs", "60", "--max_steps", "300"), random.Random()
     whole = work.train(*flags, name="whole").run
     for kill in range(10):
         job = work.start("train.py", *(flags if not kill else ("--resume",)), name="cut")
-        if kill % 3:
-            time.sleep(rng.uniform(0, 0.6))  # while it starts, often
-        else:
-            job.until_step(4 * kill + 3)
-            time.sleep(rng.uniform(0, 0.02))
+        moment = time.monotonic() + (rng.uniform(0, 0.6) if kill % 3 else 60)
+        job.until(lambda at=moment, step=16 * kill + 3: time.monotonic() > at or reached(job.run, step))
+        time.sleep(0 if kill % 3 else rng.uniform(0, 0.02))
         job.kill()
         job.wait(-signal.SIGKILL)
     assert_same_state(content(work.train("--resume", name="cut").run), content(whole))
