@@ -10,6 +10,7 @@ import torch
 from tests import browser
 from tests.cli import STRICT, InProcess, Workplace
 from tests.preloaded import Preloaded
+from utils.system.device import available_cores
 
 
 @pytest.fixture
@@ -32,6 +33,14 @@ def work(tmp_path: Path, preloaded: Preloaded) -> Iterator[Workplace]:
     place = Workplace(tmp_path, preloaded)
     yield place
     place.close()
+
+
+@pytest.fixture(autouse=True)
+def no_more_threads_than_cores() -> Iterator[None]:
+    """A test that leaves torch with more threads than cores makes all that follow ten times slower."""
+    before = torch.get_num_threads()
+    yield
+    assert torch.get_num_threads() <= max(before, available_cores())
 
 
 @pytest.fixture(scope="module")
