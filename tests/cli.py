@@ -312,6 +312,21 @@ class Workplace(Scripts):
             return self.process(sys.executable, *launcher, *command, run=run, OMP_NUM_THREADS="1", **env)
         return self.python(command, run, fresh, **env)
 
+    def start_two(self, *flags: str, name: str = "run", **env: Any) -> "list[Job]":
+        """Start train.py in two processes of one run, as torchrun does, without the seconds that it takes."""
+        world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        world |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        return [
+            self.start("train.py", *flags, name=name, **{**world, "RANK": rank, "LOCAL_RANK": rank, **env})
+            for rank in ("0", "1")
+        ]
+
+    def train_by_two(self, *flags: str, name: str = "run") -> Ended:
+        """What the first of two processes wrote; fails the test unless both end with 0."""
+        first, second = self.start_two(*flags, name=name)
+        second.wait()
+        return first.wait()
+
     def both(
         self,
         *flags: str,

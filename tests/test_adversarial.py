@@ -34,7 +34,7 @@ from tests.builders import (
     words,
     write_set,
 )
-from tests.cli import TORCHRUN, InProcess, Workplace, log, options, records, state, step_of, weights
+from tests.cli import InProcess, Workplace, log, options, records, state, step_of, weights
 from tests.cuts import EVERY_STEP, content, cut_everywhere
 from tests.seams import replace_loss
 from utils.options import parse_train
@@ -702,7 +702,7 @@ def test_the_default_figure_depends_on_the_objective_and_the_extra(
 def test_two_processes_train_like_one(work: Workplace, flags: str) -> None:
     command = (*RUN, *SGD, *words("--lr 0.002 --max_steps 15"), *flags.split())
     one = work.train(*command, name="one").run
-    two = work.train(*command, name="two", launcher=TORCHRUN).run
+    two = work.train_by_two(*command, name="two").run
     for part in (lambda run: state(run)["net"], lambda run: state(run)["objective"]["D"]["net"]):
         assert largest_difference(part(one), part(two)) < 1e-5
     for key in ("loss", "loss_D", "D_right"):
@@ -715,7 +715,7 @@ def test_a_run_continues_with_another_number_of_processes(work: Workplace) -> No
     command = (*RUN, *SGD, *words("--lr 0.002 --gan ndf=8,pool=5"))
     whole = work.train(*command, "--max_steps", "12", name="whole").run
     work.train(*command, "--max_steps", "6", name="cut")
-    cut = work.train("--resume", "--max_steps", "12", name="cut", launcher=TORCHRUN).run
+    cut = work.train_by_two("--resume", "--max_steps", "12", name="cut").run
     for part in (lambda run: state(run)["net"], lambda run: state(run)["objective"]["D"]["net"]):
         assert largest_difference(part(whole), part(cut)) < 1e-5
 

@@ -33,7 +33,7 @@ from tests.builders import (
     tree,
     words,
 )
-from tests.cli import TORCHRUN, InProcess, Workplace, log, options, records, state, step_of, weights
+from tests.cli import InProcess, Workplace, log, options, records, state, step_of, weights
 from tests.cuts import EVERY_STEP, content
 from tests.test_adversarial import check_cuts
 from utils.system.distributed import Ranks
@@ -489,7 +489,7 @@ def test_two_processes_train_like_one(work: Workplace) -> None:
     """The pools, too: every process has that of the whole batch."""
     command = (*RUN, *words("--optimizer sgd --momentum 0 --lr 0.0005 --max_steps 12 --crop_size 24"))
     one = work.train(*command, name="one").run
-    two = work.train(*command, name="two", launcher=TORCHRUN).run
+    two = work.train_by_two(*command, name="two").run
     held = [state(run) for run in (one, two)]
     for part in ("net", "netBA"):
         assert largest_difference(held[0][part], held[1][part]) < 1e-5

@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import functools
 import io
 import math
 import os
@@ -25,7 +24,7 @@ import torch
 from torch import nn
 
 from tests.builders import ROOT, Payload, assert_same_state, damaged, same_state, small_net, tree, words
-from tests.cli import TORCHRUN, InProcess, Job, Workplace, free_port, reached, state, step_of, weights
+from tests.cli import InProcess, Workplace, reached, state, step_of, weights
 from tests.cuts import EVERY_STEP, content, cut_everywhere
 from tests.harness import Cases
 from tests.seams import replace_loss, wrap
@@ -108,39 +107,30 @@ def test_all_schedules_resume_exactly(cli: InProcess, monkeypatch: pytest.Monkey
 def test_a_run_killed_ten_times_ends_with_the_same_bits(work: Workplace) -> None:
     """At a moment of its start or its steps; its steps last 1 s more than the ten parts."""
     flags, rng = (*RUN, *EVERY_STEP, "--n_epochs", "60", "--max_steps", "300"), random.Random()
-    whole = work.train(*flags, name="whole").run
+    whole, cut = work.train(*flags, name="whole").run, work.run("cut")
     for kill in range(10):
         job = work.start("train.py", *(flags if not kill else ("--resume",)), name="cut")
         moment = time.monotonic() + (rng.uniform(0, 0.6) if kill % 3 else 60)
-        job.until(lambda at=moment, step=16 * kill + 3: time.monotonic() > at or reached(job.run, step))
+        job.until(lambda at=moment, step=16 * kill + 3: time.monotonic() > at or reached(cut, step))
         time.sleep(0 if kill % 3 else rng.uniform(0, 0.02))
         job.kill()
         job.wait(-signal.SIGKILL)
-    assert_same_state(content(work.train("--resume", name="cut").run), content(whole))
-
-
-def two_processes(work: Workplace, *flags: str) -> list[Job]:
-    """What torchrun starts, without the time that torchrun takes."""
-    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    env |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    start = functools.partial(work.start, "train.py", *flags, name="cut", **env)
-    return [start(RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
+    work.train("--resume", name="cut")
+    assert_same_state(content(cut), content(whole))
 
 
 @pytest.mark.risk(1)
 @pytest.mark.dist
 def test_two_processes_resume_exactly(work: Workplace) -> None:
     flags = (*RUN, *EVERY_STEP)
-    whole = work.train(*flags, name="whole", launcher=TORCHRUN).run
+    whole = work.train_by_two(*flags, name="whole").run
     for start, step in ((flags, 3), (("--resume",), 9)):
-        jobs = two_processes(work, *start)
+        jobs = work.start_two(*start, name="cut")
         jobs[0].until_step(step)
         jobs[1].signal(signal.SIGTERM)  # to one; both stop after the same step
         assert [job.wait(None).code for job in jobs] == [143, 143]
         assert step <= step_of(jobs[0].run) < STEPS
-    jobs = two_processes(work, "--resume")
-    assert [job.wait().code for job in jobs] == [0, 0]
-    assert_same_state(content(jobs[0].run), content(whole))
+    assert_same_state(content(work.train_by_two("--resume", name="cut").run), content(whole))
 
 
 # ---------------------------------------------------------------------------------------------- atomic writes

@@ -21,6 +21,7 @@ from data.sampler import EpochSampler
 from tests.builders import FAST, TINY, finite, largest_difference, same_state, tree, words
 from tests.cli import (
     TORCHRUN,
+    Ended,
     InProcess,
     Job,
     Workplace,
@@ -34,6 +35,7 @@ from tests.cli import (
     weights,
 )
 from tests.harness import Cases
+from tests.preloaded import Preloaded
 from tests.seams import wrap
 from utils.eval.evaluator import Prediction, mean_psnr
 from utils.system.distributed import Ranks
@@ -114,12 +116,10 @@ def difference(one: Path, two: Path) -> float:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+def whole(tmp_path_factory: pytest.TempPathFactory, preloaded: Preloaded) -> Iterator[Ended]:
     """An uninterrupted run of two processes."""
-    place = Workplace(tmp_path_factory.mktemp("whole"))
-    job = place.start("train.py", *RUN, launcher=TORCHRUN)
-    job.wait()
-    yield job
+    place = Workplace(tmp_path_factory.mktemp("whole"), preloaded)
+    yield place.train_by_two(*RUN)
     place.close()
 
 
@@ -128,13 +128,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
 
 @pytest.mark.dist
 @pytest.mark.risk(17)
-def test_parts_of_batches_in_two_processes_train_like_one(whole: Job, cli: InProcess, cases: Cases) -> None:
+def test_parts_of_batches_in_two_processes_train_like_one(whole: Ended, cli: InProcess, cases: Cases) -> None:
     one = cli.train(*RUN, "--accum", "1").run
     moved = max(value.abs().max().item() for value in weights(one).values())
     cases.check(difference(one, whole.run) < 1e-5 < 1e-3 * moved, f"{difference(one, whole.run)}")
     for key in ("loss", "val_psnr"):
         cases.check(records(whole.run, key) == pytest.approx(records(one, key), rel=1e-4), key)
-    said, steps = whole.said, [r["step"] for r in log(whole.run) if "loss" in r]
+    said, steps = whole.out + whole.err, [r["step"] for r in log(whole.run) if "loss" in r]
     cases.check(said.count("epoch 1: val PSNR") == 1 and said.count("weights ") == 1, said)
     cases.check(steps == list(range(1, 25)), f"{steps}")
     cases.check(tree(whole.run).keys() == tree(one).keys(), "files")
@@ -142,7 +142,7 @@ def test_parts_of_batches_in_two_processes_train_like_one(whole: Job, cli: InPro
 
 @pytest.mark.dist
 @pytest.mark.risk(17)
-def test_two_machines_train_like_one(whole: Job, work: Workplace) -> None:
+def test_two_machines_train_like_one(whole: Ended, work: Workplace) -> None:
     """Two launchers; each has a folder of its own, as without shared storage."""
     common = words(f"--nnodes=2 --nproc_per_node=1 --master_addr=127.0.0.1 --master_port={free_port()}")
     launcher = (*TORCHRUN[:2], *common, "--node_rank")
@@ -162,10 +162,10 @@ def test_adam_and_norms_reach_the_same_psnr(
     """Batch-norm statistics are per process on a CPU: a similar PSNR, and one line that says so."""
     net = f"--dataroot demo:8:48 --model dncnn --depth 4 --width 8 --norm {norm}"
     flags = (*words(net), *FAST, *words("--amp off --gpu_ids -1 --max_steps 24 --val_freq 99"))
-    two = work.at("two").start("train.py", *flags, launcher=TORCHRUN)
+    two = work.at("two").train_by_two(*flags)
     one = records(cli.train(*flags).run, "val_psnr")
-    assert one == pytest.approx(records(two.wait().run, "val_psnr"), abs=tolerance_db)
-    assert two.said.count("batch-norm statistics are per process") == (norm == "batch")
+    assert one == pytest.approx(records(two.run, "val_psnr"), abs=tolerance_db)
+    assert two.err.count("batch-norm statistics are per process") == (norm == "batch")
 
 
 # -------------------------------------------------------------------------------------- a process that fails
@@ -211,7 +211,7 @@ def test_nan_in_one_process_stops_both(cases: Cases, work: Workplace) -> None:
 @pytest.mark.dist
 @pytest.mark.risk(5)
 def test_a_signal_to_the_launcher_stops_all_on_one_step(
-    cases: Cases, whole: Job, cli: InProcess, work: Workplace
+    cases: Cases, whole: Ended, cli: InProcess, work: Workplace
 ) -> None:
     """And the run resumes exactly, with as many processes or with another number."""
     flags = (*RUN, "--save_minutes", "60")
@@ -227,9 +227,8 @@ def test_a_signal_to_the_launcher_stops_all_on_one_step(
     cases.check("--resume --name run" in found["resume_command"] and 5 <= step < 24, f"{step}")
     cases.check(calls(cut) == {str(step * PARTS)}, f"{calls(cut)}")
     copytree(cut.run, work.run("alone"))
-    two = work.at("cut").start("train.py", "--resume", launcher=TORCHRUN)
+    two = work.at("cut").train_by_two("--resume")
     alone = cli.train("--resume", name="alone").run
-    two.wait()
     cases.check(same_state(weights(whole.run), weights(two.run)), "resumed by two")
     cases.check(difference(alone, whole.run) < 1e-5, "resumed by one")
     for key in ("loss", "val_psnr"):
@@ -346,7 +345,7 @@ def test_three_processes_cannot_share_a_batch_of_four(
 def test_two_processes_resume_the_run_of_one(cases: Cases, cli: InProcess, work: Workplace) -> None:
     cli.train(*RUN, "--max_steps", "7", "--schedule", "step")
     long = cli.train(*RUN, "--schedule", "step", name="long").run
-    done = work.train("--resume", "--max_steps", "24", launcher=TORCHRUN)
+    done = work.train_by_two("--resume", "--max_steps", "24")
     cases.check("steps 7 to 24" in done.err, done.err)
     cases.check(difference(long, done.run) < 1e-5, f"{difference(long, done.run)}")
     cases.check(records(done.run, "loss") == pytest.approx(records(long, "loss"), rel=1e-4), "losses")
