@@ -1,5 +1,6 @@
 """Fixtures that all tests share."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,15 @@ def work(tmp_path: Path, preloaded: Preloaded) -> Iterator[Workplace]:
 
 
 @pytest.fixture(autouse=True)
-def no_more_threads_than_cores() -> Iterator[None]:
-    """A test that leaves torch with more threads than cores makes all that follow ten times slower."""
-    before = torch.get_num_threads()
+def no_thread_is_left() -> Iterator[None]:
+    """A test that leaves threads behind, its own or torch's, makes all that follow several times slower."""
+    before, of_torch = set(threading.enumerate()), torch.get_num_threads()
     yield
-    assert torch.get_num_threads() <= max(before, available_cores())
+    assert torch.get_num_threads() <= max(of_torch, available_cores())
+    for thread in set(threading.enumerate()) - before:
+        if thread.name != "tqdm_monitor":
+            thread.join(5)
+            assert not thread.is_alive(), thread
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,8 @@ PACKAGES = (  # what train.py and test.py import of others; torch's optimizers i
 )
 LATE = {  # variables that no package reads while it is imported
     *("PYTEST_CURRENT_TEST", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR"),
-    *("MASTER_PORT", "TORCHINDUCTOR_CACHE_DIR"),  # torch sets the last one itself, when it has compiled
+    "MASTER_PORT",
+    *("TORCHINDUCTOR_CACHE_DIR", "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"),  # set by torch when it compiles
 }
 
 
