@@ -13,6 +13,11 @@ from tests.cli import STRICT, InProcess, Workplace
 from tests.preloaded import Preloaded
 from utils.system.device import available_cores
 
+IDLE = (
+    "tqdm_monitor",
+    "QueueFeederThread",
+)  # threads that wait: of tqdm, and of a loader that was not closed
+
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InProcess:
@@ -43,7 +48,7 @@ def no_thread_is_left() -> Iterator[None]:
     yield
     assert torch.get_num_threads() <= max(of_torch, available_cores())
     for thread in set(threading.enumerate()) - before:
-        if thread.name != "tqdm_monitor":
+        if thread.name not in IDLE:
             thread.join(5)
             assert not thread.is_alive(), thread
 
