@@ -433,8 +433,8 @@ slow = pytest.mark.slow
         ("resunet", 1200),  # a side at which glibc gives freed tensors back: they are over 32 MiB
         pytest.param("resunet", 1500, marks=slow),
         pytest.param("unet", 1500, marks=slow),
-        pytest.param("dncnn", 1200, marks=slow),
-        pytest.param("resnet", 1200, marks=slow),
+        pytest.param("dncnn", 700, marks=slow),
+        pytest.param("resnet", 700, marks=slow),
     ],
 )
 def test_the_estimate_is_above_the_measured_peak_and_near(name: str, side: int) -> None:

@@ -117,8 +117,9 @@ def test_export_where_it_can_be_traced(cli: InProcess, model: str, to: str) -> N
     write_weights(least(model), Path("w.pth"))
     given = ("--model", model, "--weights", "w.pth", "--to", to, "--output", f"net.{to}")
     if model == "swinir":
-        refused = cli.call("utils.export", *given, name="", code=2)
-        assert refused.refused("SwinIR cannot be exported for images of any size", "--size H W")
+        if to == "onnx":  # both are traced in the same way
+            refused = cli.call("utils.export", *given, name="", code=2)
+            assert refused.refused("SwinIR cannot be exported for images of any size", "--size H W")
         given = (*given, "--size", "40", "56")
     ended = cli.call("utils.export", *given, name="")
     found = [float(line.split("at most ")[1].split()[0]) for line in ended.lines if "parity" in line]

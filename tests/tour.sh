@@ -44,7 +44,7 @@ from pathlib import Path
 
 SHORTER = {  # a run of minutes, of 80 epochs, or on two machines with large batches
     r"^(?=.*--preset)(?!.*--resume)(python train\.py .*)--minutes [0-9.]+": r"\1--max_steps 6",
-    r"--minutes [0-9.]+": "--minutes 0.2",  # which chooses a preset, too
+    r"--minutes [0-9.]+": "--minutes 0.1",  # which chooses a preset, too
     r"--n_epochs 80": "--n_epochs 14",
     r"--batchSize 64": "--batchSize 4",
     r"--nnodes 2 --node_rank 0 --nproc_per_node 4 --master_addr [0-9.]+": "--standalone --nproc_per_node 2",
