@@ -15,6 +15,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends it without a traceback
 
 from utils.options import (
+    degradation_to_test,
     holdout_of,
     network_to_test,
     parse_or_exit,
@@ -80,6 +81,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
     scale = size_of(net).scale
 
     # ---- data: the run's own unless --dataroot names other images
+    opt.degrade = degradation_to_test(opt, trained)
     degrade = parse_degradation(opt.degrade) if opt.degrade else None
     source = source_to_test(opt, trained, scale)
     run_source = None if opt.model else source_of(vars(trained))
@@ -155,8 +157,7 @@ def main(opt: Namespace, cleanup: ExitStack) -> int:
         "precision": "bfloat16" if amp else "float32",
         "caveats": caveats(trained_size, pairs.seen, to_gray) + ranges.remarks(),
         "notes": evaluator.notes + failures(failed),
-        "failed": len(failed),
-        "peak_mib": round(peak_memory_mib(ranks.device)),
+        **{"failed": len(failed), "peak_mib": round(peak_memory_mib(ranks.device))},
         "versions": versions(),
     }
     recorder.results.sets = compare_sets(kid, dataset, ranks) if kid else {}

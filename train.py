@@ -264,11 +264,10 @@ def finish(
     status.write("done", 0)
     if best.psnr is not None:
         say(f"best {best.describe()}")
-    degraded = ["--degrade", opt.degrade] if opt.degrade else []
     took_s = time.monotonic() - STARTED
     say(f"weights {run.net('best')}, {clock(took_s)} in all")
     log.finish(run, best, took_s)
-    say(f"next    {shlex.join(['python', 'test.py', *run.name_flag(), *degraded])}")
+    say(f"next    {shlex.join(['python', 'test.py', *run.name_flag()])}")
     return 0
 
 

@@ -314,7 +314,8 @@ def check_training_sizes(
         smallest, at = min((min(sizes[i]), i) for i in found)
         which = f" of {names[at]}" if at < len(names) else ""
         why = f"one side{which} has {smallest} pixels"
-        raise UserError(f"--crop_size {crop_size} is larger than an image", why, "lower it")
+        fix = f"--crop_size {smallest - smallest % scale}, or leave out the small images"
+        raise UserError(f"--crop_size {crop_size} is larger than an image", why, fix)
     if not crop_size and batch_size > 1 and len(set(sizes)) > 1:
         raise UserError(
             f"--batchSize {batch_size} needs images of one size",

@@ -107,7 +107,8 @@ def refuse_unknown_roles(source: Source, split: str) -> None:
     raise UserError(
         f"{a} and {b} hold images of the same names, and nothing says which are the inputs",
         f"{folders[0]} and {folders[1]}",
-        f"{training_command(root, a, b)}, or exchange the two; "
+        f"{training_command(root, a, b)}, or --input_dir {shlex.quote(b)} --target_dir {shlex.quote(a)} "
+        f"if {b} holds the inputs; "
         "--layout inputs takes them all as photos without targets (test.py)",
     )
 

@@ -69,7 +69,8 @@ class TrainedModel:
             clamped to [0, 1], integers rounded.
 
         Raises:
-            UserError: a dtype, shape or number of channels that the network does not take.
+            UserError: a dtype, shape or number of channels that the network does not take, or floats far
+                outside of [0, 1], NaN included.
         """
         if isinstance(image, Tensor):
             return self._tensor(image)
@@ -102,6 +103,9 @@ class TrainedModel:
             raise UserError(
                 f"an image of shape {image.shape}", f"the network takes {self.input_nc} channels", fix
             )
+        if image.dtype.kind == "f" and not (image.min() > -0.5 and image.max() < 2):
+            found = f"float values from {image.min():.3g} to {image.max():.3g}"
+            raise UserError(found, "those of an image are in [0, 1]", "divide those up to 255 by 255")
         with eval_mode(self.net), torch.inference_mode():
             _, bands = self.predictor.bands(image)
             rows = [from_float(band[0].permute(1, 2, 0).numpy(), image.dtype) for band in bands]

@@ -71,6 +71,7 @@ class Preloaded:
 
     def close(self) -> None:
         if self.server is not None:
+            self.control.shutdown(socket.SHUT_RDWR)  # a forked loader that still runs holds a copy of it
             self.control.close()
             _, complaint = self.server.communicate(timeout=20)
             assert not complaint, complaint.decode(errors="replace")

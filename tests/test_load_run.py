@@ -124,6 +124,9 @@ def test_a_gray_image_is_repeated_over_the_channels(cli: InProcess) -> None:
         (torch.zeros(8, 8), "a tensor of shape (8, 8)"),
         (torch.zeros(2, 8, 8), "the network takes 3 channels"),
         ("photo.png", "an image of <U9"),
+        (np.full((8, 8, 3), 255, np.float32), "float values from 255 to 255"),
+        (np.full((8, 8, 3), -1.0), "those of an image are in [0, 1]"),
+        (torch.full((3, 8, 8), float("nan")), "float values from nan to nan"),
     ],
     ids=str,
 )

@@ -9,12 +9,19 @@ from utils.options.resolve import (
     parse_train,
     saved_options,
 )
-from utils.options.sources import data_settings, holdout_of, source_of, source_to_test
+from utils.options.sources import (
+    data_settings,
+    degradation_to_test,
+    holdout_of,
+    source_of,
+    source_to_test,
+)
 from utils.options.summary import describe
 
 __all__ = [
     "Options",
     "data_settings",
+    "degradation_to_test",
     "describe",
     "holdout_of",
     "network_to_test",

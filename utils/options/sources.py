@@ -34,6 +34,11 @@ def holdout_of(options: Mapping[str, Any]) -> Holdout:
     return Holdout(*shares, options["seed"], options.get("held_out"))
 
 
+def degradation_to_test(opt: Namespace, trained: Namespace) -> str | None:
+    """What makes the inputs of a test: `--degrade`, or that of the run for the run's own images."""
+    return opt.degrade or (None if opt.dataroot else trained.degrade)
+
+
 def source_to_test(opt: Namespace, trained: Namespace, scale: int) -> Source:
     """Where the images come from; layout and folders are the run's only as long as the data are."""
     root = opt.dataroot or trained.dataroot

@@ -18,7 +18,9 @@ def describe(opt: Options) -> str:
             [f"{'*' * (key in opt.changed)}{key}={v}" for key, v in items.items() if v is not None]
         )
     else:
-        lines = filled([f"{key}={shortened(items[key])}" for key in items if key in opt.changed - {"name"}])
+        default = "as saved" if opt.resume or opt.epoch else "as by default"
+        changed = [f"{key}={shortened(items[key])}" for key in items if key in opt.changed - {"name"}]
+        lines = filled(changed or [default])
         if len(lines) > MAX_LINES:
             lines = [*lines[: MAX_LINES - 1], "        ... (--debug shows all)"]
     lines += [f"note    {note}" for note in opt.notes]
@@ -36,7 +38,7 @@ def describe(opt: Options) -> str:
 def filled(items: list[str]) -> list[str]:
     """Join items to lines of at most WIDTH letters, the first of which begins with "options"."""
     lines, line = [], "options "
-    for item in items or ["as by default"]:
+    for item in items:
         if len(line) + len(item) > WIDTH and line.strip() not in ("", "options"):
             lines.append(line.rstrip())
             line = "        "
