@@ -13,10 +13,7 @@ from tests.cli import STRICT, InProcess, Workplace
 from tests.preloaded import Preloaded
 from utils.system.device import available_cores
 
-IDLE = (
-    "tqdm_monitor",
-    "QueueFeederThread",
-)  # threads that wait: of tqdm, and of a loader that was not closed
+IDLE = ("tqdm_monitor", "QueueFeederThread")  # that of tqdm, and one of a loader that was not closed
 
 
 @pytest.fixture
