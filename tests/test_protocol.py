@@ -394,12 +394,14 @@ def test_the_own_images_of_a_run_are_degraded_as_in_training(cli: InProcess) -> 
     """And no others, unless --degrade says so."""
     write_clean("clean", 12)
     cli.train("--dataroot", "clean", "--degrade", "noise:25", "--test_share", "0.3", *SR[2:], *ONE)
-    own, said = cli.test(), cli.test("--degrade", "noise:25")
-    assert list(own.numbers("psnr")) == list(said.numbers("psnr")) and own.results == said.results
+    own, *same = (cli.test(*more) for more in ((), ("--dataroot", "clean"), ("--degrade", "noise:25")))
+    for said in same:
+        assert list(own.numbers("psnr")) == list(said.numbers("psnr")) and own.results == said.results
     assert all(18 < value < 23 for value in own.numbers("psnr_input"))
     assert cli.test("--degrade", "noise:5").numbers("psnr_input")[0] > 30
     save(photo(20, 24, seed=1), Path("photos/a.png"))
-    assert "psnr" not in cli.test("--dataroot", "photos").summary
+    for photos in (("--dataroot", "photos"), ("--layout", "inputs")):
+        assert "psnr" not in cli.test(*photos).summary
 
 
 def test_the_training_images_are_an_error(tmp_path: Path, cli: InProcess) -> None:

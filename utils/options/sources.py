@@ -34,18 +34,27 @@ def holdout_of(options: Mapping[str, Any]) -> Holdout:
     return Holdout(*shares, options["seed"], options.get("held_out"))
 
 
+def options_of_own_data(opt: Namespace, trained: Namespace) -> dict[str, Any]:
+    """The options of the run if its own data are tested, else none."""
+    root = opt.dataroot or trained.dataroot
+    is_own = root == trained.dataroot or os.path.realpath(root) == os.path.realpath(trained.dataroot)
+    return vars(trained) if is_own else {}
+
+
 def degradation_to_test(opt: Namespace, trained: Namespace) -> str | None:
-    """What makes the inputs of a test: `--degrade`, or that of the run for the run's own images."""
-    return opt.degrade or (None if opt.dataroot else trained.degrade)
+    """What makes the inputs of a test: `--degrade`, or that of the run for the run's own images.
+
+    With `--layout inputs` the images are the inputs.
+    """
+    own = {} if opt.layout == "inputs" else options_of_own_data(opt, trained)
+    return opt.degrade or own.get("degrade")
 
 
 def source_to_test(opt: Namespace, trained: Namespace, scale: int) -> Source:
     """Where the images come from; layout and folders are the run's only as long as the data are."""
-    root = opt.dataroot or trained.dataroot
-    is_own = root == trained.dataroot or os.path.realpath(root) == os.path.realpath(trained.dataroot)
-    own: dict[str, Any] = vars(trained) if is_own else {}
+    own = options_of_own_data(opt, trained)
     return Source(
-        root=root,
+        root=opt.dataroot or trained.dataroot,
         layout=own.get("layout", "auto") if opt.layout == "auto" else opt.layout,
         direction=opt.direction or trained.direction or "AtoB",
         degraded=opt.degrade is not None,
