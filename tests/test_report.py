@@ -237,7 +237,7 @@ def test_hostile_text_is_data(tmp_path: Path) -> None:
     assert [column["label"] for column in data["columns"]] == list(HOSTILE)
     text = (tmp_path / "index.html").read_text("ascii")
     assert not set("<>&") & set(re.findall(r'id="data">(.*)</script>', text)[0])
-    written(Report(), tmp_path / "plain")
+    written(Report(), tmp_path / "plain", facts=[("label", "text")] * len(HOSTILE))
     harmless = Outline((tmp_path / "plain" / "index.html").read_text("utf-8"))
     assert Outline(text).tags == harmless.tags
 
@@ -412,6 +412,18 @@ def test_without_targets(tmp_path: Path, visit: Visit, monkeypatch: pytest.Monke
     page.locator(".shot").first.click()
     assert page.locator("#small").is_visible() and not page.locator("#targets").is_visible()
     assert page.locator("#stage").bounding_box()["width"] >= 160  # a thin picture leaves room to drag
+
+
+@pytest.mark.browser
+def test_without_javascript_the_summary_is_shown(tmp_path: Path, visit: Visit) -> None:
+    facts = [("PSNR", "20.50 dB (input 12.25, +8.25)"), ("data", HOSTILE[0])]
+    report = report_of(flat(1, 20, 20), flat(2, 20, 20), flat(2, 20, 20))
+    written(report, tmp_path, [{"name": "a", "psnr": 20.5}], facts=facts)
+    for enabled in (True, False):
+        page = visit(tmp_path / "index.html", java_script_enabled=enabled)
+        assert page.locator("dt:visible").all_text_contents() == ["PSNR", "data"]
+        assert page.locator("dd:visible").all_text_contents() == [text for _, text in facts]
+        assert page.locator("noscript p").is_visible() == (not enabled)
 
 
 @pytest.mark.browser

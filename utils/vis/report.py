@@ -172,7 +172,8 @@ class Report:
             "rows": [self._row(row, keys) for row in rows],
         }
         text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-            title=html.escape(title).encode("ascii", "xmlcharrefreplace").decode("ascii"),
+            title=in_html(title),
+            facts="".join(f"<dt>{in_html(label)}</dt><dd>{in_html(text)}</dd>" for label, text in facts),
             data=script_json(data),
         )
         write_text(text, path)
@@ -284,6 +285,15 @@ def strict_number(value: Any) -> float | str | None:
     if value is None or math.isnan(value):
         return None
     return float(value) if math.isfinite(value) else ("inf" if value > 0 else "-inf")
+
+
+def in_html(text: str) -> str:
+    """Escape text for HTML, in ASCII.
+
+    >>> in_html("a < b, 5\u00b0")
+    'a &lt; b, 5&#176;'
+    """
+    return html.escape(in_utf8(text)).encode("ascii", "xmlcharrefreplace").decode("ascii")
 
 
 def in_utf8(text: str) -> str:
