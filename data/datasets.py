@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from torch.utils.data import Dataset
 
-from data.augment import AUGMENTATIONS, random_crop
+from data.augment import parse_augment, random_crop
 from data.degrade import Degradation
 from data.device_degrade import on_device
 from data.pairs import Pair, PairList
@@ -124,7 +124,7 @@ class TrainDataset(Dataset[dict[str, Any]]):
 
     Args:
         crop_size: side of the random crop in pixels of the target; the whole image by default.
-        augment: a name in `data.augment.AUGMENTATIONS`.
+        augment: as `data.augment.parse_augment` takes it.
         repeat: passes over the pairs in one epoch.
         store: of decoded images. With one on a device, images are cropped and normalized there.
         replace_unreadable: use the next readable pair instead of one that cannot be read.
@@ -146,7 +146,7 @@ class TrainDataset(Dataset[dict[str, Any]]):
         self.pairs, self.spec, self.decoded = pairs, spec, DecodedPairs(pairs, spec, store)
         self.others = DecodedPairs(pairs.others, spec.mirrored(), other_store) if pairs.others else None
         self.scale = self.decoded.scale
-        self.crop_size, self.augment, self.repeat = crop_size, AUGMENTATIONS[augment], repeat
+        self.crop_size, self.augment, self.repeat = crop_size, parse_augment(augment), repeat
         self.replace_unreadable = replace_unreadable
         self.unreadable: set[str] = set()
 
@@ -195,11 +195,11 @@ class TrainDataset(Dataset[dict[str, Any]]):
         """The images cropped, augmented and degraded by the draws of one stream."""
         if self.crop_size:
             try:
-                images = random_crop(images, self.crop_size, rng, self.scale)
+                images = random_crop(images, self.crop_size, rng, self.scale, self.augment.windows)
             except ValueError as error:
                 fix = "enlarge or remove it, or lower --crop_size; --check_data lists all such images"
                 raise UserError(f"{name} is smaller than --crop_size", str(error), fix, code=1) from None
-        images = self.augment(images, rng)
+        images = self.augment.turn(images, rng)
         if self.spec.degrade:
             images[0] = self._degraded(images[0], rng)
         return images

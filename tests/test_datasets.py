@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from data import cache
-from data.augment import AUGMENTATIONS, random_crop
+from data.augment import AUGMENTATIONS, parse_augment, random_crop, textures
 from data.cache import DeviceImages, SharedImages, plan_cache
 from data.datasets import ImageSpec, TrainDataset, Whole, WholeDataset, check_training_sizes
 from data.degrade import DEGRADATIONS, parse_degradation
@@ -189,8 +189,10 @@ def test_workers_decode_for_a_gpu_alone(device: str, on_device: bool, workers: i
 
 # ----------------------------------------------------------------------------------- one draw for both images
 
+TEXTURED = "flip_rot90+texture:3"
 
-@pytest.mark.parametrize("augment", AUGMENTATIONS)
+
+@pytest.mark.parametrize("augment", [*AUGMENTATIONS, TEXTURED])
 @pytest.mark.parametrize("crop_size", [None, 1, 12, 20])
 def test_both_images_of_a_pair_share_every_draw(augment: str, crop_size: int | None) -> None:
     dataset = cut(crop_size=crop_size, augment=augment)
@@ -227,6 +229,53 @@ def test_every_window_of_an_image_is_drawn() -> None:
     crops = [random_crop([image], 4, np.random.default_rng(seed))[0] for seed in range(200)]
     windows = {image[row : row + 4, column : column + 4].tobytes() for row in range(2) for column in range(4)}
     assert {crop.tobytes() for crop in crops} == windows
+
+
+@pytest.mark.parametrize(("size", "scale"), [(8, 1), (40, 1), (8, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_of_several_windows_the_one_with_the_most_texture_is_kept(size: int, scale: int, dtype: Any) -> None:
+    target = image(60, 72) * (np.arange(72) > 40)[:, None]  # nothing to see at the left
+    pair = [target[::scale, ::scale].astype(dtype), target.astype(dtype)]
+    for seed in range(40):
+        one_by_one, at_once = np.random.default_rng(seed), np.random.default_rng(seed)
+        crops = [random_crop(pair, size, one_by_one, scale) for _ in range(5)]
+        scores = [np.var(crop[1].astype(float), axis=(0, 1)).sum() for crop in crops]
+        kept = random_crop(pair, size, at_once, scale, windows=5)
+        assert one_by_one.random() == at_once.random()  # the draws that follow are not moved
+        if size == 8:  # every pixel counts
+            assert all(np.array_equal(a, b) for a, b in zip(kept, crops[int(np.argmax(scores))], strict=True))
+        chosen = textures([kept[1]])[0]
+        assert chosen == max(textures([crop[1] for crop in crops]))
+        assert chosen >= 0.6 * max(scores)
+
+
+def test_equal_texture_keeps_the_first_window() -> None:
+    flat = np.arange(20 * 20).reshape(20, 20, 1) * 0 + 7
+    flat[0, 0] = 7
+    place = np.dstack(np.mgrid[:20, :20]).astype(np.float32)  # the input tells where the window is
+    for seed in range(20):
+        first = random_crop([place, flat], 8, np.random.default_rng(seed))[0]
+        assert np.array_equal(random_crop([place, flat], 8, np.random.default_rng(seed), windows=4)[0], first)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("flp", "did you mean flip"),
+        ("texture", "such as texture:4"),
+        ("flip+texture:1", "2 to 64"),
+        ("flip+texture:65", "2 to 64"),
+        ("flip+texture:\u00b2", "2 to 64"),
+        ("flip+texture:-2", "2 to 64"),
+        ("flip:2", "unknown augmentation"),
+        ("flip+flip_rot90", "two of a kind"),
+        ("texture:2+texture:2", "two of a kind"),
+        ("", "unknown augmentation"),
+    ],
+)
+def test_augmentations_that_do_not_exist(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parse_augment(text)
 
 
 def test_images_of_two_sizes_in_a_batch_are_named() -> None:
@@ -546,7 +595,7 @@ def deep_pair(pair: Pair) -> tuple[Array, Array]:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("read", [negative_pair, deep_pair])
-@pytest.mark.parametrize("augment", AUGMENTATIONS)
+@pytest.mark.parametrize("augment", [*AUGMENTATIONS, TEXTURED])
 def test_batches_cut_on_a_device_are_the_same(device: str, read: Any, augment: str) -> None:
     spec = ImageSpec(3, 3, seed=3, mean=0.4, std=0.3)
     plain = cut(spec, pairs_of(read=read), augment=augment)

@@ -237,6 +237,11 @@ def test_the_length_that_is_typed_for_a_resumed_run_holds(
     assert cli.train("--resume", code=2).refused("is finished", *reasons)
 
 
+def test_texture_needs_random_crops(cli: InProcess) -> None:
+    flags = words("--dataroot demo:2:32 --model resunet --augment flip+texture:4 --max_steps 2 --gpu_ids -1")
+    assert cli.train(*flags, "--visdom", "off", code=2).refused("--augment flip+texture:4", "--crop_size")
+
+
 def test_max_steps_alone_is_not_cut_by_the_default_number_of_epochs(cli: InProcess) -> None:
     flags = (*SHORT, "--batchSize", "6", "--max_steps", "45", "--val_freq", "45", "--save_freq", "0")
     assert step_of(cli.train(*flags).run) == 45
@@ -244,7 +249,7 @@ def test_max_steps_alone_is_not_cut_by_the_default_number_of_epochs(cli: InProce
 
 def test_a_finished_run_can_grow_but_not_become_another(cli: InProcess) -> None:
     run = cli.train(*SHORT, "--n_epochs", "4").run
-    assert cli.train("--resume", code=2).refused("raise --n_epochs or --max_steps")
+    assert cli.train("--resume", code=2).refused("raise --n_epochs")
     assert "--resume" in cli.train(*SHORT, "--n_epochs", "4", code=2).fix
     for change in ("--batchSize 8", "--model unet", "--seed 9", "--dataroot demo:7:48", "--ema .5"):
         flag, value = change.split()

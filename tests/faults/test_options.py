@@ -72,6 +72,8 @@ did you mean adam?: --optimizer adan
 did you mean cosine?: --schedule cosin
 did you mean aligned?: --layout alignd
 did you mean batch?: --norm bach
+did you mean flip?: --augment flp
+such as texture:4: --augment flip+texture; --augment texture:1
 did you mean noise?: --degrade nois:25
 noise:-5: --degrade noise:-5
 noise:x: --degrade noise:x

@@ -1,6 +1,5 @@
 """Every flag of train.py and test.py: one row each, a name, a default, a kind and a line of help."""
 
-from data.augment import AUGMENTATIONS
 from data.degrade import DEGRADATIONS
 from data.images import MAX_PIXELS
 from data.layouts import LAYOUTS
@@ -25,6 +24,7 @@ from utils.options.kinds import (
     POSITIVE,
     Networks,
     arch,
+    augmentation,
     full_scales,
     gan_settings,
     gpu_list,
@@ -129,7 +129,7 @@ TRAIN: Table = {
         common("--crop_size", None, NATURAL, "train on random squares of this size (of the target)"),
         flag("--size", None, NATURAL, "resize both images to this square, bicubic"),
         flag("--direction", "AtoB", ["AtoB", "BtoA"], "which half or folder is the input"),
-        flag("--augment", "flip", [*AUGMENTATIONS], "random flips and quarter turns of a pair"),
+        flag("--augment", "flip", augmentation, "none, flip, flip_rot90 (quarter turns, too), and +texture:N: of N random crops, the one with the most texture"),  # noqa: E501
         flag("--repeat", None, NATURAL, "passes over the set per epoch (default: 1; --minutes: 500+ steps)"),
         common("--val_share", None, number(float, 0, 0.9), "validate on this share, held out of train (default: the val split, else 0.1)"),  # noqa: E501
         common("--test_share", None, SHARE, "hold this share of the targets out of train for test.py"),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
+from data.augment import parse_augment
 from data.pairs import parse_full_scales
 from models.terms import parse_gan, parse_loss
 from models.zoo import AUTO, is_zoo, parse_arch
@@ -99,6 +100,7 @@ def parsed(parse: Callable[[str], object], metavar: str) -> Callable[[str], str]
 
 
 loss_terms = parsed(parse_loss, "TERMS")  # such as l1:100+gan:1
+augmentation = parsed(parse_augment, "NAME")  # such as flip_rot90+texture:4
 gan_settings = parsed(parse_gan, "K=V,...")  # such as mode=hinge,ndf=32
 
 

@@ -320,6 +320,9 @@ def _check_train(opt: Options) -> None:
         raise UserError(what, fix="lower them")
     if opt.size and opt.crop_size and opt.crop_size > opt.size:
         raise UserError(f"--crop_size {opt.crop_size} does not fit into --size {opt.size}", fix="lower it")
+    if "texture" in opt.augment and not opt.crop_size:
+        what = f"--augment {opt.augment} chooses among random crops, and there is no --crop_size"
+        raise UserError(what, fix="give --crop_size 64, or leave texture out")
     if opt.accum > opt.batchSize:
         raise UserError(
             f"--accum {opt.accum} splits --batchSize {opt.batchSize} into more parts than it has images",
