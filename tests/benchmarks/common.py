@@ -17,7 +17,7 @@ from tests.builders import DATASETS
 from tests.cli import Ended, Job, Workplace
 from utils.run.run import versions
 
-NOISY = ("--dataroot", f"{DATASETS}/bsd400-gray", "--degrade", "noise:25", "--augment", "flip_rot90")
+NOISY = ("--dataroot", f"{DATASETS}/bsd400-gray", "--degrade", "noise:25", "--augment", "flip_rot90+texture:4")
 
 
 def machine() -> str:

@@ -172,11 +172,12 @@ def set_length(horizon: Horizon, opt: Namespace, validation_cost: float = 0) -> 
     elif not opt.minutes:
         horizon.val_every = interval(horizon.total, validation_cost)
     if horizon.done and not horizon.epoch_ended:  # else its last validation is still missing
-        by_steps = opt.max_steps and horizon.total == opt.max_steps
         steps = horizon.steps_per_epoch
-        epochs = f"--n_epochs {opt.n_epochs}, {steps} {'step' if steps == 1 else 'steps'} an epoch"
-        why = f"--max_steps {opt.max_steps}" if by_steps else epochs
-        fix = "give a new --minutes" if opt.minutes else f"raise {'--max_steps' if by_steps else '--n_epochs'}"
+        why = f"--n_epochs {opt.n_epochs}, {steps} {'step' if steps == 1 else 'steps'} an epoch"
+        flag = "--n_epochs"
+        if horizon.total == opt.max_steps:
+            flag, why = "--max_steps", f"--max_steps {opt.max_steps}"
+        fix = "give a new --minutes" if opt.minutes else f"raise {flag}"
         what = f"{opt.name} is finished: it has all its {horizon.total} steps"
         raise UserError(what, "" if opt.minutes else why, fix)
     horizon.stop_after = horizon.step + 2 if opt.dry_run else None

@@ -31,7 +31,8 @@ PAPERS: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "fine": {
         **RECIPE,
-        **{"stem": 2, "levels": 1, "depth": 14, "width": 48, "crop_size": 64},
+        **{"stem": 2, "levels": 1, "depth": 14, "width": 48, "act": "silu"},
+        **{"crop_size": 64, "augment": "flip+texture:4"},
         **{"optimizer": "muon", "momentum": 0.95, "lr": 2e-3},
     },
     "coarse": {
