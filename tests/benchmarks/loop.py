@@ -93,8 +93,10 @@ def measured(case: Case, turns: int, workers: str) -> Iterator[tuple[float, floa
             yield steps_s(alone), steps_s(trained), statistics.mean(row["wait"] for row in trained[1:])
 
 
-def rows(turns: int, workers: str) -> Iterator[tuple[object, ...]]:
+def rows(turns: int, workers: str, only: str) -> Iterator[tuple[object, ...]]:
     for name, case in CASES.items():
+        if only not in name:
+            continue
         found = list(measured(case, turns, workers))
         alone, trained, wait = (statistics.median(turn[i] for turn in found) for i in range(3))
         low, middle, high = statistics.quantiles((turn[1] / turn[0] for turn in found), n=4)
@@ -107,6 +109,7 @@ def main(argv: list[str]) -> None:
     parser = flag_parser(__doc__)
     parser.add_argument("--turns", type=int, default=20, help="pairs of turns of both")
     parser.add_argument("--num_workers", default="0")
+    parser.add_argument("--only", default="", help="the steps whose name holds this, such as resunet")
     opt = parser.parse_args(argv)
     columns = ("step", "bare, images/s", "train.py, images/s", "share", "half of the turns", "waits for data")
-    table("The loop", columns, rows(opt.turns, opt.num_workers))
+    table("The loop", columns, rows(opt.turns, opt.num_workers, opt.only))
