@@ -17,7 +17,8 @@ from tests.builders import DATASETS
 from tests.cli import Ended, Job, Workplace
 from utils.run.run import versions
 
-NOISY = ("--dataroot", f"{DATASETS}/bsd400-gray", "--degrade", "noise:25", "--augment", "flip_rot90+texture:4")
+GRAY, AUGMENT = f"{DATASETS}/bsd400-gray", "flip_rot90+texture:4"
+NOISY = ("--dataroot", GRAY, "--degrade", "noise:25", "--augment", AUGMENT)
 
 
 def machine() -> str:
