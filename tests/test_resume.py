@@ -16,8 +16,8 @@ from tests.seams import wrap
 # 12 epochs of 5 steps: EMA, BatchNorm, warm-up, augmentation, noise, validations, and a save after every step
 RUN = words(
     "--dataroot demo:8:64 --model dncnn --depth 4 --width 8 --crop_size 48 --batchSize 4 "
-    "--augment flip_rot90 --ema 0.9 --warmup 0.5 --schedule cosine --n_epochs 12 --val_freq 2 --save_freq 4 "
-    "--save_minutes 0.0001 --log_freq 1 --visdom off --gpu_ids -1 --seed 5 --lr 0.01"
+    "--augment flip_rot90+texture:3 --ema 0.9 --warmup 0.5 --schedule cosine --n_epochs 12 --val_freq 2 "
+    "--save_freq 4 --save_minutes 0.0001 --log_freq 1 --visdom off --gpu_ids -1 --seed 5 --lr 0.01"
 )
 STEPS = 60
 
