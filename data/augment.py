@@ -4,11 +4,12 @@ Images are `(H, W, C)`: numpy arrays, of which crops and flips are views, or ten
 are the same for both.
 """
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from utils.system.errors import did_you_mean
 
 Image = Any  # np.ndarray or torch.Tensor
 Images = Sequence[Image]
@@ -33,13 +34,13 @@ def random_crop(
     if height < size or width < size:
         raise ValueError(f"{width} x {height} pixels are less than --crop_size {size}")
     places = [
-        [scale * int(rng.integers((side - size) // scale + 1)) for side in (height, width)]
-        for _ in range(windows)
+        [int(rng.integers((side - size) // scale + 1)) for side in (height, width)] for _ in range(windows)
     ]
     if windows > 1:
-        scores = textures([images[-1][top : top + size, left : left + size] for top, left in places])
+        starts = [(scale * top, scale * left) for top, left in places]
+        scores = textures([images[-1][y : y + size, x : x + size] for y, x in starts])
         places = [places[scores.index(max(scores))]]
-    top, left = (start // scale for start in places[0])
+    ((top, left),) = places
     crops = []
     for image in images:
         unit = scale * image.shape[0] // height  # pixels of this image for `scale` of the target's
@@ -113,9 +114,8 @@ def parse_augment(text: str) -> Augmentation:
     for part in text.replace(" ", "").split("+"):
         name, _, count = part.partition(":")
         if name not in known or (count and name != "texture"):
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"unknown augmentation {part[:40]!r}: {', '.join(known)}:N{hint}")
+            parts = [f"unknown augmentation {part[:40]!r}: {', '.join(known)}:N", did_you_mean(name, known)]
+            raise ValueError("; ".join(filter(None, parts)))
         if name != "texture":
             turns.append(name)
         elif count.isascii() and count.isdecimal() and 2 <= int(count[:9]) <= MOST_WINDOWS:

@@ -5,7 +5,6 @@ A step is a function `(image, rng) -> image` on float32 `(H, W, C)` arrays, C 1 
 later steps may get values outside [0, 1].
 """
 
-import difflib
 import io
 import math
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from utils.system.errors import UserError
+from utils.system.errors import UserError, did_you_mean
 from utils.system.pixels import to_bytes, to_float
 
 Array = np.ndarray
@@ -324,9 +323,8 @@ def parse_step(part: str, spec: str) -> Step:
     if not name:
         raise UserError(f"a step without a name [--degrade {spec}]", f"{part!r} between two +", known)
     if name not in DEGRADATIONS:
-        close = difflib.get_close_matches(name.lower(), DEGRADATIONS, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise UserError(f"unknown degradation {name!r} [--degrade {spec}]", fix=hint + known)
+        fix = f"{did_you_mean(name.lower(), DEGRADATIONS)} {known}".lstrip()
+        raise UserError(f"unknown degradation {name!r} [--degrade {spec}]", fix=fix)
     try:
         if colon and not value:
             raise ValueError("no value after the colon")

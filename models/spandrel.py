@@ -1,7 +1,6 @@
 """Architectures of the library spandrel: built from arguments, or recognised from published weights."""
 
 import copy
-import difflib
 import importlib
 import inspect
 import warnings
@@ -18,7 +17,7 @@ from models.layers import SizeRequirements, crop_to, pad_to
 from models.weights import does_not_fit, mismatches, read_weights
 from models.wrappers import Wrapper
 from models.zoo import AUTO, TLC, parse_arch
-from utils.system.errors import UserError, first_sentence
+from utils.system.errors import UserError, did_you_mean, first_sentence
 
 OWN_PREFIX = "net."  # of every name in weights that a run of spandrel saved until November 2026
 INPUTS = "in_nc", "num_in_ch", "in_chans", "in_channels", "inp_channels", "in_ch", "img_channel", "n_colors"
@@ -195,8 +194,7 @@ def build(name: str, given: Arguments, input_nc: int, output_nc: int, scale: int
     kind = class_of(name)
     signature = inspect.signature(kind)
     if wrong := [key for key in given if key not in signature.parameters]:
-        near = difflib.get_close_matches(wrong[0], signature.parameters, n=1)
-        fix = f"did you mean {near[0]}?" if near else ""
+        fix = did_you_mean(wrong[0], signature.parameters)
         raise UserError(f"{name} has no argument {wrong[0]} [--arch]", f"{name}{signature}", fix)
     implied = implied_arguments(name, signature, input_nc, output_nc, scale)
     try:
@@ -218,9 +216,8 @@ def class_of(name: str) -> Any:
     if name in names:
         kind = getattr(importlib.import_module(f"spandrel.architectures.{name}"), name, None)
     if kind is None:
-        near = difflib.get_close_matches(name, names, n=1)
         known = ", ".join(each for each in names if not each.startswith("_"))
-        fix = f"did you mean spandrel:{near[0]}?" if near and near[0] != name else ""
+        fix = did_you_mean(name, (each for each in names if each != name), "spandrel:{}")
         raise UserError(f"spandrel has no architecture {name} [--model]", f"it has {known}", fix)
     return kind
 

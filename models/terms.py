@@ -1,12 +1,11 @@
 """The grammar of `--loss` (weighted terms) and `--gan` (settings of a discriminator). Imports no torch."""
 
-import difflib
 import importlib.util
 import math
 from typing import Any, NamedTuple
 
 from models import LOSSES
-from utils.system.errors import UserError
+from utils.system.errors import UserError, did_you_mean
 
 OWN_TERMS = {  # terms that an objective computes itself, and the objectives that have them
     "gan": ("paired", "cycle"),
@@ -43,9 +42,8 @@ def parse_loss(text: str) -> dict[str, float]:
     for part in text.replace(" ", "").split("+"):
         name, colon, number = part.partition(":")
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"unknown term {name[:40]!r}; the terms are {', '.join(known)}{hint}")
+            parts = [f"unknown term {name[:40]!r}", f"the terms are {', '.join(known)}"]
+            raise ValueError("; ".join(filter(None, [*parts, did_you_mean(name, known)])))
         if name in terms:
             raise ValueError(f"the term {name} stands twice; give it once, with the sum of both weights")
         if colon and not number:
@@ -121,9 +119,8 @@ def parse_gan(text: str, base: GanSettings | None = None) -> GanSettings:
     for part in filter(None, text.replace(" ", "").split(",")):
         key, equals, value = part.partition("=")
         if key not in _DEFAULTS or not equals:
-            near = difflib.get_close_matches(key, _DEFAULTS, n=1)
-            hint = f"; did you mean {near[0]}=...?" if near else ""
-            raise ValueError(f"unknown setting {part[:40]!r}; the settings are {', '.join(_DEFAULTS)}{hint}")
+            parts = [f"unknown setting {part[:40]!r}", f"the settings are {', '.join(_DEFAULTS)}"]
+            raise ValueError("; ".join(filter(None, [*parts, did_you_mean(key, _DEFAULTS, "{}=...")])))
         found[key] = _setting(key, value)
     return (base or GanSettings())._replace(**found)
 

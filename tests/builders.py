@@ -1,9 +1,11 @@
 """What tests build and compare: images, data sets on disk, small networks, files of weights."""
 
 import hashlib
+import html
 import json
 import os
 import pickle
+import re
 import shlex
 import struct
 import zlib
@@ -428,6 +430,12 @@ def perturbed(net: nn.Module, scale: float = 0.02) -> nn.Module:
             noise = torch.randn(value.shape, generator=generator) * scale
             value += noise.abs() if key.endswith("running_var") else noise
     return net
+
+
+def facts_of(page: str) -> list[tuple[str, str]]:
+    """(label, text) pairs of the summary of a report's page."""
+    pairs = re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", page, re.DOTALL)
+    return [(html.unescape(label), html.unescape(text)) for label, text in pairs]
 
 
 class Outline(HTMLParser):

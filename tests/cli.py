@@ -28,7 +28,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from tests.builders import CPU, ROOT, Outline, pixels, strict_json, words
+from tests.builders import CPU, ROOT, Outline, facts_of, pixels, strict_json, words
 from tests.preloaded import ForkedProcess, Preloaded
 from utils.eval.results import read_csv
 from utils.options import parse_export, parse_test, parse_train
@@ -123,7 +123,7 @@ class Ended:
 
     @property
     def facts(self) -> str:
-        return "\n".join(f"{label} {text}" for label, text in self.data["facts"])
+        return "\n".join(map(" ".join, facts_of(self.page)))
 
     @property
     def comment(self) -> str:

@@ -232,7 +232,7 @@ def test_the_length_that_is_typed_for_a_resumed_run_holds(
     run = cli.train(*SHORT, *words(first)).run
     cli.train("--resume", *words(then))
     assert step_of(run) == steps
-    ended_by = "--n_epochs 3, 3 steps an epoch" if then == "--n_epochs 3" else f"--max_steps {steps}"
+    ended_by = "--n_epochs 3, steps an epoch: 3" if then == "--n_epochs 3" else f"--max_steps {steps}"
     assert cli.train("--resume", code=2).refused("is finished", ended_by, f"raise {ended_by.split()[0]}")
 
 

@@ -229,7 +229,7 @@ def test_a_signal_leaves_what_was_measured(
     assert ended.summary["complete"] is False and len(ended.rows) == 2
     assert any(line.startswith("incomplete: 2 of 4 images: PSNR") for line in ended.lines)
     assert ended.comment.startswith("# incomplete: 2 of 4 images;")
-    assert ["incomplete", "2 of 4 images"] in ended.data["facts"]
+    assert "incomplete 2 of 4 images" in ended.facts.splitlines()
     assert [path.name for path in Path("results/run").iterdir()] == ["set"]
 
 

@@ -172,9 +172,7 @@ def set_length(horizon: Horizon, opt: Namespace, validation_cost: float = 0) -> 
     elif not opt.minutes:
         horizon.val_every = interval(horizon.total, validation_cost)
     if horizon.done and not horizon.epoch_ended:  # else its last validation is still missing
-        steps = horizon.steps_per_epoch
-        why = f"--n_epochs {opt.n_epochs}, {steps} {'step' if steps == 1 else 'steps'} an epoch"
-        flag = "--n_epochs"
+        flag, why = "--n_epochs", f"--n_epochs {opt.n_epochs}, steps an epoch: {horizon.steps_per_epoch}"
         if horizon.total == opt.max_steps:
             flag, why = "--max_steps", f"--max_steps {opt.max_steps}"
         fix = "give a new --minutes" if opt.minutes else f"raise {flag}"

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.augment import parse_augment
 from data.degrade import parse_degradation
 from data.settings import CHANNELS, DataSettings
 from models.fetch import check_weights, weights_name
@@ -320,7 +321,7 @@ def _check_train(opt: Options) -> None:
         raise UserError(what, fix="lower them")
     if opt.size and opt.crop_size and opt.crop_size > opt.size:
         raise UserError(f"--crop_size {opt.crop_size} does not fit into --size {opt.size}", fix="lower it")
-    if "texture" in opt.augment and not opt.crop_size:
+    if parse_augment(opt.augment).windows > 1 and not opt.crop_size:
         what = f"--augment {opt.augment} chooses among random crops, and there is no --crop_size"
         raise UserError(what, fix="give --crop_size 64, or leave texture out")
     if opt.accum > opt.batchSize:

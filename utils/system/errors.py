@@ -1,12 +1,26 @@
 """User-facing errors: what failed, why, and how to fix it."""
 
+import difflib
 import errno
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
+
+
+def did_you_mean(word: str, known: Iterable[str], form: str = "{}") -> str:
+    """A question that names the nearest known word; "" if none is near.
+
+    >>> did_you_mean("flp", ["none", "flip"]), did_you_mean("?", ["none"])
+    ('did you mean flip?', '')
+
+    Args:
+        form: of the word as the user types it, such as `{}=...`.
+    """
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {form.format(near[0])}?" if near else ""
 
 
 class UserError(Exception):

@@ -162,7 +162,6 @@ class Report:
         rows = [*rows, *({"name": name} for name in self.pictures if name not in known)]
         keys = columns_of(rows)
         data = {
-            "facts": [[label, in_utf8(text)] for label, text in facts],
             "notes": self._notes(),
             "scale": self.error_scale(),
             "columns": [
